@@ -1,0 +1,1 @@
+"""What to run: models.toml read strictly."""

@@ -1,0 +1,1 @@
+"""The heart: many models decode as one."""

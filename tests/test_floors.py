@@ -1,0 +1,63 @@
+"""The floors of the house: imports go down only, and two libraries have one importer each."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "eftlocal"
+FLOORS = {"errors": 0, "catalog": 1, "runtime": 2, "emulation": 3, "apps": 4, "cli": 5}
+SOLE_IMPORTERS = {"llama_cpp": "runtime/llama.py", "huggingface_hub": "catalog/hub.py"}
+NUMPY_ONLY = {"emulation/combine.py", "emulation/sample.py", "emulation/speculate.py"}
+
+
+def imports(source: Path) -> set[str]:
+    """Every module that `source` imports, anywhere in it, by absolute name."""
+    found: set[str] = set()
+    here = ("eftlocal", *source.relative_to(PACKAGE).parts[:-1])
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            stem = ".".join(here[: len(here) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (stem, node.module) if part)
+            found |= {f"{module}.{alias.name}" for alias in node.names} | {module}
+    return found
+
+
+def sources() -> list[tuple[str, set[str]]]:
+    return [(str(path.relative_to(PACKAGE)), imports(path)) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def floor(name: str) -> int | None:
+    return FLOORS.get(name.removesuffix(".py"))
+
+
+def test_imports_only_go_down() -> None:
+    for name, modules in sources():
+        own = floor(name.split("/")[0])
+        for module in modules:
+            parts = module.split(".")
+            if own is None or parts[0] != "eftlocal" or len(parts) < 2:
+                continue
+            other = floor(parts[1])
+            assert other is None or other <= own, f"{name} imports {module}, which is a floor above it"
+
+
+def test_apps_never_import_each_other() -> None:
+    for name, modules in sources():
+        if name.startswith("apps/") and name != "apps/__init__.py":
+            others = {m for m in modules if m.startswith("eftlocal.apps.") and m.split(".")[2] != "common"}
+            assert not others, f"{name} imports {others}"
+
+
+def test_one_importer_for_each_outside_engine() -> None:
+    for name, modules in sources():
+        for library, importer in SOLE_IMPORTERS.items():
+            if any(m.split(".")[0] == library for m in modules):
+                assert name == importer, f"{name} imports {library}; only {importer} may"
+
+
+def test_the_arithmetic_imports_numpy_and_nothing_of_ours_but_errors() -> None:
+    for name, modules in sources():
+        if name in NUMPY_ONLY:
+            ours = {m for m in modules if m.startswith("eftlocal") and not m.startswith("eftlocal.errors")}
+            assert not ours, f"{name} imports {ours}"
