@@ -1,1 +1,71 @@
-"""Emulated fine-tuning on one machine: a large base model steered, at decoding time, by a small fine-tuned one."""
+"""Emulated fine-tuning on one machine: a large base model steered, at decoding time, by a small fine-tuned one.
+
+    from eftlocal import Emulator
+
+    with Emulator.load("smollm2") as emulator:
+        for text in emulator.stream("Why is the sky blue?", beta=0.8):
+            print(text, end="")
+
+`Emulator` loads by name, and answers (`stream`, `generate`, `generate_many`) or scores (`score`). A prompt is a text,
+a list of `Message`, or `Raw` text. `Reply`, `Score` and `Settings` are what comes back and what can be turned. Every
+error is an `EftError`; the tree is in `eftlocal.errors`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eftlocal.emulation.emulator import Emulator, Raw, Score, ScoredToken, Stream
+    from eftlocal.emulation.generation import Reply
+    from eftlocal.emulation.settings import Settings
+    from eftlocal.errors import (
+        CatalogError,
+        ContextError,
+        DecodeError,
+        EftError,
+        ModelFileError,
+        ModelLoadError,
+        SettingError,
+        ViewError,
+        VocabularyError,
+    )
+    from eftlocal.runtime.views import Message
+
+_HOMES = {
+    "eftlocal.emulation.emulator": ("Emulator", "Raw", "Score", "ScoredToken", "Stream"),
+    "eftlocal.emulation.generation": ("Reply",),
+    "eftlocal.emulation.settings": ("Settings",),
+    "eftlocal.runtime.views": ("Message",),
+}
+
+__all__ = [
+    "CatalogError",
+    "ContextError",
+    "DecodeError",
+    "EftError",
+    "Emulator",
+    "Message",
+    "ModelFileError",
+    "ModelLoadError",
+    "Raw",
+    "Reply",
+    "Score",
+    "ScoredToken",
+    "SettingError",
+    "Settings",
+    "Stream",
+    "ViewError",
+    "VocabularyError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are first used: `eftlocal --help` loads neither numpy nor llama.cpp."""
+    from importlib import import_module
+
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    errors = import_module("eftlocal.errors")
+    if name in __all__:
+        return getattr(errors, name)
+    raise AttributeError(f"module 'eftlocal' has no attribute {name!r}")

@@ -1,0 +1,91 @@
+"""`eftlocal generate` and `eftlocal score`: one prompt in, an answer or log-probabilities out."""
+
+import json
+import sys
+from dataclasses import asdict
+
+from eftlocal.apps.common import INTERRUPTED, interruptible
+from eftlocal.emulation.emulator import Emulator, Prompt, Raw, Score
+from eftlocal.emulation.generation import Reply
+from eftlocal.errors import SettingError
+from eftlocal.runtime.views import Message
+
+
+def read_prompt(argument: str | None) -> str:
+    """The prompt: the argument, or standard input where it is `-` or missing and something is piped in."""
+    if argument is not None and argument != "-":
+        return argument
+    if argument is None and sys.stdin.isatty():
+        raise SettingError("No prompt was given.", "Give one as an argument, or pipe one in.")
+    try:
+        text = sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise SettingError(f"Standard input is not UTF-8 text (byte {error.start}).") from None
+    return text.removesuffix("\n")
+
+
+def as_prompt(text: str, *, system: str | None, raw: bool) -> Prompt:
+    """What the emulator is asked: raw text, or the system text and the user's message."""
+    if raw and system is not None:
+        raise SettingError("A raw prompt has no system text.", "Leave --system or --raw out.")
+    if raw:
+        return Raw(text)
+    return [*([Message("system", system)] if system is not None else []), Message("user", text)]
+
+
+def generate(emulator: Emulator, prompt: Prompt, *, as_json: bool) -> int:
+    """Answer one prompt on stdout, streamed, or as one JSON object at the end. Returns the exit code."""
+    with interruptible() as stop:
+        stream = emulator.stream(prompt, cancelled=stop.is_set)
+        for delta in stream:
+            if not as_json:
+                sys.stdout.write(delta)
+                sys.stdout.flush()
+    reply = stream.reply
+    if as_json:
+        print(json.dumps(_json(emulator, reply), ensure_ascii=False))
+    elif not reply.text.endswith("\n"):
+        print()
+    if reply.finish_reason == "context":
+        print(f"(the context of {emulator.context} tokens is full)", file=sys.stderr)
+    return INTERRUPTED if reply.finish_reason == "cancelled" else 0
+
+
+def _json(emulator: Emulator, reply: Reply) -> dict[str, object]:
+    return {
+        "text": reply.text,
+        "finish_reason": reply.finish_reason,
+        "tokens": reply.tokens,
+        "emulator": emulator.name,
+        "beta": reply.beta,
+        "seed": reply.seed,
+        "usage": {"prompt_tokens": reply.prompt_tokens, "completion_tokens": len(reply.tokens)},
+        "timings": {"load_s": emulator.load_s, "ttft_s": reply.ttft_s, "tokens_per_s": reply.tokens_per_s},
+    }
+
+
+def score(emulator: Emulator, prompt: Prompt, completion: str, *, as_json: bool) -> int:
+    """Print the log-probabilities of a completion's tokens, as a table or as one JSON object."""
+    result = emulator.score(prompt, completion)
+    if as_json:
+        print(json.dumps(asdict(result), ensure_ascii=False))
+    else:
+        _table(result)
+    return 0
+
+
+def _table(result: Score) -> None:
+    roles = [f"{name} {role}" for name in result.tokens[0].rewards for role in ("tuned", "reference")]
+    head = ["token", "emulator", "base", *roles]
+    rows = [
+        [repr(t.text)[1:-1], f"{t.logprob:.3f}", f"{t.base:.3f}"]
+        + [f"{value:.3f}" for pair in t.rewards.values() for value in pair.values()]
+        for t in result.tokens
+    ]
+    rows.append(["sum", f"{result.logprob:.3f}", f"{sum(t.base for t in result.tokens):.3f}"])
+    widths = [max(len(row[i]) for row in [head, *rows] if i < len(row)) for i in range(len(head))]
+    for row in [head, *rows]:
+        cells = [
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=False))
+        ]
+        print("  ".join(cells).rstrip())

@@ -1,0 +1,137 @@
+"""One TOML file being read: its text, and its tables, which hand out checked values and name themselves in errors."""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, TypeVar, cast
+
+from eftlocal.errors import CatalogError
+
+__all__ = ["Table", "document", "expanded", "kind_of", "nearest"]
+
+T = TypeVar("T")
+
+KINDS: Final = (
+    *((bool, "true or false"), (int, "an integer"), (float, "a number")),
+    *((str, "a string"), (list, "an array"), (dict, "a table")),
+)
+
+
+def document(file: Path) -> dict[str, object]:
+    """The file's TOML, or a CatalogError saying why it cannot be read (with line and column where it is not TOML)."""
+    text = _text(file)
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise CatalogError(f"{file}: is not valid TOML: nested too deeply") from error
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+        last = text.split("\n")
+        end = f"at line {len(last)}, column {len(last[-1]) + 1}"
+        problem = str(error).replace("at end of document", end)
+        raise CatalogError(f"{file}: is not valid TOML: {problem}") from error
+
+
+def _text(file: Path) -> str:
+    try:
+        return expanded(file).read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark in front
+    except FileNotFoundError as error:
+        raise CatalogError(f"{file}: no such file") from error
+    except IsADirectoryError as error:
+        raise CatalogError(f"{file}: is a folder", "give the models.toml file itself") from error
+    except OSError as error:
+        raise CatalogError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        wrong = f"byte {error.start} is {error.object[error.start]:#04x}"
+        raise CatalogError(f"{file}: is not UTF-8 text: {wrong}") from error
+    except ValueError as error:  # a NUL in the path
+        raise CatalogError(f"{str(file)!r}: cannot be read: {error}") from error
+
+
+def expanded(path: Path) -> Path:
+    """`~` and `~user` resolved, where there is such a user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """How an error goes on after a wrong name: the nearest right one, else all of them where they are few."""
+    by_folded = {option.casefold(): option for option in known}
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
+    if close:
+        return f'; did you mean "{by_folded[close[0]]}"?'
+    if not by_folded:
+        return "; none is defined"
+    return f"; expected one of: {', '.join(sorted(by_folded.values()))}" if len(by_folded) <= 13 else ""
+
+
+def kind_of(value: object) -> str:
+    """A TOML value's type, as an error names it."""
+    return next((name for kind, name in KINDS if type(value) is kind), "a date or time")
+
+
+class Table:
+    """One TOML table being read: it hands out checked values and names itself in every error."""
+
+    def __init__(self, file: Path, where: str, value: object, known: Iterable[str] | None, inner: str = "") -> None:
+        """`known` are the keys it may hold (None: any); `inner` is the path to it inside the table `where`."""
+        self.file, self.where, self.inner = file, where, inner
+        if not isinstance(value, dict):
+            raise self.error("", f"must be a table, not {kind_of(value)}")
+        self.values: dict[str, object] = value
+        if known is not None:
+            names = tuple(known)
+            for key in value:
+                if key not in names:
+                    raise self.error(key, f"unknown key{nearest(key, names)}")
+
+    def error(self, key: str, problem: str, hint: str | None = None) -> CatalogError:
+        table = f" [{self.where}]" if self.where else ""
+        path = ".".join(part for part in (self.inner, key) if part)
+        return CatalogError(f"{self.file}:{table}{' ' + path if path else ''}: {problem}", hint)
+
+    def table(self, key: str, known: Iterable[str] | None) -> "Table":
+        inner = f"{self.inner}.{key}" if self.inner else key
+        return Table(self.file, self.where, self.values.get(key, {}), known, inner)
+
+    def get(self, key: str, kind: type[T], expected: str) -> T | None:
+        """The value if it is there; exactly of `kind`, so that `true` is no integer."""
+        value = self.values.get(key)
+        if value is not None and type(value) is not kind:
+            raise self.error(key, f"must be {expected}, not {kind_of(value)}")
+        return value
+
+    def text(self, key: str) -> str | None:
+        return self.get(key, str, "a string")
+
+    def name(self, key: str) -> str:
+        """A string that must be there and say something."""
+        value = self.text(key)
+        if not value:
+            raise self.error(key, "is missing" if value is None else "is empty")
+        return value
+
+    def integer(self, key: str, least: int | None = None) -> int | None:
+        value = self.get(key, int, "an integer")
+        if value is not None and least is not None and value < least:
+            raise self.error(key, f"must be {least} or more, not {value}")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """A finite number; an integer will do."""
+        value = self.values.get(key, default)
+        if type(value) not in (int, float):
+            raise self.error(key, f"must be a number, not {kind_of(value)}")
+        try:
+            number = float(cast(float, value))
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise self.error(key, f"must be a finite number, not {number}")
+        return number
+
+    def array(self, key: str) -> list[object]:
+        return self.get(key, list, "an array") or []

