@@ -14,8 +14,9 @@ error is an `EftError`; the tree is in `eftlocal.errors`.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eftlocal.emulation.emulator import Emulator, Raw, Score, ScoredToken, Stream
+    from eftlocal.emulation.emulator import Emulator, Raw, Stream
     from eftlocal.emulation.generation import Reply
+    from eftlocal.emulation.scoring import Score, ScoredToken
     from eftlocal.emulation.settings import Settings
     from eftlocal.errors import (
         CatalogError,
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from eftlocal.runtime.views import Message
 
 _HOMES = {
-    "eftlocal.emulation.emulator": ("Emulator", "Raw", "Score", "ScoredToken", "Stream"),
+    "eftlocal.emulation.emulator": ("Emulator", "Raw", "Stream"),
     "eftlocal.emulation.generation": ("Reply",),
+    "eftlocal.emulation.scoring": ("Score", "ScoredToken"),
     "eftlocal.emulation.settings": ("Settings",),
     "eftlocal.runtime.views": ("Message",),
 }

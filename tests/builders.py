@@ -33,7 +33,7 @@ def load(
     """An exact emulator (F32 cache, one thread, greedy) over `models`; `views` is one for all roles, or one for each."""
     each = views if isinstance(views, Mapping) else dict.fromkeys(("base", "tuned", "reference"), views)
     path = write_catalog(folder, models, base=base, rewards=list(rewards), views=each, **(emulator or {}))
-    defaults = {"kv_type": "f32", "threads": 1, "context": 256, "temperature": 0.0, "max_tokens": 24, "seed": 1}
+    defaults: dict[str, Any] = {"kv_type": "f32", "threads": 1, "context": 256, "temperature": 0.0, "max_tokens": 24, "seed": 1}
     return Emulator.load(models=path, **(defaults | options))
 
 

@@ -5,8 +5,9 @@ import sys
 from dataclasses import asdict
 
 from eftlocal.apps.common import INTERRUPTED, interruptible
-from eftlocal.emulation.emulator import Emulator, Prompt, Raw, Score
+from eftlocal.emulation.emulator import Emulator, Prompt, Raw
 from eftlocal.emulation.generation import Reply
+from eftlocal.emulation.scoring import Score
 from eftlocal.errors import SettingError
 from eftlocal.runtime.views import Message
 
@@ -68,7 +69,8 @@ def score(emulator: Emulator, prompt: Prompt, completion: str, *, as_json: bool)
     """Print the log-probabilities of a completion's tokens, as a table or as one JSON object."""
     result = emulator.score(prompt, completion)
     if as_json:
-        print(json.dumps(asdict(result), ensure_ascii=False))
+        tokens = [asdict(token) for token in result.tokens]
+        print(json.dumps({"tokens": tokens, "logprob": result.logprob}, ensure_ascii=False))
     else:
         _table(result)
     return 0

@@ -123,7 +123,7 @@ def check(logits: Logits, name: str) -> Logits:
 
 def log_softmax(logits: Logits) -> Logits:
     """Log-probabilities over the last axis, (..., V) float32."""
-    shifted: Logits = logits - logits.max(axis=-1, keepdims=True)
+    shifted = np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float32)
     total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
     shifted -= np.log(total).astype(np.float32)
     return shifted

@@ -3,7 +3,6 @@
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -11,10 +10,11 @@ from typing import Self, Unpack
 import numpy as np
 
 from eftlocal.catalog import models as catalog
-from eftlocal.emulation.combine import Combiner, Logits, Mix, check, log_softmax
-from eftlocal.emulation.engine import Engine, Request
+from eftlocal.emulation.combine import Combiner, Mix
+from eftlocal.emulation.engine import Engine
 from eftlocal.emulation.generation import Generation, Reply, decode, must_fit
 from eftlocal.emulation.members import Members, assemble
+from eftlocal.emulation.scoring import Score, ScoredToken, score
 from eftlocal.emulation.settings import Dials, Settings
 from eftlocal.emulation.stream import TextStream
 from eftlocal.errors import CatalogError, SettingError
@@ -24,7 +24,6 @@ from eftlocal.runtime.views import RAW, Message, View
 
 __all__ = ["Emulator", "Prompt", "Raw", "Score", "ScoredToken", "Stream"]
 
-SCORED_ROWS = 64  # rows of logits at a time, which bounds a long completion's memory
 PARALLEL = 8  # sequences at once, where the caller names no number
 
 
@@ -38,25 +37,6 @@ class Raw(str):
 
 
 Prompt = str | Sequence[Message]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredToken:
-    """Log-probabilities of one token: under the emulator, the base, and each reward's tuned and reference model."""
-
-    id: int
-    text: str
-    logprob: float
-    base: float
-    rewards: Mapping[str, Mapping[str, float]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """A completion's tokens and their log-probabilities (natural logarithms); `logprob` is the sum."""
-
-    tokens: tuple[ScoredToken, ...]
-    logprob: float
 
 
 class Stream:
@@ -150,6 +130,11 @@ class Emulator:
         return {reward.name: reward.beta for reward in self._members.rewards}
 
     @property
+    def roles(self) -> tuple[str, ...]:
+        """base, tuned and reference; with several rewards NAME.tuned and NAME.reference: what `alone` takes."""
+        return tuple(self._members.roles)
+
+    @property
     def fed_tokens(self) -> Mapping[str, int]:
         """Tokens decoded so far by each running role: what the caches saved does not count."""
         fed = self._engine.n_fed
@@ -157,7 +142,7 @@ class Emulator:
 
     def mix(self, settings: Settings) -> Mix:
         """The members' weights under `settings`. Raises SettingError for a reward that there is none of."""
-        return self._members.mix(settings.beta, settings.mix, settings.reward_top_p)
+        return self._members.mix(settings)
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
@@ -227,54 +212,20 @@ class Emulator:
 
     # --- scores -------------------------------------------------------------------------------------------------------
 
-    def score(self, prompt: Prompt, completion: str, **dials: Unpack[Dials]) -> Score:
-        """Log-probabilities of `completion`, as an answer to `prompt`, under the emulator and under every role alone.
+    def score(self, prompt: Prompt, completion: str | Sequence[int], *, top: int = 0, **dials: Unpack[Dials]) -> Score:
+        """Log-probabilities of `completion` (text, or token ids), as an answer to `prompt`.
 
-        All roles are run, also those whose weight is 0. No sampling setting enters. Raises as `stream` does.
+        Under the emulator and under every role alone, also those whose weight is 0; no sampling setting enters. `top`:
+        also the likeliest tokens at each place. Raises as `stream` does.
         """
-        mix = self.mix(self.settings.turned(**dials))
-        everyone = tuple(range(len(self._members.specs)))
+        everyone = range(len(self._members.specs))
         prompts = {member: self._prompt(member, prompt) for member in everyone}
-        model = self._engine.model(0)
-        tokens = model.tokenize(completion)
+        tokens = self._engine.model(0).tokenize(completion) if isinstance(completion, str) else list(completion)
         if not tokens:
             raise SettingError("The completion is empty.", "Give at least one character to score.")
-        lengths = {role: len(prompts[member]) + len(tokens) - 1 for role, member in self._members.roles.items()}
-        must_fit(lengths, self.context)
-        slot = self._engine.begin(prompts)
-        scored: list[ScoredToken] = []
-        try:
-            for start in range(0, len(tokens), SCORED_ROWS):
-                targets = tokens[start : start + SCORED_ROWS]
-                # The row that predicts a token is the one of the token before it.
-                slot.tokens = tokens[: start + len(targets) - 1]
-                rows = self._engine.forward([Request(slot, len(targets), everyone)])
-                combined = self._combiner.combine({m: rows[m] for m in mix.active}, [mix] * len(targets))
-                logprobs = _picked(combined, targets)
-                alone = {m: _picked(self._real(m, rows[m][0]), targets) for m in everyone}
-                for i, token in enumerate(targets):
-                    of = {role: float(alone[member][i]) for role, member in self._members.roles.items()}
-                    scored.append(self._scored(token, float(logprobs[i]), of))
-        finally:
-            self._engine.end(slot)
-        return Score(tokens=tuple(scored), logprob=sum(token.logprob for token in scored))
-
-    def _real(self, member: int, logits: Logits) -> Logits:
-        return check(logits[:, : self._members.n_real], self._members.specs[member].name)
-
-    def _scored(self, token: int, logprob: float, alone: Mapping[str, float]) -> ScoredToken:
-        """`alone`: the token's log-probability under each role by itself."""
-        several = len(self._members.rewards) > 1
-        return ScoredToken(
-            id=token,
-            text=self._engine.model(0).piece(token).decode("utf-8", "replace"),
-            logprob=logprob,
-            base=alone["base"],
-            rewards={
-                r.name: {role: alone[f"{r.name}.{role}" if several else role] for role in ("tuned", "reference")}
-                for r in self._members.rewards
-            },
-        )
+        must_fit({r: len(prompts[m]) + len(tokens) - 1 for r, m in self._members.roles.items()}, self.context)
+        mix = self.mix(self.settings.turned(**dials))
+        return score(self._engine, self._combiner, self._members, mix, prompts, tokens, top)
 
     # --- its end ------------------------------------------------------------------------------------------------------
 
@@ -304,8 +255,3 @@ def _default(cat: catalog.Catalog) -> str:
 
 def _new_seed() -> int:
     return secrets.randbits(32)
-
-
-def _picked(logits: Logits, tokens: Sequence[int]) -> Logits:
-    """(rows,): the log-probability of one token in each row of logits, (rows, n_real)."""
-    return log_softmax(logits)[np.arange(len(tokens)), list(tokens)]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from eftlocal.catalog import models as catalog
 from eftlocal.emulation.combine import Mix, Pair
 from eftlocal.emulation.engine import MemberSpec
+from eftlocal.emulation.settings import Settings
 from eftlocal.errors import SettingError, ViewError
 from eftlocal.runtime import gguf, vocab
 from eftlocal.runtime.views import RAW, TRANSCRIPT, TRANSCRIPT_STOPS, View
@@ -51,15 +52,21 @@ class Members:
             roles |= {f"{prefix}tuned": reward.tuned, f"{prefix}reference": reward.reference}
         return roles
 
-    def mix(self, beta: float, mix: Mapping[str, float], reward_top_p: float | None) -> Mix:
-        """The sum under these dials; SettingError for a reward that there is none of, or where nothing is left."""
+    def mix(self, settings: Settings) -> Mix:
+        """The sum under these settings; SettingError for a reward or a role that there is none of."""
+        if settings.alone is not None:
+            if settings.alone not in self.roles:
+                raise SettingError(f"There is no role named {settings.alone!r}.", f"Roles: {', '.join(self.roles)}.")
+            return Mix(len(self.specs), self.roles[settings.alone])
         names = [reward.name for reward in self.rewards]
-        for name in mix:
+        for name in settings.mix:
             if name not in names:
                 raise SettingError(f"There is no reward named {name!r}.", f"Rewards: {', '.join(names) or 'none'}.")
-        pairs = tuple(Pair(r.tuned, r.reference, beta * mix.get(r.name, r.beta)) for r in self.rewards)
-        if len(self.skipped) and reward_top_p is None:
-            reward_top_p = 1.0  # rewards count on a part of the vocabulary only
+        pairs = tuple(
+            Pair(r.tuned, r.reference, settings.beta * settings.mix.get(r.name, r.beta)) for r in self.rewards
+        )
+        # Where ids mean different texts, rewards count on a part of the vocabulary only.
+        reward_top_p = 1.0 if len(self.skipped) and settings.reward_top_p is None else settings.reward_top_p
         found = Mix(len(self.specs), self.base, pairs, reward_top_p)
         if not found.active:
             raise SettingError(

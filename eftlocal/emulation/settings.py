@@ -17,6 +17,7 @@ class Dials(TypedDict, total=False):
     beta: float
     mix: Mapping[str, float]
     reward_top_p: float | None
+    alone: str | None
     max_tokens: int
     seed: int | None
     stop: Sequence[str]
@@ -42,6 +43,7 @@ class Settings:
     beta          multiplies every reward: 0 is the base alone, 1 the emulator as configured
     mix           reward name -> its strength, in place of the configured one
     reward_top_p  keep rewards on the tuned model's top-p nucleus, 0 elsewhere; None is off
+    alone         the role (base, tuned, ...) that answers by itself, for a comparison; None is the emulator
     max_tokens    an answer's length at most; its finish reason is then "length"
     seed          None draws one; the reply says which
     stop          strings that end the answer, beside those of the views
@@ -50,6 +52,7 @@ class Settings:
     beta: float = 1.0
     mix: Mapping[str, float] = field(default_factory=dict)
     reward_top_p: float | None = None
+    alone: str | None = None
     max_tokens: int = 1024
     seed: int | None = None
     stop: tuple[str, ...] = ()

@@ -1,5 +1,7 @@
 """The arithmetic against its definition in float64."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ def parts(members: dict[int, Logits]) -> dict[int, tuple[Logits, Rows]]:
     return {member: (rows, slice(None)) for member, rows in members.items()}
 
 
-def exact(z: Logits) -> NDArray[np.float64]:
+def exact(z: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Log-probabilities in float64."""
     wide = z.astype(np.float64)
     wide -= wide.max(axis=-1, keepdims=True)

@@ -72,9 +72,7 @@ def test_the_order_of_rewards_does_not_matter(family: Family, tmp_path: Path) ->
 def test_mix_replaces_betas_by_name_and_beta_scales_them_all(family: Family, tmp_path: Path) -> None:
     one = {"tuned": "tuned", "reference": "reference", "name": "one"}
     two = {"tuned": "tuned2", "reference": "reference2", "name": "two", "beta": 0.5}
-    configured = answer(
-        family, tmp_path, rewards=[{**one, "beta": 0.6}, {**two, "beta": 0.3}]
-    )
+    configured = answer(family, tmp_path, rewards=[{**one, "beta": 0.6}, {**two, "beta": 0.3}])
     turned = answer(family, tmp_path, rewards=[one, two], mix={"one": 1.2, "two": 0.6}, beta=0.5)
     assert turned == configured
     with load(tmp_path, models(family), rewards=[one, two]) as made, pytest.raises(SettingError, match="tow"):
@@ -111,7 +109,9 @@ def test_an_adapter_makes_a_tuned_model_of_the_references_own_file(family: Famil
     assert list(reply.tokens) == expected[:-1].argmax(axis=1).tolist()
 
 
-def test_renamed_special_tokens_are_refused_unless_allowed_and_then_get_no_reward(family: Family, tmp_path: Path) -> None:
+def test_renamed_special_tokens_are_refused_unless_allowed_and_then_get_no_reward(
+    family: Family, tmp_path: Path
+) -> None:
     paths = {"base": family.base, "tuned": family.other_specials, "reference": family.reference}
     with pytest.raises(VocabularyError, match="im_start"):
         load(tmp_path, paths)
@@ -191,7 +191,11 @@ def test_dials_turn_between_answers_without_feeding_the_prompt_again(emulator: E
     emulator.generate("Hello", max_tokens=1)
     before = dict(emulator.fed_tokens)
     emulator.generate("Hello", max_tokens=1, beta=0.5, temperature=0.7)
-    assert {role: n - before[role] for role, n in emulator.fed_tokens.items()} == {"base": 1, "tuned": 1, "reference": 1}
+    assert {role: n - before[role] for role, n in emulator.fed_tokens.items()} == {
+        "base": 1,
+        "tuned": 1,
+        "reference": 1,
+    }
 
 
 def test_a_conversation_that_ends_with_an_answer_is_continued(emulator: Emulator) -> None:
@@ -314,7 +318,9 @@ def made_bos(tokens: list[int]) -> int:
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def test_scores_are_the_oracles_for_the_emulator_and_every_role_also_at_weight_0(family: Family, tmp_path: Path) -> None:
+def test_scores_are_the_oracles_for_the_emulator_and_every_role_also_at_weight_0(
+    family: Family, tmp_path: Path
+) -> None:
     completion = "the world is what the end in the "
     for beta in (0.0, 0.7):
         with load(tmp_path, models(family)) as made:
@@ -336,12 +342,31 @@ def test_scores_are_the_oracles_for_the_emulator_and_every_role_also_at_weight_0
         assert score.logprob == pytest.approx(sum(token.logprob for token in score.tokens))
 
 
+def test_the_likeliest_tokens_come_with_the_score_and_the_greedy_answer_is_the_first_of_them(
+    emulator: Emulator,
+) -> None:
+    reply = emulator.generate("Hello", max_tokens=9)
+    score = emulator.score("Hello", reply.tokens, top=3)
+    assert [token.id for token in score.tokens] == [top[0].id for top in score.top] == list(reply.tokens)
+    assert all(len(top) == 3 and top[0].logprob >= top[1].logprob >= top[2].logprob for top in score.top)
+
+
+def test_a_role_alone_answers_as_that_model_does(family: Family, tmp_path: Path) -> None:
+    with load(tmp_path, models(family)) as made:
+        assert made.roles == ("base", "tuned", "reference")
+        for role in made.roles:
+            tokens = made.generate("Hello, world", alone=role).tokens
+            assert tokens == answer(family, tmp_path, base=role, rewards=())
+        with pytest.raises(SettingError, match="no role named 'expert'"):
+            made.generate("x", alone="expert")
+
+
 def test_a_long_completion_scored_in_blocks_equals_its_tokens_scored_in_one(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with load(tmp_path, models(family)) as made:
         whole = [t.logprob for t in made.score(Raw("Hello"), "the world " * 30).tokens]
-        monkeypatch.setattr("eftlocal.emulation.emulator.SCORED_ROWS", 7)
+        monkeypatch.setattr("eftlocal.emulation.scoring.SCORED_ROWS", 7)
         blocks = [t.logprob for t in made.score(Raw("Hello"), "the world " * 30).tokens]
     np.testing.assert_allclose(whole, blocks, atol=1e-4)
 

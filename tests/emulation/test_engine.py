@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import numpy as np
 import pytest
 
@@ -21,7 +22,9 @@ PROMPTS = {0: [10, 20, 30, 40, 50], 1: [99, 98, 97], 2: [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def engine(paths: Sequence[Path], *, n_slots: int = 1, n_threads: int = 1, lora: Path | None = None) -> Engine:
-    specs = [MemberSpec(f"member {i}", gguf.check(p), (lora, 1.0) if lora and i == 1 else None) for i, p in enumerate(paths)]
+    specs = [
+        MemberSpec(f"member {i}", gguf.check(p), (lora, 1.0) if lora and i == 1 else None) for i, p in enumerate(paths)
+    ]
     return Engine(specs, n_ctx=256, n_threads=n_threads, n_slots=n_slots, kv_type="f32")
 
 
@@ -118,7 +121,9 @@ def test_chunked_prefill_equals_one_chunk(family: Family, monkeypatch: pytest.Mo
     same(whole, cold(paths, prompts, ANSWER, 5))
 
 
-def test_prefix_reuse_over_three_turns_equals_a_cold_start_and_feeds_only_new_tokens(family: Family, trio: Engine) -> None:
+def test_prefix_reuse_over_three_turns_equals_a_cold_start_and_feeds_only_new_tokens(
+    family: Family, trio: Engine
+) -> None:
     paths = [family.base, family.tuned, family.reference]
     history = {m: list(PROMPTS[m]) for m in range(3)}
     for turn in range(3):
@@ -178,9 +183,11 @@ def test_sequences_with_members_and_row_counts_of_their_own_get_their_own_rows(f
     )
 
 
-def test_a_sequence_that_begins_like_another_copies_that_beginning_instead_of_computing_it(family: Family, trio: Engine) -> None:
+def test_a_sequence_that_begins_like_another_copies_that_beginning_instead_of_computing_it(
+    family: Family, trio: Engine
+) -> None:
     shared = list(range(1, 60))
-    first = trio.begin({m: shared for m in range(3)})
+    first = trio.begin(dict.fromkeys(range(3), shared))
     rows(trio, first, 1)
     before = dict(trio.n_fed)
     second = trio.begin({m: [*shared, 70 + m] for m in range(3)})
@@ -190,7 +197,7 @@ def test_a_sequence_that_begins_like_another_copies_that_beginning_instead_of_co
     paths = [family.base, family.tuned, family.reference]
     same(got, cold(paths, {m: [*shared, 70 + m] for m in range(3)}, [], 1))
     first.tokens.append(5)
-    same(rows(trio, first, 1), cold(paths, {m: shared for m in range(3)}, [5], 1))
+    same(rows(trio, first, 1), cold(paths, dict.fromkeys(range(3), shared), [5], 1))
 
 
 @pytest.mark.parametrize("kind", ["recurrent", "sliding"])
@@ -225,7 +232,15 @@ def test_a_cache_that_cannot_simply_be_rewound_is_never_silently_wrong(family: F
 
 
 def test_concurrent_members_equal_sequential_ones(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [family.base, family.tuned, family.reference, family.tuned2, family.reference2, family.padded, family.no_template]
+    paths = [
+        family.base,
+        family.tuned,
+        family.reference,
+        family.tuned2,
+        family.reference2,
+        family.padded,
+        family.no_template,
+    ]
     prompts = {m: [m + 1, 2, 3] for m in range(7)}
     results = []
     for lanes in [((0, 1, 2, 3, 4, 5, 6),), tuple((m,) for m in range(7))]:
@@ -259,7 +274,7 @@ def test_members_that_do_not_run_are_not_loaded(family: Family) -> None:
 def fails_once(monkeypatch: pytest.MonkeyPatch, call: int, error: BaseException, after: bool) -> None:
     """The `call`-th llama_decode of all members raises, before or after llama.cpp did its work."""
     calls = 0
-    real = llama.lib.llama_decode
+    real = llama_cpp.llama_decode
 
     def decode(*args: Any) -> int:
         nonlocal calls
@@ -271,7 +286,7 @@ def fails_once(monkeypatch: pytest.MonkeyPatch, call: int, error: BaseException,
             raise error
         return code
 
-    monkeypatch.setattr(llama.lib, "llama_decode", decode)
+    monkeypatch.setattr(llama_cpp, "llama_decode", decode)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -296,7 +311,7 @@ def test_after_a_member_failed_in_a_step_the_next_call_is_right(
 
 def test_an_error_of_llama_cpp_names_the_member(trio: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     slot = trio.begin({m: PROMPTS[m] for m in range(3)})
-    monkeypatch.setattr(llama.lib, "llama_decode", lambda *_: -3)
+    monkeypatch.setattr(llama_cpp, "llama_decode", lambda *_: -3)
     with pytest.raises(DecodeError, match=r"member \d: .*code -3"):
         rows(trio, slot, 1)
 
