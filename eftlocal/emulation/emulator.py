@@ -11,11 +11,13 @@ import numpy as np
 
 from eftlocal.catalog import models as catalog
 from eftlocal.emulation.combine import Combiner, Mix
+from eftlocal.emulation.decoding import Decoder
 from eftlocal.emulation.engine import Engine
-from eftlocal.emulation.generation import Generation, Reply, decode, must_fit
+from eftlocal.emulation.generation import Generation, Reply, must_fit
 from eftlocal.emulation.members import Members, assemble
 from eftlocal.emulation.scoring import Score, ScoredToken, score
 from eftlocal.emulation.settings import Dials, Settings
+from eftlocal.emulation.speculate import Uniforms
 from eftlocal.emulation.stream import TextStream
 from eftlocal.errors import CatalogError, SettingError
 from eftlocal.runtime.llama import KV_TYPES
@@ -68,6 +70,7 @@ class Emulator:
         self._members = members
         self._engine = engine
         self._combiner = Combiner([spec.name for spec in members.specs], members.n_real, members.skipped)
+        self._decoder = Decoder(engine, self._combiner)
 
     @classmethod
     def load(
@@ -155,7 +158,7 @@ class Emulator:
         """
         generation = self._generation(prompt, self.settings.turned(**dials), 0)
         must_fit(generation.prompt_tokens, self.context)
-        steps = decode(self._engine, self._combiner, [generation], cancelled)
+        steps = self._decoder.decode([generation], cancelled)
         return Stream(generation, (delta for _, delta in steps if delta))
 
     def generate(self, prompt: Prompt, *, cancelled: Callable[[], bool] | None = None, **dials: Unpack[Dials]) -> Reply:
@@ -184,13 +187,16 @@ class Emulator:
         for generation in generations:
             must_fit(generation.prompt_tokens, self.context)
         self._engine.reserve(min(parallel, len(prompts)), self.context)
-        for _ in decode(self._engine, self._combiner, generations, cancelled):
+        for _ in self._decoder.decode(generations, cancelled):
             pass
         return [generation.reply for generation in generations]
 
     def _generation(self, prompt: Prompt, settings: Settings, index: int) -> Generation:
         mix = self.mix(settings)
         prompts = {member: self._prompt(member, prompt) for member in mix.active}
+        if not all(self._engine.model(member).rewinds for member in mix.active):
+            settings = settings.turned(draft=0)  # a wrong guess would cost the whole prompt again
+        drafter = self._members.drafter(mix) if settings.draft else None
         seed = _new_seed() if settings.seed is None else settings.seed
         return Generation(
             prompts=prompts,
@@ -199,7 +205,8 @@ class Emulator:
             seed=seed,
             stream=TextStream(self._engine.model(mix.active[0]).piece, self._stops(prompt, mix, settings)),
             roles={role: member for role, member in self._members.roles.items() if member in prompts},
-            rng=np.random.Generator(np.random.PCG64([seed, index])),
+            uniforms=Uniforms(np.random.Generator(np.random.PCG64([seed, index])), 1 if drafter is None else 3),
+            drafter=drafter,
         )
 
     def _prompt(self, member: int, prompt: Prompt) -> list[int]:

@@ -20,7 +20,7 @@ from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama import Cancelled, Context, Feed, Model
 from eftlocal.runtime.plan import Split, split_threads
 
-__all__ = ["Cancelled", "Engine", "MemberSpec", "Request", "Slot"]
+__all__ = ["Cancelled", "Engine", "Known", "MemberSpec", "Request", "Slot"]
 
 FORK_WORTH = 16  # a prefix shorter than this is computed again sooner than it is copied
 
@@ -64,12 +64,28 @@ class Slot:
         return len(self.prompts[member]) + len(self.tokens)
 
 
+class Known(NamedTuple):
+    """Logits that the caller has of one member already: for the first `n` of the positions it will ask for.
+
+    `logits`: (rows or more, n_real or more) float32; forward writes the rows that lack into it.
+    """
+
+    member: int
+    logits: Logits
+    n: int
+
+
 class Request(NamedTuple):
     """Logits wanted for the last `rows` positions of a slot, from these members."""
 
     slot: Slot
     rows: int
     members: Sequence[int]
+    known: Known | None = None
+
+    def lacking(self, member: int) -> int:
+        """How many of the rows have to be computed for `member`: the last ones."""
+        return self.rows - (self.known.n if self.known is not None and self.known.member == member else 0)
 
 
 class Engine:
@@ -207,16 +223,17 @@ class Engine:
             wait(self._running)
         for future in self._running:
             future.result()
-        for slot, _, running in requests:
-            slot._same.update({member: slot._length(member) for member in running})
-        return {member: (logits[member], _rows(member, requests, starts)) for member in members}
+        for request in requests:
+            request.slot._same.update({member: request.slot._length(member) for member in request.members})
+        return {m: (_with_known(m, requests, logits[m]), _rows(m, requests, starts)) for m in members}
 
     def _feeds(self, member: int, requests: Sequence[Request]) -> list[Feed]:
         """What the member's cache lacks for each request, after a rewind to what it may keep."""
         context, feeds = self._context(member), []
-        for slot, rows, members in requests:
-            if member not in members:
+        for request in requests:
+            if member not in request.members:
                 continue
+            slot, rows = request.slot, request.lacking(member)
             length = slot._length(member)
             if length > self.n_ctx:
                 raise DecodeError(
@@ -249,6 +266,25 @@ def _rows(member: int, requests: Sequence[Request], starts: Sequence[int]) -> Ro
         return slice(None)
     mine = [np.arange(start, start + r.rows) for start, r in zip(starts, requests, strict=False) if member in r.members]
     return np.concatenate(mine)
+
+
+def _with_known(member: int, requests: Sequence[Request], computed: Logits) -> Logits:
+    """A member's rows of all requests, (rows, at least n_real): those just computed, and those that were known."""
+    mine = [request for request in requests if member in request.members]
+    if all(request.lacking(member) == request.rows for request in mine):
+        return computed
+    parts, start = [], 0
+    for request in mine:
+        lacking = request.lacking(member)
+        part = computed[start : start + lacking]
+        start += lacking
+        if request.known is not None and request.known.member == member:
+            buffer = request.known.logits
+            buffer[request.known.n : request.rows] = part[:, : buffer.shape[1]]
+            part = buffer[: request.rows]
+        parts.append(part)
+    width = min(part.shape[1] for part in parts)
+    return parts[0] if len(parts) == 1 else np.concatenate([part[:, :width] for part in parts])
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -1,21 +1,20 @@
-"""The decoding loop: sequences in, text deltas out; forward, combine, sample until every answer has ended."""
+"""One answer in the making: its tokens, how each is drawn, what ends it, and the reply that comes of it."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
-from eftlocal.emulation.combine import Combiner, Logits, Mix
-from eftlocal.emulation.engine import Cancelled, Engine, Request, Slot
-from eftlocal.emulation.sample import warp
+from eftlocal.emulation.combine import Logits, Mix
+from eftlocal.emulation.engine import Engine
+from eftlocal.emulation.sample import Distribution, warp
 from eftlocal.emulation.settings import Settings
+from eftlocal.emulation.speculate import Uniforms, coupled
 from eftlocal.emulation.stream import TextStream
 from eftlocal.errors import ContextError
 from eftlocal.runtime.views import Message
 
-__all__ = ["FinishReason", "Generation", "Reply", "decode", "must_fit"]
+__all__ = ["FinishReason", "Generation", "Reply", "must_fit"]
 
 FinishReason = Literal["stop", "length", "context", "cancelled"]
 
@@ -30,6 +29,8 @@ class Reply:
     prompt_tokens  by role: the length of that member's rendering of the conversation
     ttft_s         seconds from the request to the first token; None if none came
     tokens_per_s   of the tokens after the first
+    steps          how often the base ran: fewer than there are tokens, where drafts were accepted
+    guessed        tokens that the draft model guessed or would have guessed, and how many of them were right: hits
     """
 
     text: str
@@ -42,6 +43,9 @@ class Reply:
     ttft_s: float | None
     tokens_per_s: float | None
     kept: int  # leading tokens that lie wholly in `text`
+    steps: int = 0
+    guessed: int = 0
+    hits: int = 0
 
     @property
     def message(self) -> Message:
@@ -59,12 +63,16 @@ class Generation:
     seed: int
     stream: TextStream
     roles: Mapping[str, int]  # role name -> member, of the members that run
-    rng: np.random.Generator
+    uniforms: Uniforms  # three for each position where a draft member offers a token there, else one
+    drafter: int | None = None  # the member whose distribution offers tokens
     tokens: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     started: float = field(default_factory=time.perf_counter)
     first: float | None = None
     last: float = 0.0
+    steps: int = 0
+    guessed: int = 0
+    hits: int = 0
 
     @property
     def prompt_tokens(self) -> dict[str, int]:
@@ -86,18 +94,40 @@ class Generation:
             ttft_s=None if self.first is None else self.first - self.started,
             tokens_per_s=(len(self.tokens) - 1) / elapsed if elapsed > 0 else None,
             kept=self.stream.kept,
+            steps=self.steps,
+            guessed=self.guessed,
+            hits=self.hits,
         )
 
-    def step(self, z: Logits, slot: Slot, engine: Engine) -> str:
-        """Takes the row `z`, (n_real,), for the next position: one token more, or the end. Returns the text delta."""
-        token = warp(z, self.settings.sampling, self.tokens).draw(self.rng)
+    def room(self, n_ctx: int) -> int:
+        """How many tokens may be guessed at most: those before the last that this answer can have."""
+        left = self.settings.max_tokens - len(self.tokens) - 1
+        return max(0, min(left, n_ctx - max(map(len, self.prompts.values())) - len(self.tokens)))
+
+    def distribution(self, row: Logits, guesses: Sequence[int] = ()) -> Distribution:
+        """What a member's or the emulator's row, (n_real,), says of the token after the answer so far and `guesses`."""
+        return warp(row, self.settings.sampling, [*self.tokens, *guesses] if guesses else self.tokens)
+
+    def offer(self, offered: Distribution, ahead: int = 0) -> int:
+        """The draft member's token, `ahead` places after the next."""
+        return offered.quantile(self.uniforms.at(len(self.tokens) + ahead)[0])
+
+    def draw(self, row: Logits, offered: Distribution | None) -> int:
+        """The next token, from the emulator's row; `offered` is the draft member's distribution for its place.
+
+        A function of the two, the seed and the position alone (see `speculate`).
+        """
+        wanted, uniforms = self.distribution(row), self.uniforms.at(len(self.tokens))
+        return wanted.quantile(uniforms[0]) if offered is None else coupled(wanted, offered, uniforms)
+
+    def take(self, token: int, engine: Engine) -> str:
+        """One token more, or the end. Returns the text delta."""
         self.last = time.perf_counter()
         if self.first is None:
             self.first = self.last
         if engine.is_eog(token):
             return self.end("stop")
         self.tokens.append(token)
-        slot.tokens.append(token)
         delta = self.stream.push(token)
         if self.stream.stopped is not None:
             self.finish_reason = "stop"
@@ -122,43 +152,3 @@ def must_fit(lengths: Mapping[str, int], n_ctx: int) -> None:
                 f"The prompt is {n} tokens long for the {role} model, and the context holds {n_ctx}.",
                 "Shorten the conversation, or give a larger context (--ctx).",
             )
-
-
-def decode(
-    engine: Engine,
-    combiner: Combiner,
-    waiting: Iterable[Generation],
-    cancelled: Callable[[], bool] | None = None,
-) -> Iterator[tuple[Generation, str]]:
-    """Decode all of `waiting`, as many at a time as the engine has slots; yields (generation, text delta) as they come.
-
-    A generation that has ended gives its slot to the next at once. When `cancelled` answers True, or when the caller
-    closes the iterator, what runs ends as "cancelled" and keeps the text it has.
-    """
-    queue, running = iter(waiting), dict[Slot, Generation]()
-    try:
-        while True:
-            while len(running) < len(engine.slots) and (new := next(queue, None)):
-                must_fit(new.prompt_tokens, engine.n_ctx)
-                running[engine.begin(new.prompts)] = new
-            if not running:
-                return
-            try:
-                requests = [Request(slot, 1, generation.mix.active) for slot, generation in running.items()]
-                rows = engine.forward(requests, cancelled)
-            except Cancelled:
-                yield from ((generation, generation.end("cancelled")) for generation in running.values())
-                return
-            z = combiner.combine(rows, [generation.mix for generation in running.values()])  # (running, n_real)
-            for row, (slot, generation) in enumerate(list(running.items())):
-                delta = generation.step(z[row], slot, engine)
-                if generation.finish_reason:
-                    engine.end(slot)
-                    del running[slot]
-                if delta or generation.finish_reason:
-                    yield generation, delta
-    finally:
-        for slot, generation in running.items():
-            engine.end(slot)
-            if generation.finish_reason is None:
-                generation.end("cancelled")

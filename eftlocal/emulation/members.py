@@ -74,6 +74,19 @@ class Members:
             )
         return found
 
+    def drafter(self, mix: Mix) -> int | None:
+        """The member whose tokens are likely the emulator's and cheap: the smallest of those that count for something.
+
+        None where it would be the only one, and so no cheaper than what checks its guesses.
+        """
+        if len(mix.active) < 2:
+            return None
+        strength = {mix.base: 1.0}
+        for pair in mix.pairs:
+            strength[pair.tuned] = strength.get(pair.tuned, 0.0) + pair.beta
+        able = [member for member in mix.active if strength.get(member, 0.0) > 0]
+        return min(able, key=lambda m: (self.specs[m].header.tensor_bytes, -strength[m]), default=None)
+
     def context(self, asked: int | None) -> int:
         """Tokens of a sequence: as asked, else 4,096, at most what every member was trained for."""
         trained = min(_trained(spec) for spec in self.specs)

@@ -96,8 +96,7 @@ class Distribution:
     """Probabilities of the tokens that survived, in the order of their ids; every other token has probability 0.
 
     weights: (k,) not negative, in any scale, at least one above 0. ids: (k,) ascending; None stands for 0 .. k - 1, the
-    whole vocabulary, which is then never written out. `Distribution(np.maximum(p.dense(v) - q.dense(v), 0))` is the
-    residual that speculative decoding draws from after a rejection (arXiv 2211.17192).
+    whole vocabulary, which is then never written out.
     """
 
     __slots__ = ("_ends", "_ids", "_weights")
@@ -137,7 +136,11 @@ class Distribution:
         Takes exactly one uniform from `rng`, also where only one token is left (greedy): so the position of a seeded
         stream is the number of draws, whatever the settings and the logits were.
         """
-        at = rng.random() * self._ends[-1]
+        return self.quantile(rng.random())
+
+    def quantile(self, u: float) -> int:
+        """The token where the running sum of the probabilities passes `u`, from 0 to below 1: a draw of that number."""
+        at = u * self._ends[-1]
         block = _first_above(self._ends, at)
         start = self._ends[block - 1] if block else 0.0
         inside = self._weights[block * BLOCK : (block + 1) * BLOCK].cumsum(dtype=np.float64)  # (<= BLOCK,)

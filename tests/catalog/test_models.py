@@ -334,7 +334,7 @@ def test_local_path_says_which_file_is_missing(tmp_path: Path) -> None:
     (tmp_path / "weights" / "mine.gguf").rmdir()
     (tmp_path / "weights" / "mine.gguf").touch()
     assert local_path(catalog.model("mine")) == tmp_path / "weights" / "mine.gguf"
-    with pytest.raises(CatalogError, match='model "odd": path: .* cannot be read'):
+    with pytest.raises(CatalogError, match=r'model "odd": path: .* cannot be read'):
         local_path(Model(name="odd", path=Path("a\0b")))
 
 

@@ -1,0 +1,64 @@
+"""Speculative sampling: a token drawn from one distribution so that it is likely the one drawn from another.
+
+Leviathan et al., arXiv 2211.17192, algorithm 1. A guess x comes from the draft's distribution q; with probability
+min(1, p(x) / q(x)) it is the token, and else the token comes from the residual max(p - q, 0): the token is distributed
+as p, whatever q is. Greedy decoding is the case of distributions on one token.
+
+Here the rule belongs to the position, not to the block: position n has three uniform numbers of its own (one for the
+guess, one for the acceptance, one for the residual), and the token there is a function of p, q and those three. So it
+is the same whether it was guessed in a block of eight, in one of two or not at all, and a seed's text does not depend
+on how long the blocks were. A guess only says which positions were worth computing together; any source may make it.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal.emulation.sample import Distribution
+
+__all__ = ["Uniforms", "acceptance", "coupled", "residual"]
+
+
+class Uniforms:
+    """The uniform numbers of each position of one sequence: rows of `width`, drawn from `rng` in the positions' order.
+
+    With a width of 1, position n has the n-th number of the stream.
+    """
+
+    def __init__(self, rng: np.random.Generator, width: int) -> None:
+        self._rng = rng
+        self.width = width
+        self._rows: list[NDArray[np.float64]] = []
+
+    def at(self, position: int) -> NDArray[np.float64]:
+        """(width,) numbers from 0 to below 1, always the same for one position."""
+        while len(self._rows) <= position:
+            self._rows.append(self._rng.random(self.width))
+        return self._rows[position]
+
+
+def coupled(p: Distribution, q: Distribution, uniforms: NDArray[np.float64]) -> int:
+    """A token distributed as `p` that is `q.quantile(uniforms[0])` as often as can be. `uniforms`: (3,)."""
+    guess = q.quantile(uniforms[0])
+    if uniforms[1] < acceptance(p, q, guess):
+        return guess
+    return residual(p, q).quantile(uniforms[2])
+
+
+def acceptance(p: Distribution, q: Distribution, token: int) -> float:
+    """The probability with which a `token` drawn from `q` is taken for one of `p`."""
+    wanted, offered = p.probability(token), q.probability(token)
+    return 1.0 if wanted >= offered else wanted / offered
+
+
+def residual(p: Distribution, q: Distribution) -> Distribution:
+    """What a rejected guess is replaced from: max(p - q, 0), on the tokens of `p`.
+
+    Where `p` exceeds `q` nowhere but by rounding, a rejection is rounding too, and the token comes from `p`.
+    """
+    ids, wanted = p.ids, p.probabilities  # (k,), (k,)
+    offered = q.probabilities
+    if not np.array_equal(ids, q.ids):
+        at = np.minimum(np.searchsorted(q.ids, ids), len(q.ids) - 1)
+        offered = np.where(q.ids[at] == ids, offered[at], 0.0)
+    left = np.maximum(wanted - offered, 0.0)
+    return Distribution(left if left.sum() > 0 else wanted, ids)

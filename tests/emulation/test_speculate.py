@@ -1,0 +1,365 @@
+"""Drafts: the acceptance rule by enumeration, and answers that do not depend on whether or how tokens were guessed."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from eftlocal import Emulator, Message, Raw
+from eftlocal.emulation.drafts import LookupDrafts
+from eftlocal.emulation.pace import Pace, tokens_per_block
+from eftlocal.emulation.sample import Distribution
+from eftlocal.emulation.speculate import Uniforms, acceptance, coupled, residual
+from eftlocal.errors import SettingError
+from tests.builders import load
+from tests.families import Family
+
+N = 7
+PROMPTS = ["Hello", "the world is", "a", "what is the", "in the end it was", "Hello, world", "é", "\n\n", "user", "on"]
+LONG = 40
+
+
+# --- the rule ---------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def distributions(draw: st.DrawFn) -> Distribution:
+    """Of a few of N tokens, some of them with the same weights so that two are often equal."""
+    ids = sorted(draw(st.sets(st.integers(0, N - 1), min_size=1)))
+    weights = draw(st.lists(st.sampled_from([0.001, 0.5, 1.0, 2.0, 7.0]), min_size=len(ids), max_size=len(ids)))
+    return Distribution(np.array(weights, np.float32), np.array(ids, np.intp))
+
+
+@given(distributions(), distributions())
+def test_what_is_accepted_and_what_replaces_it_add_up_to_the_wanted_distribution(
+    p: Distribution, q: Distribution
+) -> None:
+    total = np.zeros(N)
+    for guess, offered in zip(q.ids, q.probabilities, strict=True):
+        accepted = acceptance(p, q, int(guess))
+        total[guess] += offered * accepted
+        if accepted < 1:
+            total += offered * (1 - accepted) * residual(p, q).dense(N)
+    np.testing.assert_allclose(total, p.dense(N), atol=1e-6)  # weights are float32
+
+
+@given(distributions(), distributions())
+def test_a_coupled_draw_follows_the_rule_at_every_cell_of_its_uniform_numbers(p: Distribution, q: Distribution) -> None:
+    steps = (np.arange(12) + 0.5) / 12
+    for u in np.stack(np.meshgrid(steps, steps, steps[::4]), -1).reshape(-1, 3):
+        guess = q.quantile(u[0])
+        expected = guess if u[1] < acceptance(p, q, guess) else residual(p, q).quantile(u[2])
+        token = coupled(p, q, u)
+        assert token == expected and p.probability(token) > 0
+
+
+@given(distributions(), distributions())
+def test_the_guess_is_taken_as_often_as_two_distributions_can_agree(p: Distribution, q: Distribution) -> None:
+    taken = sum(prob * acceptance(p, q, int(x)) for x, prob in zip(q.ids, q.probabilities, strict=True))
+    assert taken == pytest.approx(np.minimum(p.dense(N), q.dense(N)).sum())
+
+
+def test_greedy_is_the_case_of_distributions_on_one_token() -> None:
+    one, other = (Distribution(np.ones(1, np.float32), np.array([i])) for i in (2, 5))
+    for u in np.random.default_rng(0).random((20, 3)):
+        assert coupled(one, one, u) == 2 and coupled(one, other, u) == 2
+
+
+def test_a_position_has_the_same_uniforms_in_whatever_order_positions_are_asked_for() -> None:
+    forward, backward = (Uniforms(np.random.default_rng(1), 3) for _ in range(2))
+    rows = [forward.at(i) for i in range(5)]
+    assert all((backward.at(i) == rows[i]).all() for i in (4, 0, 3, 1, 2))
+    assert Uniforms(np.random.default_rng(1), 1).at(2)[0] == np.random.default_rng(1).random(3)[2]
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def models(family: Family) -> dict[str, Path]:
+    return {name: getattr(family, name) for name in ("base", "tuned", "reference", "tuned2", "reference2")}
+
+
+@pytest.fixture
+def emulator(family: Family, tmp_path: Path) -> Iterator[Emulator]:
+    with load(tmp_path, models(family), max_tokens=LONG) as made:
+        yield made
+
+
+def near_ties(emulator: Emulator, prompt: str, tokens: Sequence[int]) -> float:
+    """How far the token lies below the likeliest one, at the last place."""
+    score = emulator.score(Raw(prompt), tokens, top=1)
+    return score.top[-1][0].logprob - score.tokens[-1].logprob
+
+
+def same_but_for_ties(emulator: Emulator, prompt: str, one: tuple[int, ...], other: tuple[int, ...]) -> None:
+    if one == other:
+        return
+    at = next(i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y)
+    assert near_ties(emulator, prompt, one[: at + 1]) < 1e-5 and near_ties(emulator, prompt, other[: at + 1]) < 1e-5
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.3, 0.0])
+def test_greedy_with_drafts_is_greedy_without(emulator: Emulator, beta: float) -> None:
+    for prompt in PROMPTS:
+        plain = emulator.generate(Raw(prompt), beta=beta)
+        for draft in (1, 2, 4, 8, "auto"):
+            reply = emulator.generate(Raw(prompt), beta=beta, draft=draft)
+            same_but_for_ties(emulator, prompt, plain.tokens, reply.tokens)
+
+
+def test_where_members_agree_one_step_gives_several_tokens(family: Family, tmp_path: Path) -> None:
+    nearly = {"path": str(family.reference), "lora": {"path": str(family.lora), "scale": 1e-4}}
+    paths: dict[str, Any] = {"base": nearly, "tuned": family.reference, "reference": family.tuned}
+    with load(tmp_path, paths, beta=0.02, max_tokens=LONG) as made:
+        for temperature in (0.0, 0.8):
+            plain = made.generate(Raw("the"), temperature=temperature)
+            drafted = made.generate(Raw("the"), temperature=temperature, draft=4)
+            assert drafted.steps < len(drafted.tokens) / 2
+            assert temperature or drafted.tokens == plain.tokens
+
+
+def test_penalties_count_the_guesses_before_each_position(emulator: Emulator) -> None:
+    dials: dict[str, Any] = {"repeat_penalty": 1.3, "frequency_penalty": 0.7, "presence_penalty": 0.4}
+    for prompt in PROMPTS:
+        plain = emulator.generate(Raw(prompt), **dials)
+        for draft in (2, 5):
+            assert emulator.generate(Raw(prompt), draft=draft, **dials).tokens == plain.tokens
+
+
+def test_a_seeds_text_does_not_depend_on_how_many_tokens_were_guessed_at_a_time(emulator: Emulator) -> None:
+    for seed, prompt in enumerate(PROMPTS):
+        answers = {
+            emulator.generate(Raw(prompt), temperature=0.9, seed=seed, draft=draft).tokens
+            for draft in (1, 3, 8, "auto")
+        }
+        assert len(answers) == 1
+
+
+def test_rewards_on_a_nucleus_draft_as_well(emulator: Emulator) -> None:
+    for prompt in PROMPTS[:4]:
+        plain = emulator.generate(Raw(prompt), reward_top_p=0.8)
+        assert emulator.generate(Raw(prompt), reward_top_p=0.8, draft=3).tokens == plain.tokens
+
+
+def test_several_sequences_with_drafts_equal_one_by_one_without(emulator: Emulator) -> None:
+    alone = [emulator.generate(Raw(prompt)).tokens for prompt in PROMPTS]
+    cases: list[tuple[int, Any]] = [(2, 3), (3, 8), (5, "auto")]
+    for parallel, draft in cases:
+        together = emulator.generate_many([Raw(p) for p in PROMPTS], parallel=parallel, draft=draft)
+        for prompt, reply, tokens in zip(PROMPTS, together, alone, strict=True):
+            same_but_for_ties(emulator, prompt, tokens, reply.tokens)
+
+
+# --- the distribution -------------------------------------------------------------------------------------------------
+
+
+def chi_square(observed: dict[tuple[int, ...], int], expected: dict[tuple[int, ...], float], runs: int) -> float:
+    """The statistic in standard deviations above its mean; cells of less than 5 expected runs are one."""
+    cells = [(observed.get(key, 0), runs * p) for key, p in expected.items() if runs * p >= 5]
+    rest = (runs - sum(o for o, _ in cells), runs - sum(e for _, e in cells))
+    cells += [rest] if rest[1] >= 5 else []
+    statistic = sum((o - e) ** 2 / e for o, e in cells)
+    freedom = len(cells) - 1
+    return float((statistic - freedom) / np.sqrt(2 * freedom))
+
+
+def joint(emulator: Emulator, prompt: str, n: int, **dials: Any) -> dict[tuple[int, ...], float]:
+    """The exact probability of every sequence of the first n tokens, from plain decoding's own distributions."""
+    from eftlocal.emulation.sample import warp
+
+    settings = emulator.settings.turned(**dials)
+    exact: dict[tuple[int, ...], float] = {(): 1.0}
+    for _ in range(n):
+        longer: dict[tuple[int, ...], float] = {}
+        for tokens, mass in exact.items():
+            if mass < 1e-4 or (tokens and emulator._engine.is_eog(tokens[-1])):
+                longer[tokens] = mass
+                continue
+            warped = warp(next_logits(emulator, prompt, tokens, **dials), settings.sampling, tokens)
+            for token, p in zip(warped.ids.tolist(), warped.probabilities.tolist(), strict=True):
+                longer[(*tokens, token)] = mass * p
+        exact = longer
+    return exact
+
+
+def next_logits(emulator: Emulator, prompt: str, tokens: tuple[int, ...], **dials: Any) -> NDArray[np.float32]:
+    from eftlocal.emulation.engine import Request
+
+    mix = emulator.mix(emulator.settings.turned(**dials))
+    slot = emulator._engine.begin({member: emulator._prompt(member, Raw(prompt)) for member in mix.active})
+    try:
+        slot.tokens = list(tokens)
+        z: NDArray[np.float32] = emulator._combiner.combine(
+            emulator._engine.forward([Request(slot, 1, mix.active)]), [mix]
+        )
+        return z[0].copy()
+    finally:
+        emulator._engine.end(slot)
+
+
+SETTINGS: list[tuple[dict[str, Any], int]] = [
+    ({"temperature": 1.0, "top_k": 4, "top_p": 1.0}, 2),
+    ({"temperature": 0.7, "top_p": 0.6, "beta": 1.5}, 3),
+    ({"temperature": 1.0, "min_p": 0.2, "top_p": 1.0, "beta": 0.5, "repeat_penalty": 1.2}, 1),
+]
+
+
+@pytest.mark.parametrize(("dials", "draft"), SETTINGS)
+def test_three_tokens_are_distributed_as_in_plain_decoding(
+    emulator: Emulator, dials: dict[str, Any], draft: int
+) -> None:
+    runs = 800
+    exact = joint(emulator, "Hello", 3, **dials)
+    counts: dict[tuple[int, ...], int] = {}
+    for seed in range(runs):
+        # Four tokens, so that the third may be guessed in a block; the fourth is not looked at.
+        reply = emulator.generate(Raw("Hello"), seed=seed, max_tokens=4, draft=draft, **dials)
+        ended = reply.finish_reason == "stop" and len(reply.tokens) < 3
+        key = reply.tokens if ended else reply.tokens[:3]
+        counts[key] = counts.get(key, 0) + 1
+    eog_free = {tokens: p for tokens, p in exact.items() if not emulator._engine.is_eog(tokens[-1])}
+    ended_early = {t[:-1]: p for t, p in exact.items() if emulator._engine.is_eog(t[-1]) and len(t) <= 3}
+    assert abs(chi_square(counts, {**eog_free, **ended_early}, runs)) < 5
+
+
+# --- ends, faults, caches ---------------------------------------------------------------------------------------------
+
+
+def test_an_answer_ends_within_a_block_as_it_does_without(emulator: Emulator) -> None:
+    whole = emulator.generate(Raw("Hello"))
+    for stop in (whole.text[4:7], whole.text[9:11]):
+        plain = emulator.generate(Raw("Hello"), stop=[stop])
+        for draft in (3, 8):
+            reply = emulator.generate(Raw("Hello"), stop=[stop], draft=draft)
+            assert (reply.text, reply.tokens, reply.stopped_by) == (plain.text, plain.tokens, plain.stopped_by)
+    for n in range(1, 12):
+        reply = emulator.generate(Raw("Hello"), max_tokens=n, draft=8)
+        assert (reply.tokens, reply.finish_reason) == (whole.tokens[:n], "length")
+
+
+@pytest.mark.parametrize("token", [313, 315])
+def test_an_end_of_generation_token_ends_the_answer_within_a_block(emulator: Emulator, token: int) -> None:
+    biased = {token: 9.0}
+    replies = [emulator.generate(Raw("Hello"), logit_bias=biased, draft=draft) for draft in (0, 1, 4, 8)]
+    assert len({(reply.tokens, reply.finish_reason) for reply in replies}) == 1
+
+
+def test_the_context_ends_at_the_same_token_with_drafts(family: Family, tmp_path: Path) -> None:
+    with load(tmp_path, models(family), context=64, max_tokens=1000) as made:
+        replies = [made.generate("Hello", draft=draft) for draft in (0, 3, 8, 32)]
+    assert {reply.finish_reason for reply in replies} == {"context"}
+    assert len({reply.tokens for reply in replies}) == 1
+
+
+@pytest.mark.parametrize("call", range(4, 16, 2))
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
+def test_a_fault_in_the_middle_of_a_block_leaves_every_cache_right(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, call: int, after: bool, error: BaseException
+) -> None:
+    plain, other = emulator.generate(Raw("Hello")), emulator.generate(Raw("Hello, world"))
+    calls, real = 0, llama_cpp.llama_decode
+
+    def decode(*args: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == call and not after:
+            raise error
+        code = int(real(*args))
+        if calls == call:
+            raise error
+        return code
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llama_cpp, "llama_decode", decode)
+        with pytest.raises(type(error)):
+            emulator.generate(Raw("Hello"), draft=4)
+    assert emulator.generate(Raw("Hello, world"), draft=3).tokens == other.tokens
+    assert emulator.generate(Raw("Hello"), draft=4).tokens == plain.tokens
+    assert emulator.generate(Raw("Hello")).tokens == plain.tokens
+
+
+def test_an_answer_cancelled_at_any_decode_keeps_its_beginning_and_the_next_is_right(emulator: Emulator) -> None:
+    plain = emulator.generate(Raw("Hello"))
+    for limit in range(0, 60, 7):
+        asked = 0
+
+        def enough(limit: int = limit) -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > limit
+
+        reply = emulator.generate(Raw("Hello"), draft=4, cancelled=enough)
+        assert plain.tokens[: len(reply.tokens)] == reply.tokens
+        assert plain.text.startswith(reply.text)
+    assert emulator.generate(Raw("Hello"), draft=4).tokens == plain.tokens
+
+
+def test_a_second_turn_after_drafts_feeds_only_its_new_tokens(emulator: Emulator) -> None:
+    first = emulator.generate([Message("user", "Hello")], draft=4)
+    before = dict(emulator.fed_tokens)
+    longer = [Message("user", "Hello"), first.message, Message("user", " and?")]
+    second = emulator.generate(longer, max_tokens=1, draft=4)
+    for role in emulator.roles:
+        new = second.prompt_tokens[role] - first.prompt_tokens[role] - len(first.tokens)
+        assert emulator.fed_tokens[role] - before[role] in (new, new + 1)  # the last token may have been a guess
+
+
+def test_a_state_that_cannot_be_rewound_is_never_drafted_for(family: Family, tmp_path: Path) -> None:
+    paths = {**models(family), "base": family.recurrent}
+    with load(tmp_path, paths) as made:
+        plain, drafted = made.generate(Raw("the")), made.generate(Raw("the"), draft=4)
+    assert drafted.tokens == plain.tokens and drafted.steps == plain.steps
+
+
+# --- sources and lengths ----------------------------------------------------------------------------------------------
+
+
+def test_a_look_up_guesses_what_followed_the_longest_repeated_ending() -> None:
+    assert LookupDrafts.following([1, 2, 3, 4, 5, 9, 1, 2, 3], 2) == [4, 5]
+    assert LookupDrafts.following([7, 1, 2, 3, 4, 8, 1, 2, 3, 5, 7, 1, 2, 3], 9) == [4, 8, 1, 2, 3, 5, 7, 1, 2]
+    assert LookupDrafts.following([1, 2, 3, 4, 1, 2], 2) == []
+    assert LookupDrafts.following([256, 0, 0, 1, 0, 0, 256], 2) == []  # bytes that match between two tokens
+
+
+def test_the_base_alone_drafts_by_look_up(emulator: Emulator) -> None:
+    prompt = Raw("the world is on the world is on the world is")
+    dials: dict[str, Any] = {"beta": 0.0, "frequency_penalty": -3.0}  # a text that repeats itself
+    plain, drafted = emulator.generate(prompt, **dials), emulator.generate(prompt, draft=4, **dials)
+    assert drafted.tokens == plain.tokens and drafted.steps < plain.steps == len(plain.tokens)
+    sampled = [emulator.generate(prompt, temperature=0.8, draft=draft, **dials).tokens for draft in (0, 4)]
+    assert sampled[0] == sampled[1]
+
+
+def test_blocks_are_replayed_from_hits_in_a_row() -> None:
+    assert tokens_per_block([True, True, False, True], 0) == 1
+    assert tokens_per_block([True, True, False] * 4, 2) == 3 / 1.0 * 1.0
+    assert tokens_per_block([False] * 9, 8) == 1
+
+
+@pytest.mark.parametrize(
+    ("hit_rate", "per_position", "expected"), [(0.97, 0.1, range(6, 17)), (0.5, 1.0, (0,)), (0.8, 0.2, range(2, 7))]
+)
+def test_auto_finds_a_length_that_pays_and_none_where_none_does(
+    hit_rate: float, per_position: float, expected: Sequence[int]
+) -> None:
+    pace, rng = Pace(), np.random.default_rng(0)
+    lengths = []
+    for _ in range(200):
+        length = pace.length(31)
+        pace.took(length, (1 + per_position * length) * rng.uniform(1, 1.05))
+        pace.saw([bool(hit) for hit in rng.random(length + 1) < hit_rate])
+        lengths.append(length)
+    assert sum(length in expected for length in lengths[100:]) > 80
+
+
+@pytest.mark.parametrize("draft", [-1, 33, "often", 1.5])
+def test_a_draft_length_out_of_range_says_what_is_allowed(emulator: Emulator, draft: Any) -> None:
+    with pytest.raises(SettingError, match="auto, or a whole number from 0 to 32"):
+        emulator.generate("x", draft=draft)
