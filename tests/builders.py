@@ -30,10 +30,17 @@ def load(
     emulator: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Emulator:
-    """An exact emulator (F32 cache, one thread, greedy) over `models`; `views` is one for all roles, or one for each."""
+    """An exact emulator (F32 cache, one thread, greedy) over `models`; `views` is one for all roles or one for each."""
     each = views if isinstance(views, Mapping) else dict.fromkeys(("base", "tuned", "reference"), views)
     path = write_catalog(folder, models, base=base, rewards=list(rewards), views=each, **(emulator or {}))
-    defaults: dict[str, Any] = {"kv_type": "f32", "threads": 1, "context": 256, "temperature": 0.0, "max_tokens": 24, "seed": 1}
+    defaults: dict[str, Any] = {
+        "kv_type": "f32",
+        "threads": 1,
+        "context": 256,
+        "temperature": 0.0,
+        "max_tokens": 24,
+        "seed": 1,
+    }
     return Emulator.load(models=path, **(defaults | options))
 
 
