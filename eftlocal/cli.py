@@ -1,12 +1,14 @@
 """The command line: options and their help; every command imports its work only when it runs."""
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -14,6 +16,7 @@ from eftlocal.errors import EftError, SettingError
 
 if TYPE_CHECKING:
     from eftlocal.emulation.emulator import Emulator
+    from eftlocal.emulation.settings import Dials
 
 app = typer.Typer(
     name="eftlocal",
@@ -69,6 +72,14 @@ class Options:
         typer.Option(help="Keep tokens at least this fraction of the likeliest; 0 is off.", rich_help_panel=DIALS),
     ] = None
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.", rich_help_panel=DIALS)] = None
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Tokens that a small member guesses at a time, for all to check at once; 0 is off.",
+            rich_help_panel=DIALS,
+        ),
+    ] = None
     max_tokens: Annotated[int | None, typer.Option(help="Length of an answer at most.", rich_help_panel=ANSWER)] = None
     stop: Annotated[
         list[str] | None, typer.Option(help="A string that ends the answer; repeat it.", rich_help_panel=ANSWER)
@@ -82,10 +93,6 @@ class Options:
         from eftlocal.runtime.llama import set_verbose
 
         set_verbose(self.verbose)
-        names = ("beta", "reward_top_p", "temperature", "top_k", "top_p", "min_p", "seed", "max_tokens", "stop")
-        dials: dict[str, Any] = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if self.mix:
-            dials["mix"] = parse_mix(self.mix)
         return Emulator.load(
             emulator,
             models=self.models,
@@ -93,8 +100,19 @@ class Options:
             threads=self.threads,
             gpu_layers=self.gpu_layers,
             kv_type=self.kv_type,
-            **dials,
+            **self.dials(),
         )
+
+    def dials(self) -> "Dials":
+        """The settings that were given, by their names."""
+        names = ("beta", "reward_top_p", "temperature", "top_k", "top_p", "min_p", "seed", "max_tokens", "stop")
+        dials: Any = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.draft is not None:
+            dials["draft"] = int(self.draft) if self.draft.isdecimal() else self.draft
+        if self.mix:
+            dials["mix"] = parse_mix(self.mix)
+        given: Dials = dials
+        return given
 
 
 def parse_mix(texts: list[str]) -> dict[str, float]:
@@ -124,7 +142,13 @@ def with_options(command: Callable[..., int]) -> Callable[..., None]:
     @wraps(command)
     def run(**values: Any) -> None:
         options = Options(**{p.name: values.pop(p.name) for p in common})
-        raise typer.Exit(command(options=options, **values))
+        try:
+            code = command(options=options, **values)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader of the pipe has left: nothing is wrong
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
+            code = 0
+        raise typer.Exit(code)
 
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
     run.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]  # typer reads it
@@ -137,6 +161,7 @@ EmulatorOption = Annotated[
 ]
 SystemOption = Annotated[str | None, typer.Option("--system", help="The system text.")]
 RawOption = Annotated[bool, typer.Option("--raw", help="Give the prompt as it is: no template, no turns.")]
+KeepContext = Literal["ask", "rolling"]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -146,12 +171,29 @@ def chat(
     options: Options,
     emulator: Annotated[str | None, typer.Argument(metavar="[EMULATOR]", help="(default: the catalogue's)")] = None,
     system: SystemOption = None,
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="NAME", help="Save always, and go on with what was saved.")
+    ] = None,
+    no_history: Annotated[bool, typer.Option("--no-history", help="Keep nothing of what is typed.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="No Markdown, no colours.")] = False,
+    keep_context: Annotated[
+        KeepContext, typer.Option("--keep-context", help="At the context's end: ask, or drop the oldest turns.")
+    ] = "ask",
 ) -> int:
     """Chat in the terminal."""
     from eftlocal.apps import chat
 
-    with options.load(emulator) as loaded:
-        return chat.chat(loaded, system=system)
+    return chat.chat(
+        options.load,
+        emulator,
+        models=options.models,
+        system=system,
+        session_name=session,
+        history=not no_history,
+        plain=plain,
+        rolling=keep_context == "rolling",
+        dials=options.dials(),
+    )
 
 
 @app.command()
@@ -191,8 +233,24 @@ def score(
         return generate.score(loaded, question, completion, as_json=json)
 
 
+@app.command()
+def demo(
+    questions: Annotated[int, typer.Option(min=1, help="How many held-out questions are measured.")] = 300,
+    beta: Annotated[float, typer.Option(help="Strength of the small pair.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Which questions are shown.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """See emulated fine-tuning work, in seconds: a tiny model family that ships with eftlocal."""
+    from eftlocal.apps import demo
+
+    raise typer.Exit(demo.demo(questions, as_json=json, shown_seed=seed, beta=beta, temperature=temperature))
+
+
 def main() -> None:
     """The program: errors of the user's are one or two lines on stderr, with the exit code they carry."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal or pipe without UTF-8 shows `?` for what it cannot
+        sys.stdout.reconfigure(errors="replace")
     try:
         app()
     except EftError as error:
@@ -200,8 +258,5 @@ def main() -> None:
             raise
         print(f"eftlocal: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of the pipe has left: nothing is wrong
-        sys.stderr.close()
-        sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -30,7 +30,7 @@ def load(
     emulator: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Emulator:
-    """An exact emulator (F32 cache, one thread, greedy) over `models`; `views` is one for all, or one for each role."""
+    """An exact emulator (F32 cache, one thread, greedy) over `models`; `views` is one for all roles or one for each."""
     each = views if isinstance(views, Mapping) else dict.fromkeys(("base", "tuned", "reference"), views)
     path = write_catalog(folder, models, base=base, rewards=list(rewards), views=each, **(emulator or {}))
     defaults: dict[str, Any] = {

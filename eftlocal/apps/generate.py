@@ -16,7 +16,7 @@ def read_prompt(argument: str | None) -> str:
     """The prompt: the argument, or standard input where it is `-` or missing and something is piped in."""
     if argument is not None and argument != "-":
         return argument
-    if argument is None and sys.stdin.isatty():
+    if sys.stdin is None or (argument is None and sys.stdin.isatty()):
         raise SettingError("No prompt was given.", "Give one as an argument, or pipe one in.")
     try:
         text = sys.stdin.read()
@@ -79,15 +79,10 @@ def score(emulator: Emulator, prompt: Prompt, completion: str, *, as_json: bool)
 def _table(result: Score) -> None:
     roles = [f"{name} {role}" for name in result.tokens[0].rewards for role in ("tuned", "reference")]
     head = ["token", "emulator", "base", *roles]
-    rows = [
-        [repr(t.text)[1:-1], f"{t.logprob:.3f}", f"{t.base:.3f}"]
-        + [f"{value:.3f}" for pair in t.rewards.values() for value in pair.values()]
-        for t in result.tokens
-    ]
-    rows.append(["sum", f"{result.logprob:.3f}", f"{sum(t.base for t in result.tokens):.3f}"])
-    widths = [max(len(row[i]) for row in [head, *rows] if i < len(row)) for i in range(len(head))]
-    for row in [head, *rows]:
-        cells = [
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=False))
-        ]
-        print("  ".join(cells).rstrip())
+    values = [[t.logprob, t.base, *(v for pair in t.rewards.values() for v in pair.values())] for t in result.tokens]
+    texts = [repr(t.text)[1:-1] for t in result.tokens]
+    sums = [sum(column) for column in zip(*values, strict=True)]
+    rows = [[text, *(f"{v:.3f}" for v in row)] for text, row in zip([*texts, "sum"], [*values, sums], strict=True)]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for name, *cells in [head, *rows]:
+        print("  ".join([name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))]))

@@ -109,7 +109,7 @@ class Combiner:
 
 def _row(part: tuple[Logits, Rows], row: int) -> Logits:
     logits, rows = part
-    found: Logits = logits[row] if isinstance(rows, slice) else logits[int(np.flatnonzero(rows == row)[0])]
+    found: Logits = logits[row if isinstance(rows, slice) else int(np.flatnonzero(rows == row)[0])]
     return found
 
 
@@ -124,7 +124,7 @@ def check(logits: Logits, name: str) -> Logits:
 
 def log_softmax(logits: Logits) -> Logits:
     """Log-probabilities over the last axis, (..., V) float32."""
-    shifted: Logits = np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float32)
+    shifted: Logits = logits - logits.max(axis=-1, keepdims=True)
     total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
     shifted -= np.log(total).astype(np.float32)
     return shifted

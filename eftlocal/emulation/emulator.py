@@ -20,7 +20,7 @@ from eftlocal.emulation.settings import Dials, Settings
 from eftlocal.emulation.speculate import Uniforms
 from eftlocal.emulation.stream import TextStream
 from eftlocal.errors import CatalogError, SettingError
-from eftlocal.runtime.llama import KV_TYPES
+from eftlocal.runtime.llama import KV_TYPES, MAX_SEQUENCES
 from eftlocal.runtime.plan import usable_cores
 from eftlocal.runtime.views import RAW, Message, View
 
@@ -105,7 +105,7 @@ class Emulator:
             raise SettingError(f"threads is {threads}; it must be at least 1.")
         engine = Engine(
             members.specs,
-            n_ctx=members.context(context or emulator.context),
+            n_ctx=members.context(emulator.context if context is None else context),
             n_threads=threads or usable_cores(),
             kv_type=kv_type,
         )
@@ -186,6 +186,8 @@ class Emulator:
         generations = [self._generation(prompt, settings, i) for i, prompt in enumerate(prompts)]
         for generation in generations:
             must_fit(generation.prompt_tokens, self.context)
+        if not 1 <= parallel <= MAX_SEQUENCES:
+            raise SettingError(f"parallel is {parallel}; it must be between 1 and {MAX_SEQUENCES}.")
         self._engine.reserve(min(parallel, len(prompts)), self.context)
         for _ in self._decoder.decode(generations, cancelled):
             pass

@@ -18,6 +18,8 @@ from eftlocal.runtime.gguf_header import MAX_HEADER, Header, HeaderIncompleteErr
 
 __all__ = ["Array", "Header", "HeaderIncompleteError", "Tensor", "check", "check_lora", "parse", "read"]
 
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
+
 
 def read(path: Path) -> Header:
     """One file's header; every tensor it lists lies within the file."""
@@ -43,6 +45,7 @@ def check(path: Path) -> Header:
     first = read(path)
     parts = list(_parts(first))
     _must_be_a_model(first, any(part.tensors for part in parts))
+    _check_sizes(first)
     _check_tokenizer(first)
     tensors = tuple(replace(tensor, shard=i) for i, part in enumerate(parts) for tensor in part.tensors)
     if len({tensor.name for tensor in tensors}) < len(tensors):
@@ -90,6 +93,20 @@ def _must_be_a_model(header: Header, weights: bool) -> None:
 def _must_name_an_architecture(header: Header) -> None:
     if not header.architecture:
         raise ModelFileError(f"{header.path}: names no architecture, expected the metadata general.architecture")
+
+
+def _check_sizes(header: Header) -> None:
+    """The numbers that llama.cpp only asserts, so that it aborts on others (src/llama-model.cpp, load_hparams)."""
+    layers, experts, used = (
+        header.metadata.get(f"{header.architecture}.{key}", default)
+        for key, default in (("block_count", 1), ("expert_count", 0), ("expert_used_count", 0))
+    )
+    if isinstance(layers, int) and not 1 <= layers <= MAX_LAYERS:
+        raise ModelFileError(f"{header.path}: damaged: has {layers:,} layers, expected 1 to {MAX_LAYERS}")
+    if isinstance(used, Array):
+        used = max(used.values().tolist(), default=0) if used.type != "string" else 0
+    if isinstance(experts, int) and isinstance(used, int) and not min(experts, 1) <= used <= experts:
+        raise ModelFileError(f"{header.path}: damaged: uses {used:,} of {experts:,} experts at a time")
 
 
 # --- split files ------------------------------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ def _foreign(start: bytes) -> str:
         return "is a PyTorch or zip file"
     if re.match(rb".{7}\x00\{\"", start, re.DOTALL):
         return "is a safetensors file"
-    if all(byte >= 32 or byte in b"\t\r\n\f" for byte in start):
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start[:16]):
         return "is a text file"
     return "is no GGUF file"
 

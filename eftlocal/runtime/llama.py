@@ -15,7 +15,7 @@ import llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.errors import DecodeError, ModelLoadError
+from eftlocal.errors import DecodeError, ModelLoadError, SettingError
 from eftlocal.runtime.gguf import Header
 
 Logits = NDArray[np.float32]
@@ -23,6 +23,8 @@ Logits = NDArray[np.float32]
 ALL_LAYERS = -1  # n_gpu_layers: every layer on the device, when the build has one
 CPU_BATCH = 128  # a chunk of prefill: long enough for full speed, short enough for a prompt Ctrl-C
 GPU_BATCH = 512
+MAX_THREADS = 512  # GGML_MAX_N_THREADS; far beyond it, starting the threads ends the process
+MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ in llama.cpp's src/llama-cparams.h
 KV_TYPES = {"f32": lib.GGML_TYPE_F32, "f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
 
 
@@ -39,7 +41,7 @@ _verbose = False
 @lib.llama_log_callback  # type: ignore[untyped-decorator]  # a ctypes function type
 def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     line = text.decode("utf-8", "replace")
-    if level >= 3:  # GGML_LOG_LEVEL_WARN is 2, ERROR 3; DEBUG (4) and CONT (5) never hold the reason
+    if level >= 3:  # GGML_LOG_LEVEL_WARN; above it ERROR (4) and CONT (5), which goes on with a line
         _recent.append(line.strip())
     if _verbose:
         sys.stderr.write(line)
@@ -200,8 +202,10 @@ class Context:
         """A cache for `n_seq` sequences of `n_ctx` tokens each, with keys and values stored as `kv_type`.
 
         f32 also turns flash attention off: then logits do not depend on how tokens were batched, to about 1e-5.
-        Raises ModelLoadError.
+        Raises ModelLoadError, and SettingError for a number of threads that llama.cpp does not take.
         """
+        if not 1 <= n_threads <= MAX_THREADS:
+            raise SettingError(f"{n_threads} threads were asked for; it must be 1 to {MAX_THREADS}.")
         _recent.clear()
         self.model = model
         self.n_batch = GPU_BATCH if model.on_device else CPU_BATCH
@@ -242,8 +246,8 @@ class Context:
         self._batch = _batch(self._tokens, self._positions, self._sequences, self._wanted)
 
     def held(self, sequence: int) -> int:
-        """How many tokens of `sequence` the cache holds."""
-        return self._held[sequence]
+        """How many tokens of `sequence` the cache holds for certain; to be asked again after an error."""
+        return self.rewind(sequence, self._held[sequence])  # a torn recurrent state is lost as a whole
 
     def rewind(self, sequence: int, n: int) -> int:
         """Keep the first `n` tokens of `sequence`; returns how many are really kept.
@@ -253,16 +257,18 @@ class Context:
         if n >= self._held[sequence] and not self._torn[sequence]:
             return self._held[sequence]
         n = min(n, self._held[sequence])
+        self._held[sequence], self._torn[sequence] = n, True  # until it is done: a KeyboardInterrupt may come between
         if n == 0 or not lib.llama_memory_seq_rm(self._memory, sequence, n, -1):
             lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)  # a whole sequence can always be removed
-            n = 0
-        self._held[sequence], self._torn[sequence] = n, False
+            self._held[sequence] = n = 0
+        self._torn[sequence] = False
         return n
 
     def fork(self, source: int, target: int, n: int) -> int:
         """Make `target` hold the first `n` tokens of `source` (computed once); returns how many it holds."""
         self.rewind(source, self._held[source])  # a torn tail must not be copied
-        lib.llama_memory_seq_rm(self._memory, target, -1, -1)
+        self.rewind(target, 0)
+        self._torn[target] = True
         lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         self._held[target], self._torn[target] = self._held[source], False
         return self.rewind(target, n)
@@ -330,7 +336,7 @@ class Context:
         code = lib.llama_decode(self._handle, self._batch)
         if code != 0:
             raise DecodeError(f"{self.model.path}: llama.cpp could not decode {n} tokens (code {code}): {_reason()}")
-        for sequence, position in zip(touched, positions.tolist(), strict=True):
+        for sequence, position in dict(zip(touched, positions.tolist(), strict=True)).items():  # each one's last
             self._held[sequence], self._torn[sequence] = position + 1, False
         self.n_fed += n
 

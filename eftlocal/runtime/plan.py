@@ -7,6 +7,7 @@ member that is nothing beside the base only takes threads from it. So the split 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 # The share of a decode that more threads make shorter. Measured on 2 cores with SmolLM2-135M, one token: 0.1 for Q4_0,
 # 0.5 for F16, 0.7 for F32 (memory-bound); a lane of its own must win clearly, so the lower middle.
@@ -22,10 +23,13 @@ class Split:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use (affinity and, where Python knows them, container limits included)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use: its affinity, and a container's share of the CPU where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:  # cgroup v2: "200000 100000" is two cores' worth, "max 100000" no limit
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores
 
 
 def split_threads(costs: Sequence[float], n_threads: int) -> Split:

@@ -4,14 +4,19 @@ Every view is a template; `transcript` and `raw` are two that ship here. What a 
 tokens, and an answer that the emulator generated keeps the very token ids it was made of.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import NoReturn, Protocol
+from itertools import islice
+from typing import NamedTuple, NoReturn, Protocol
 
 import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, LoopControlExtension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from eftlocal.errors import ViewError
@@ -25,11 +30,6 @@ TRANSCRIPT = (
     "{% endfor %}Assistant:\n"
 )
 TRANSCRIPT_STOPS = ("\n\nUser:", "\n\nAssistant:")
-
-# Unicode noncharacters, which no text may hold: they mark places in what a template is given.
-_OPEN, _CLOSE, _BREAK = "\ufdd0", "\ufdd1", "\ufdd2"
-_MARKS = str.maketrans(dict.fromkeys((_OPEN, _CLOSE, _BREAK), "\ufffd"))
-_UNMARK = str.maketrans(dict.fromkeys((_OPEN, _CLOSE, _BREAK)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +83,11 @@ class View:
         opened: list[int] = []
         if messages and messages[-1].role == "assistant":
             *messages, last = messages
-            opened = list(last.tokens) or tokenizer.tokenize(last.content)
+            opened = _opened(tokenizer, last)
         if self.system is not None:
             messages = [Message("system", self.system), *(m for m in messages if m.role != "system")]
-        tokens = _tokens(tokenizer, self._render(tokenizer, messages), messages) + opened
+        marks = _marks([self.template, *(m.content for m in messages)])
+        tokens = _tokens(tokenizer, self._marked(tokenizer, messages, marks), messages, marks) + opened
         if tokenizer.add_bos and tokens[:1] != [tokenizer.bos]:  # the template may have written it already
             tokens.insert(0, _id(tokenizer.bos))
         if not tokens and tokenizer.bos is not None:
@@ -95,19 +96,52 @@ class View:
             raise ViewError("The prompt is empty.", "Give at least one character.")
         return tokens
 
-    def _render(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> str:
+    def _marked(self, tokenizer: Tokenizer, messages: Sequence[Message], marks: "_Marks") -> str:
+        """The rendering, with typed control tokens broken up and generated answers bracketed.
+
+        Only where the brackets leave the rendering as it is: a template that trims or compares answers sees them plain.
+        """
         controls = _pattern(tuple(tokenizer.controls))
-        given = [{"role": m.role, "content": _marked(m, controls)} for m in messages]
+        texts = [marks.broken(m.content, controls) for m in messages]
+        plain = self._render(messages, texts)
+        answers = [bool(m.tokens) for m in messages]
+        untrimmed = [bool(m.tokens) and m.content == m.content.strip() for m in messages]
+        for chosen in (answers, untrimmed):
+            bracketed = [marks.bracketed(t) if c else t for t, c in zip(texts, chosen, strict=True)]
+            if any(chosen) and marks.unbracketed(rendered := self._render(messages, bracketed)) == plain:
+                return rendered
+        return plain
+
+    def _render(self, messages: Sequence[Message], texts: Sequence[str]) -> str:
+        given = [{"role": m.role, "content": text} for m, text in zip(messages, texts, strict=True)]
         try:
             return _compiled(self.template).render(messages=given, add_generation_prompt=True, **self.variables)
         except _RefusalError as refusal:
             raise ViewError(
-                f"The chat template refuses this conversation: {refusal}", "Another view may take it."
+                f"The chat template refuses this conversation: {_line(refusal)}", "Another view may take it."
             ) from None
         except jinja2.TemplateSyntaxError as error:
             raise ViewError(f"The chat template is broken at line {error.lineno}: {error.message}") from error
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-            raise ViewError(f"The chat template fails on this conversation: {error}") from error
+        except _TEMPLATE_ERRORS as error:
+            raise ViewError(f"The chat template fails on this conversation: {_line(error)}") from error
+
+
+# What a template's own code may raise; a recursive macro among them, and a text that does not fit in memory.
+_TEMPLATE_ERRORS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+def _line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _id(token: int | None) -> int:
@@ -118,14 +152,35 @@ def _id(token: int | None) -> int:
 # --- text to tokens -------------------------------------------------------------------------------------------------
 
 
-def _marked(message: Message, controls: re.Pattern[str]) -> str:
-    """A message's text as the template sees it: typed control tokens broken up, a generated answer bracketed."""
-    text = message.content.translate(_MARKS)
-    text = controls.sub(lambda found: found[0][:1] + _BREAK + found[0][1:] if found[0] else "", text)
-    return f"{_OPEN}{text}{_CLOSE}" if message.tokens else text
+class _Marks(NamedTuple):
+    """Three characters that occur in no text of a conversation; they mark places in what a template is given."""
+
+    opening: str
+    closing: str
+    cut: str
+
+    def broken(self, text: str, controls: re.Pattern[str]) -> str:
+        """`text` with a cut after each character of a control token's text, so that none is found in it."""
+        return controls.sub(lambda found: "".join(c + self.cut for c in found[0]), text)
+
+    def bracketed(self, text: str) -> str:
+        return f"{self.opening}{text}{self.closing}"
+
+    def unbracketed(self, text: str) -> str:
+        return text.replace(self.opening, "").replace(self.closing, "")
+
+    def off(self, text: str) -> str:
+        """`text` without any mark."""
+        return self.unbracketed(text).replace(self.cut, "")
 
 
-def _tokens(tokenizer: Tokenizer, rendered: str, messages: Sequence[Message]) -> list[int]:
+def _marks(texts: Sequence[str]) -> _Marks:
+    """Marks for these texts: Unicode's noncharacters, which hardly any text holds, or what else they do not."""
+    joined = "".join(texts)
+    return _Marks(*islice((c for c in map(chr, range(0xFDD0, 0x110000)) if c not in joined), 3))
+
+
+def _tokens(tokenizer: Tokenizer, rendered: str, messages: Sequence[Message], marks: _Marks) -> list[int]:
     """Token ids of a rendered template: control tokens by id, generated answers by their ids, the rest as text."""
     answers = iter([m for m in messages if m.tokens])
     tokens: list[int] = []
@@ -133,12 +188,12 @@ def _tokens(tokenizer: Tokenizer, rendered: str, messages: Sequence[Message]) ->
 
     def flush() -> None:
         nonlocal run
-        if text := run.translate(_UNMARK):
+        if text := marks.off(run):
             tokens.extend(tokenizer.tokenize(text))
         run = ""
 
     strip = False
-    for text, control in _split(rendered, tokenizer.controls):
+    for text, control in _split(rendered, tokenizer.controls, marks):
         if control is not None:
             left, strip = tokenizer.strips(control)
             if left:
@@ -148,7 +203,7 @@ def _tokens(tokenizer: Tokenizer, rendered: str, messages: Sequence[Message]) ->
             continue
         if strip:
             text, strip = text.lstrip(), False
-        spliced = _splice(tokenizer, text, answers) if text.startswith(_OPEN) else None
+        spliced = _splice(tokenizer, marks.off(text), answers) if text.startswith(marks.opening) else None
         if spliced is None:
             run += text
         else:
@@ -160,9 +215,11 @@ def _tokens(tokenizer: Tokenizer, rendered: str, messages: Sequence[Message]) ->
     return tokens
 
 
-def _split(rendered: str, controls: Mapping[str, int]) -> Iterator[tuple[str, int | None]]:
+def _split(rendered: str, controls: Mapping[str, int], marks: _Marks) -> Iterator[tuple[str, int | None]]:
     """The parts of a rendering in order: (text, None), or (its text, its id) for a control token."""
-    parts = re.compile(f"({_OPEN}[^{_OPEN}{_CLOSE}]*{_CLOSE})|({_pattern(tuple(controls)).pattern})")
+    opening, closing, cut = marks
+    # (A control token of one character that was typed is told from a written one by the cut behind it.)
+    parts = re.compile(f"({opening}[^{opening}{closing}]*{closing})|({_pattern(tuple(controls)).pattern})(?!{cut})")
     end = 0
     for found in parts.finditer(rendered):
         if found.start() > end:
@@ -173,19 +230,34 @@ def _split(rendered: str, controls: Mapping[str, int]) -> Iterator[tuple[str, in
         yield rendered[end:], None
 
 
-def _splice(tokenizer: Tokenizer, text: str, answers: Iterator[Message]) -> tuple[tuple[int, ...], str] | None:
-    """The ids of the generated answer that `text` brackets, and what its text has beyond them.
+def _splice(tokenizer: Tokenizer, content: str, answers: Iterator[Message]) -> tuple[list[int], str] | None:
+    """The ids of the generated answer whose text is `content`, and what its text has beyond them.
 
-    None where the template changed the text, or where the tokenizer would put a space after the ids.
+    None where there are no such ids, or where the tokenizer would put a space after them.
     """
-    content = text.translate(_UNMARK)
     for answer in answers:  # templates may leave answers out, but keep their order
         if answer.content == content:
-            covered = b"".join(map(tokenizer.piece, answer.tokens)).decode("utf-8", "replace")
-            if content.startswith(covered) and not tokenizer.adds_space:
-                return answer.tokens, content[len(covered) :]
-            return None
+            ids, rest = _generated(tokenizer, answer)
+            return (ids, rest) if ids and not tokenizer.adds_space else None
     return None
+
+
+def _generated(tokenizer: Tokenizer, answer: Message) -> tuple[list[int], str]:
+    """The ids that an answer was generated as and what its text has beyond them; no ids where they do not fit it."""
+    covered = b"".join(map(tokenizer.piece, answer.tokens)).decode("utf-8", "replace")
+    if not answer.content.startswith(covered):
+        return [], answer.content
+    return list(answer.tokens), answer.content[len(covered) :]
+
+
+def _opened(tokenizer: Tokenizer, answer: Message) -> list[int]:
+    """The ids of an answer that is to go on."""
+    ids, rest = _generated(tokenizer, answer)
+    if ids:
+        rest = rest.rstrip("\ufffd")  # a character that max_tokens cut in half is generated again, whole
+    if ids and rest and tokenizer.adds_space:
+        ids, rest = [], answer.content
+    return ids + (tokenizer.tokenize(rest) if rest else [])
 
 
 @cache
@@ -206,15 +278,30 @@ def _raise_exception(message: str) -> NoReturn:
     raise _RefusalError(message)
 
 
+class _Generation(Extension):
+    """`{% generation %}`, by which templates mark what training counts (SmolLM3's does): here only its body."""
+
+    tags = {"generation"}  # noqa: RUF012 - the base class declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _tojson(value: object, indent: int | None = None) -> str:
+    """JSON as it is; Jinja's own filter writes `<` and `'` for HTML, as \\u003c and \\u0027."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
 @cache
 def _environment() -> ImmutableSandboxedEnvironment:
     """The environment that Hugging Face's apply_chat_template gives to templates, sandboxed alike."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, extensions=[LoopControlExtension, _Generation]
     )
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": False}
+    environment.filters["tojson"] = _tojson
     return environment
 
 

@@ -113,6 +113,21 @@ def test_typical_p_keeps_the_fewest_nearest_to_the_entropy_that_exceed_p(z: Row,
     check(z, Sampling(**OFF, typical_p=p))
 
 
+@given(
+    ROWS, st.sampled_from([0.5, 1.25, 2.0]), st.sampled_from([-1, 1, 5, 64]), st.lists(st.integers(0, 8), max_size=12)
+)
+def test_penalties_count_the_last_n_tokens(z: Row, penalty: float, last_n: int, recent: list[int]) -> None:
+    s = Sampling(
+        **OFF,
+        repeat_penalty=penalty,
+        repeat_last_n=last_n,
+        presence_penalty=0.5,
+        frequency_penalty=0.25,
+        logit_bias={0: 1},
+    )
+    check(z, s, recent)
+
+
 def test_a_mass_of_exactly_p_reaches_the_nucleus_and_does_not_exceed_the_typical_set() -> None:
     z = np.zeros(4, np.float32)
     assert warp(z, Sampling(temperature=1.0, top_p=0.5), []).ids.tolist() == [0, 1]

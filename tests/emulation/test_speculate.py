@@ -198,7 +198,8 @@ def next_logits(emulator: Emulator, prompt: str, tokens: tuple[int, ...], **dial
         z: NDArray[np.float32] = emulator._combiner.combine(
             emulator._engine.forward([Request(slot, 1, mix.active)]), [mix]
         )
-        return z[0].copy()
+        row: NDArray[np.float32] = z[0].copy()
+        return row
     finally:
         emulator._engine.end(slot)
 

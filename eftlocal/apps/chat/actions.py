@@ -1,0 +1,258 @@
+"""What the slash commands do: each takes the chat and what was typed after the command's name."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from eftlocal.apps.chat import clipboard, dials, session
+from eftlocal.apps.chat.editor import edited
+from eftlocal.apps.chat.markdown import clean
+from eftlocal.apps.chat.state import Chat
+from eftlocal.errors import EftError
+from eftlocal.runtime.views import Message
+
+__all__ = [
+    "context",
+    "continue_",
+    "copy",
+    "dial",
+    "drop",
+    "edit",
+    "emulator",
+    "export",
+    "load",
+    "mix",
+    "regen",
+    "reset",
+    "retry",
+    "save",
+    "sessions",
+    "set_",
+    "stats",
+    "system",
+    "undo",
+]
+
+# --- dials ------------------------------------------------------------------------------------------------------------
+
+
+def dial(name: str) -> Callable[[Chat, str], None]:
+    def turn(chat: Chat, argument: str) -> None:
+        if argument:
+            chat.turn(**{name: dials.parse(name, argument)})
+        chat.screen.note(f"{name} is {dials.shown(dials.value_of(chat.emulator.settings, name))}")
+
+    return turn
+
+
+def mix(chat: Chat, argument: str) -> None:
+    if argument:
+        chat.turn(mix=dials.parse("mix", argument))
+    settings, betas = chat.emulator.settings, chat.emulator.betas
+    strengths = {name: settings.mix.get(name, beta) for name, beta in betas.items()}
+    chat.screen.note(f"mix is {dials.shown(strengths)}, times beta {settings.beta:g}")
+
+
+def set_(chat: Chat, argument: str) -> None:
+    name, _, value = argument.partition(" ")
+    if value.strip():
+        dial(name)(chat, value)
+        return
+    if name:
+        dials.known(name)
+        dial(name)(chat, "")
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for each in dials.NAMES:
+        table.add_row(each, Text(dials.shown(dials.value_of(chat.emulator.settings, each))))
+    chat.screen.show(table)
+
+
+# --- the conversation -------------------------------------------------------------------------------------------------
+
+
+def regen(chat: Chat, argument: str) -> None:
+    at = _last_question(chat)
+    if (
+        chat.emulator.settings.seed is not None
+        and chat.last is not None
+        and chat.last.settings == chat.emulator.settings
+    ):
+        chat.screen.note(f"the seed is fixed at {chat.emulator.settings.seed}, so the answer is the same: /seed off")
+    chat.answer(chat.messages[: at + 1], chat.messages)
+
+
+def retry(chat: Chat, argument: str) -> None:
+    if not argument:
+        raise EftError("/retry takes the message's new text.", "/regen answers the same one again.")
+    chat.answer([*chat.messages[: _last_question(chat)], Message("user", argument)], chat.messages)
+
+
+def continue_(chat: Chat, argument: str) -> None:
+    if chat.answered() is None:
+        raise EftError("There is no answer to continue.")
+    chat.go_on()
+
+
+def undo(chat: Chat, argument: str) -> None:
+    at = _last_question(chat)
+    chat.draft = chat.messages[at].content
+    chat.change(chat.messages[:at])
+    chat.screen.note("the last turn is undone")
+
+
+def _last_question(chat: Chat) -> int:
+    at = chat.question()
+    if at is None:
+        raise EftError("The conversation is empty.", "Ask something first.")
+    return at
+
+
+def drop(chat: Chat, argument: str) -> None:
+    if argument and not argument.isdecimal():
+        raise EftError(f"/drop takes a number of turns, not {argument!r}.")
+    asked = int(argument or 1)
+    dropped = chat.drop_oldest(asked)
+    chat.screen.note(
+        f"{dropped} of the oldest turns dropped" if dropped else "only the last turn is left; /undo or /reset"
+    )
+
+
+def system(chat: Chat, argument: str) -> None:
+    if argument:
+        chat.system = None if argument.lower() == "off" else argument
+    chat.screen.note(f"system: {clean(chat.system)}" if chat.system else "there is no system text")
+
+
+def reset(chat: Chat, argument: str) -> None:
+    chat.change([m for m in chat.messages if m.role == "system"])
+    chat.screen.note("a new conversation" + ("; the system text stays" if chat.system else ""))
+
+
+def context(chat: Chat, argument: str) -> None:
+    if argument:
+        if argument not in ("rolling", "ask"):
+            raise EftError(f"/context takes rolling or ask, not {argument!r}.")
+        chat.rolling = argument == "rolling"
+    used, of = chat.count(), chat.emulator.context
+    share = "?" if used is None else f"{used} of {of} tokens ({used / of:.0%})"
+    turns = sum(m.role == "user" for m in chat.messages)
+    end = "the oldest turns are dropped" if chat.rolling else "you are asked"
+    chat.screen.note(f"context: {share} in {turns} turns; at its end {end}")
+
+
+def stats(chat: Chat, argument: str) -> None:
+    emulator = chat.emulator
+    rows = {"emulator": emulator.name, "loaded in": f"{emulator.load_s:.1f} s"}
+    if chat.last is not None:
+        reply = chat.last.reply
+        rows |= {
+            "last answer": f"{len(reply.tokens)} tokens, ended by {reply.finish_reason}, seed {reply.seed}",
+            "first token after": f"{reply.ttft_s:.2f} s" if reply.ttft_s is not None else "-",
+            "speed": f"{reply.tokens_per_s:.1f} tokens/s" if reply.tokens_per_s else "-",
+            "prompt": ", ".join(f"{role} {n}" for role, n in reply.prompt_tokens.items()),
+        }
+    rows["this run"] = f"{chat.answers} answers, {chat.tokens} tokens"
+    rows["decoded"] = (
+        ", ".join(f"{role} {n}" for role, n in emulator.fed_tokens.items()) + " (what the caches saved is not)"
+    )
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    chat.screen.show(table)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def save(chat: Chat, argument: str) -> None:
+    name = argument or chat.session_name
+    if not name:
+        raise EftError("/save takes a name.")
+    chat.screen.note(f"saved: {session.save(name, chat.saved())}")
+
+
+def load(chat: Chat, argument: str) -> None:
+    if not argument:
+        raise EftError("/load takes the name of a session.", f"Saved are: {', '.join(session.names()) or 'none'}.")
+    saved = session.load(argument)
+    if saved.emulator != chat.emulator.name:
+        _switch(chat, saved.emulator)
+    chat.resume(saved)
+    chat.screen.note(f"{argument}: {len(chat.turns)} messages, of {saved.emulator}")
+    chat.screen.recall(chat.turns[-2:])
+
+
+def sessions(chat: Chat, argument: str) -> None:
+    names = session.names()
+    chat.screen.show("\n".join(names) if names else f"none is saved yet in {session.data_folder() / 'sessions'}")
+
+
+def export(chat: Chat, argument: str) -> None:
+    path = Path(argument).expanduser()
+    if path.suffix == ".json":
+        text = session.as_json(chat.saved())
+    elif path.suffix == ".md":
+        text = "\n\n".join(f"## {m.role.capitalize()}\n\n{m.content}" for m in chat.messages) + "\n"
+    else:
+        raise EftError("/export takes a file that ends in .md or .json.")
+    session.write_whole(path, text)
+    chat.screen.note(f"written: {path}")
+
+
+def copy(chat: Chat, argument: str) -> None:
+    at = chat.answered()
+    if at is None:
+        raise EftError("There is no answer to copy.")
+    text = chat.messages[at].content
+    if argument == "code":
+        blocks = re.findall(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n(.*?)^ {0,3}\1", text, re.DOTALL | re.MULTILINE)
+        if not blocks:
+            raise EftError("The last answer has no code block.")
+        text = blocks[-1][1]
+    elif argument:
+        raise EftError(f"/copy takes nothing or code, not {argument!r}.")
+    chat.screen.note(f"{len(text)} characters copied by {clipboard.copy(text)}")
+
+
+def edit(chat: Chat, argument: str) -> None:
+    text = edited(argument).rstrip("\n")
+    if not text.strip():
+        chat.screen.note("nothing was written")
+    elif chat.can_draft:
+        chat.draft = text
+    else:
+        chat.ask(text)
+
+
+# --- the emulator -----------------------------------------------------------------------------------------------------
+
+
+def emulator(chat: Chat, argument: str) -> None:
+    if argument:
+        _switch(chat, argument)
+        chat.screen.note(f"{argument}: loaded in {chat.emulator.load_s:.1f} s, with its own dials")
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, description in chat.loader.names().items():
+        table.add_row("*" if name == chat.emulator.name else "", name, Text(description, style="dim"))
+    chat.screen.show(table)
+
+
+def _switch(chat: Chat, name: str) -> None:
+    """Another emulator, or the one there was when it cannot be loaded."""
+    before = chat.emulator.name
+    settings = chat.emulator.settings
+    chat.loader.switch(name)
+    try:
+        _ = chat.emulator
+    except (EftError, KeyboardInterrupt):
+        chat.loader.wait()
+        chat.loader.switch(before)
+        chat.emulator.settings = settings
+        raise
+    if name != before:
+        chat.forget_tokens()

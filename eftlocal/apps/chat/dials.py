@@ -1,0 +1,83 @@
+"""The dials by name: a text that was typed -> the value that `Settings.turned` takes, by the dial's declared type."""
+
+import types
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from eftlocal.emulation.settings import Dials, Settings
+from eftlocal.errors import SettingError
+
+__all__ = ["NAMES", "known", "parse", "shown", "value_of"]
+
+_HINTS = get_type_hints(Dials)
+NAMES = tuple(_HINTS)
+_OFF = ("off", "none", "null")
+
+
+def known(name: str) -> None:
+    """Raises SettingError for what is no dial, with the nearest name."""
+    if name not in _HINTS:
+        near = get_close_matches(name, NAMES, 1)
+        raise SettingError(
+            f"There is no setting named {name!r}.", f"Is it {near[0]!r}?" if near else "/set lists them."
+        )
+
+
+def parse(name: str, text: str) -> Any:
+    """The value of the dial `name` that `text` stands for. Raises SettingError."""
+    known(name)
+    text = text.strip()
+    try:
+        return _value(_HINTS[name], text)
+    except ValueError:
+        raise SettingError(f"{name} cannot be {text!r}; it is {_form(_HINTS[name])}.") from None
+
+
+def value_of(settings: Settings, name: str) -> Any:
+    """What the dial `name` stands at."""
+    return getattr(settings, name) if hasattr(settings, name) else getattr(settings.sampling, name)
+
+
+def shown(value: Any) -> str:
+    """A dial's value as one would type it."""
+    if value is None:
+        return "off"
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={shown(each)}" for key, each in value.items()) or "-"
+    if isinstance(value, tuple | list):
+        return " ".join(repr(each) for each in value) or "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _value(hint: Any, text: str) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        if text.lower() in _OFF:
+            return None
+        return _value(next(each for each in get_args(hint) if each is not type(None)), text)
+    if get_origin(hint) is Mapping:
+        key, value = get_args(hint)
+        return {_value(key, k): _value(value, v) for k, v in _pairs(text)}
+    if get_origin(hint) is Sequence:
+        return [] if text.lower() in (*_OFF, "-", "") else [text.replace("\\n", "\n")]
+    if not text:
+        raise ValueError("empty")
+    return hint(text)
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """`A=1 B=0.5`, with commas or without; "-" is none."""
+    if text.lower() in (*_OFF, "-"):
+        return []
+    parts = text.replace(",", " ").split()
+    if not parts or not all("=" in part[1:] for part in parts):
+        raise ValueError("no NAME=VALUE")
+    return [(key, value) for key, _, value in (part.rpartition("=") for part in parts)]
+
+
+def _form(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        return f"{_form(get_args(hint)[0])}, or off"
+    if get_origin(hint) is Mapping:
+        return "NAME=VALUE, several with spaces, or off"
+    return {float: "a number", int: "a whole number", str: "a name"}.get(hint, "a text, or off")

@@ -1,0 +1,199 @@
+"""The input line: prompt_toolkit with our keys, completion from the command table, and the status line."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output.defaults import create_output
+from prompt_toolkit.styles import Style
+
+from eftlocal.apps.chat.commands import TABLE
+from eftlocal.apps.chat.state import FULL, Chat
+from eftlocal.errors import EftError
+
+__all__ = ["Line", "PlainLine"]
+
+BLOCK = '"""'
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "full": "fg:ansiyellow", "prompt": "bold"})
+
+
+class PlainLine:
+    """Lines from a pipe or a terminal that cannot do more; the prompt goes to stderr."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+        self._interactive = sys.stdin.isatty()
+
+    def read(self) -> str | None:
+        """The next message, or None at the end. Ctrl-C begins a new line; twice after an answer raises."""
+        interrupts = self._chat.interrupts
+        while True:
+            try:
+                with interrupts.raising():
+                    return self._read()
+            except KeyboardInterrupt:
+                if interrupts.leaving:
+                    raise
+                print(file=sys.stderr)
+            except UnicodeDecodeError as error:
+                raise EftError(f"Standard input is not UTF-8 text (byte {error.start}).") from None
+
+    def _read(self) -> str | None:
+        text = self._readline("> ")
+        if text is None or not self._interactive or not text.startswith(BLOCK):
+            return text
+        while not _is_whole(text):
+            if (more := self._readline("... ")) is None:
+                break
+            text += f"\n{more}"
+        return text
+
+    def _readline(self, prompt: str) -> str | None:
+        if self._interactive:
+            sys.stderr.write(prompt)
+            sys.stderr.flush()
+        line = sys.stdin.readline()
+        return line.removesuffix("\n") if line else None
+
+
+class Line:
+    """The editor of messages: history, completion, several lines, a status line below."""
+
+    def __init__(self, chat: Chat, history: Path | None) -> None:
+        self._chat = chat
+        self._session: PromptSession[str] = PromptSession(
+            message=[("class:prompt", ">>> ")],
+            prompt_continuation=lambda width, number, wrapped: "... " if not wrapped else "    ",
+            history=_history(history),
+            completer=_Commands(chat),
+            complete_while_typing=True,
+            multiline=True,
+            key_bindings=self._keys(),
+            bottom_toolbar=self._status,
+            style=STYLE,
+            output=None if sys.stdout.isatty() else create_output(sys.stderr),
+            enable_open_in_editor=True,
+            reserve_space_for_menu=6,
+            refresh_interval=0.0,
+        )
+
+    def read(self) -> str | None:
+        """The next message, or None for Ctrl-D. Raises KeyboardInterrupt for Ctrl-C twice, and what loading raised."""
+        loader = self._chat.loader
+        self._chat.count()  # what the status line shows
+        self._session.refresh_interval = 0.1 if loader.loading else 0.0
+        draft, self._chat.draft = self._chat.draft, ""
+        try:
+            return self._session.prompt(default=draft)
+        except EOFError:
+            return None
+
+    def _keys(self) -> KeyBindings:
+        keys = KeyBindings()
+
+        @keys.add("enter")
+        def _(event: KeyPressEvent) -> None:
+            buffer = event.current_buffer
+            if _is_whole(buffer.text):
+                buffer.validate_and_handle()
+            else:
+                buffer.newline()
+
+        @keys.add("escape", "enter")
+        def _(event: KeyPressEvent) -> None:
+            event.current_buffer.newline()
+
+        @keys.add("c-c")
+        @keys.add("<sigint>")
+        def _(event: KeyPressEvent) -> None:
+            if self._chat.interrupts.again():
+                self._chat.interrupts.leaving = True
+                event.app.exit(exception=KeyboardInterrupt())
+            else:
+                event.current_buffer.reset()
+
+        return keys
+
+    def _status(self) -> FormattedText:
+        """The line below: what loads, or emulator, beta, context and speed."""
+        chat, loader = self._chat, self._chat.loader
+        if loader.error is not None:
+            get_app().exit(exception=loader.error)
+            return FormattedText()
+        if loader.loading:
+            turn = SPINNER[int(loader.seconds * 10) % len(SPINNER)]
+            return FormattedText([("", f"{turn} loading {loader.what} · {loader.seconds:.0f} s")])
+        self._session.refresh_interval = 0.0
+        emulator = chat.emulator
+        parts = [emulator.name, f"beta {emulator.settings.beta:g}"]
+        if emulator.settings.alone is not None:
+            parts.append(f"{emulator.settings.alone} alone")
+        if chat.session_name:
+            parts.append(f"session {chat.session_name}")
+        used = chat.used
+        full = used is not None and used >= FULL * emulator.context
+        context = f"context {'?' if used is None else used}/{emulator.context}"
+        speed = chat.last.reply.tokens_per_s if chat.last is not None else None
+        return FormattedText(
+            [
+                ("", " · ".join(parts) + " · "),
+                ("class:full" if full else "", context),
+                ("", f" · {speed:.1f} tokens/s" if speed else ""),
+            ]
+        )
+
+
+def _is_whole(text: str) -> bool:
+    """Whether Enter sends it: an opened block of three quotes must have been closed."""
+    text = text.strip()
+    return not text.startswith(BLOCK) or (len(text) >= 2 * len(BLOCK) and text.endswith(BLOCK))
+
+
+def _history(path: Path | None) -> History:
+    if path is None:
+        return InMemoryHistory()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600, exist_ok=True)
+        with path.open("ab"):
+            return FileHistory(path)
+    except OSError:
+        return InMemoryHistory()
+
+
+class _Commands(Completer):
+    """Names of commands, then what the table says that they take."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        text = document.text_before_cursor
+        if not text.startswith("/") or "\n" in text:
+            return
+        name, space, argument = text[1:].partition(" ")
+        if not space:
+            for command in TABLE:
+                if command.name.startswith(name):
+                    shown = f"/{command.name} {command.arguments}".rstrip()
+                    yield Completion(command.name, -len(name), display=shown, display_meta=command.help)
+            return
+        found = next((c for c in TABLE if name in (c.name, *c.aliases)), None)
+        if found is None or found.choices is None:
+            return
+        word = argument.rpartition(" ")[2]
+        try:
+            choices = list(found.choices(self._chat))
+        except EftError:
+            return
+        for choice in choices:
+            if choice.startswith(word) and choice != word:
+                yield Completion(choice, -len(word))

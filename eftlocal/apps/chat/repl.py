@@ -1,0 +1,121 @@
+"""The loop: read a message or a command, do it, until the user leaves."""
+
+import os
+import sys
+from pathlib import Path
+
+from eftlocal.apps.chat import session
+from eftlocal.apps.chat.commands import Leave, run
+from eftlocal.apps.chat.interrupt import Interrupts
+from eftlocal.apps.chat.line import BLOCK, Line, PlainLine
+from eftlocal.apps.chat.loading import Load, Loader
+from eftlocal.apps.chat.screen import Screen
+from eftlocal.apps.chat.state import Chat
+from eftlocal.apps.common import INTERRUPTED
+from eftlocal.emulation.settings import Dials
+from eftlocal.errors import EftError
+
+__all__ = ["chat"]
+
+RESCUE = "last"  # the session that holds what was not saved when the chat was left in a hurry
+
+
+def chat(
+    load: Load,
+    emulator: str | None = None,
+    *,
+    models: Path | None = None,
+    system: str | None = None,
+    session_name: str | None = None,
+    history: bool = True,
+    plain: bool = False,
+    rolling: bool = False,
+    dials: Dials | None = None,
+) -> int:
+    """Chat until the user leaves; returns the exit code.
+
+    load: makes an emulator by its name (None: the default). session_name: saved always, and gone on with when it is
+    there. history: keep what is typed. rolling: drop the oldest turns at the context's end.
+    Raises EftError when the emulator cannot be loaded or the session is damaged.
+    """
+    saved = None
+    if session_name is not None and session.session_path(session_name).exists():
+        saved = session.load(session_name)
+    loader = Loader(load, emulator or (saved.emulator if saved else None), models)
+    screen = Screen(plain=plain)
+    with Interrupts() as interrupts:
+        state = Chat(loader, screen, interrupts, system=system, session_name=session_name, rolling=rolling, dials=dials)
+        if warning := loader.too_large():
+            screen.note(warning)
+        loader.start()
+        if saved is not None:
+            state.resume(saved)
+            if system is not None:
+                state.system = system
+            screen.note(f"session {session_name}: {len(state.turns)} messages")
+        try:
+            code = _loop(state, history)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except BaseException:
+            _rescue(state, history)
+            raise
+        if code:
+            _rescue(state, history)
+    if loader.loading:  # llama.cpp is inside of a load that cannot be called off
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    loader.close()
+    return code
+
+
+def _loop(state: Chat, history: bool) -> int:
+    line: Line | PlainLine
+    if sys.stdin.isatty() and not dumb() and (sys.stdout.isatty() or sys.stderr.isatty()):
+        line = Line(state, session.data_folder() / "history" if history else None)
+        state.can_draft = True
+    else:
+        _ = state.emulator
+        line = PlainLine(state)
+    while (text := line.read()) is not None:
+        text = _unquoted(text)
+        if not text.strip():
+            continue
+        state.say_remarks()
+        try:
+            run(state, text)
+        except Leave:
+            return 0
+        except EftError as error:
+            if state.loader.error is not None:
+                raise
+            state.screen.error(error)
+        except KeyboardInterrupt:
+            if state.interrupts.leaving:
+                raise
+            state.draft = text
+    return 0
+
+
+def dumb() -> bool:
+    """Whether the terminal cannot move its cursor."""
+    return os.environ.get("TERM", "") in ("", "dumb", "unknown")
+
+
+def _unquoted(text: str) -> str:
+    stripped = text.strip()
+    if stripped.startswith(BLOCK):
+        return stripped.removeprefix(BLOCK).removesuffix(BLOCK).strip("\n")
+    return text
+
+
+def _rescue(state: Chat, history: bool) -> None:
+    """Nothing is lost by leaving in a hurry: an unsaved conversation is saved as `last`."""
+    if state.session_name is not None or not state.can_draft or not state.turns or not history or state.loader.loading:
+        return
+    try:
+        session.save(RESCUE, state.saved())
+        state.screen.note(f"saved: /load {RESCUE} goes on")
+    except EftError:
+        pass

@@ -1,0 +1,235 @@
+"""Where the chat writes: answers to stdout (as rows that are drawn live, or plain), everything else to stderr."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TextIO
+
+from rich.cells import cell_len
+from rich.console import COLOR_SYSTEMS, Console, RenderableType
+from rich.style import Style
+
+from eftlocal.apps.chat.markdown import MarkdownStream, PlainStream, Row, clean
+from eftlocal.runtime.views import Message
+
+try:
+    import termios
+except ImportError:  # Windows
+    termios = None  # type: ignore[assignment]
+
+__all__ = ["Answer", "Screen"]
+
+SHARE = 0.03  # of the time since the last drawing that drawing may cost: less than 5 % of decoding
+FRAME_S = 1 / 30
+RECALLED = 400  # characters of a message
+
+
+class Answer(Protocol):
+    """One answer on its way to the reader."""
+
+    def write(self, delta: str) -> None:
+        """More text."""
+
+    def end(self) -> None:
+        """That was all; what follows starts on a row of its own."""
+
+
+class Screen:
+    """The terminal, or the pipe. `plain`: no Markdown, no colours, no cursor movements."""
+
+    def __init__(self, *, plain: bool = False) -> None:
+        dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
+        self.plain = plain or dumb or bool(os.environ.get("NO_COLOR"))
+        self.on_terminal = sys.stdout.isatty() and not dumb
+        colours = {"no_color": True, "color_system": None} if self.plain else {}
+        self.notes = Console(stderr=True, highlight=False, soft_wrap=False, **colours)  # type: ignore[arg-type]
+        self._out = Console(file=sys.stdout, highlight=False, **colours)  # type: ignore[arg-type]
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal."""
+        return os.get_terminal_size(sys.stdout.fileno()).columns if self.on_terminal else self.notes.width
+
+    def note(self, text: str) -> None:
+        """A remark beside the conversation."""
+        self.notes.print(f"({text})", style="dim", markup=False)
+
+    def error(self, error: object) -> None:
+        """What went wrong, in one or two lines."""
+        self.notes.print(f"error: {error}", style=None if self.plain else "red", markup=False)
+
+    def recall(self, messages: Sequence[Message]) -> None:
+        """The end of a conversation that is gone on with."""
+        for message in messages:
+            text = clean(message.content)
+            shown = text if len(text) < RECALLED else f"{text[:RECALLED]} …"
+            self.notes.print(f"{'>>> ' if message.role == 'user' else ''}{shown}", style="dim", markup=False)
+
+    def show(self, *renderables: RenderableType) -> None:
+        """What a command found out."""
+        self.notes.print(*renderables, markup=False)
+
+    @contextmanager
+    def answer(self) -> Iterator[Answer]:
+        """An answer to write; it is ended in any case. On a terminal the keyboard is not echoed meanwhile."""
+        if not self.on_terminal:
+            answer: Answer = _Piped(sys.stdout)
+        else:
+            answer = _Shown(_Live(sys.stdout, self._out), self._stream())
+        with _silent_keyboard():
+            try:
+                yield answer
+            finally:
+                answer.end()
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """A sign of life while nothing can be shown yet."""
+        if not self.notes.is_terminal:
+            yield
+        elif self.plain:
+            self.note(text)
+            yield
+        else:
+            with _silent_keyboard(), self.notes.status(text, spinner="dots"):
+                yield
+
+    def _stream(self) -> PlainStream | MarkdownStream:
+        if self.plain:
+            return PlainStream()
+        return MarkdownStream(self._out, lambda: max(20, self.width - 1))
+
+
+class _Piped:
+    """Text as it comes, for a reader that is no terminal."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, delta: str) -> None:
+        self._out.write(delta)
+        self._out.flush()
+
+    def end(self) -> None:
+        self._out.write("\n")
+        self._out.flush()
+
+
+class _Shown:
+    """Text laid out into rows; drawn at most so often that drawing stays cheap beside decoding."""
+
+    def __init__(self, live: "_Live", stream: PlainStream | MarkdownStream) -> None:
+        self._live = live
+        self._stream = stream
+        self._pending = ""
+        self._next = 0.0  # when it may be drawn again
+        live.draw([], [(("…", Style(dim=True)),)])
+
+    def write(self, delta: str) -> None:
+        self._pending += delta
+        now = time.perf_counter()
+        if now >= self._next:
+            self._live.draw(*self._stream.push(self._pending))
+            self._pending = ""
+            done = time.perf_counter()
+            self._next = max(now + FRAME_S, done + (done - now) / SHARE)
+
+    def end(self) -> None:
+        finished, _ = self._stream.push(self._pending)
+        self._pending = ""
+        self._live.draw([*finished, *self._stream.finish()], [])
+
+
+class _Live:
+    """Rows at the end of the terminal's text: finished ones are written once, open ones over and over.
+
+    Only what changed is written. Where new rows go on from what stands there, nothing is erased at all, so that a
+    terminal which was resized meanwhile has nothing to get wrong.
+    """
+
+    def __init__(self, out: TextIO, console: Console) -> None:
+        self._out = out
+        self._console = console
+        self._drawn: list[Row] = []  # open rows on the screen; the cursor stands at the end of the last
+
+    def draw(self, finished: Sequence[Row], live: Sequence[Row]) -> None:
+        """`finished` for good, then as many of the last `live` rows as fit on the screen."""
+        columns, lines = os.get_terminal_size(self._out.fileno())
+        shown: list[Row] = []
+        room = lines - 1
+        for row in reversed(live):
+            room -= _height(row, columns)
+            if room < 0 and shown:
+                break
+            shown.insert(0, row)
+        rows = [*finished, *shown]
+        same = next((i for i, (a, b) in enumerate(zip(self._drawn, rows, strict=False)) if a != b), None)
+        if same is None:
+            same = min(len(self._drawn), len(rows))
+        parts: list[str] = []
+        last = len(self._drawn) - 1
+        fresh = not self._drawn  # the cursor stands at the beginning of an empty row
+        if self._drawn and same >= last and len(rows) > last and (more := _continuation(self._drawn[last], rows[last])):
+            parts.append(self._ansi(more[0]))
+            same = last + 1
+        elif same <= last:
+            same = max(0, min(same, len(rows) - 1))
+            up = sum(_height(row, columns) for row in self._drawn[same:]) - 1
+            parts.append("\r" + (f"\x1b[{up}A" if up else "") + "\x1b[J")
+            fresh = True
+        for row in rows[same:]:
+            parts.append(self._ansi(row) if fresh else "\r\n" + self._ansi(row))
+            fresh = False
+        if rows and not shown:
+            parts.append("\r\n")
+        self._drawn = shown
+        if text := "".join(parts):
+            self._out.write(text)
+            self._out.flush()
+
+    def _ansi(self, row: Row) -> str:
+        system = COLOR_SYSTEMS.get(self._console.color_system or "")
+        return "".join(style.render(text, color_system=system) if style else text for text, style in row)
+
+
+def _height(row: Row, columns: int) -> int:
+    """Rows of the screen that it takes, if the terminal wraps it."""
+    return max(1, -(-sum(cell_len(text) for text, _ in row) // columns))
+
+
+def _continuation(old: Row, new: Row) -> tuple[Row] | None:
+    """What is to be written after `old` to have `new`, in a tuple; None where `new` does not go on from `old`."""
+    rest = list(new)
+    for text, style in old:
+        while text:
+            if not rest or rest[0][1] != style:
+                return None
+            head = rest[0][0]
+            n = min(len(head), len(text))
+            if head[:n] != text[:n]:
+                return None
+            text = text[n:]
+            rest[0] = (head[n:], style)
+            if not rest[0][0]:
+                rest.pop(0)
+    return (tuple(rest),)
+
+
+@contextmanager
+def _silent_keyboard() -> Iterator[None]:
+    """Typing ahead is not echoed into the answer, and is there at the next prompt; Ctrl-C still works."""
+    if termios is None or not sys.stdin.isatty():  # no terminal, or another system: the answer comes all the same
+        yield
+        return
+    keyboard = sys.stdin.fileno()
+    before = termios.tcgetattr(keyboard)
+    silent = list(before)
+    silent[0] &= ~termios.ICRNL
+    silent[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(keyboard, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSANOW, before)

@@ -1,0 +1,156 @@
+"""Saved conversations: readable JSON in the user's data folder, written whole or not at all, read strictly."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from eftlocal.emulation.settings import Dials, Settings
+from eftlocal.errors import EftError
+from eftlocal.runtime.views import Message
+
+__all__ = ["Saved", "data_folder", "dials", "load", "names", "save", "session_path", "write_whole"]
+
+FORMAT = "eftlocal-session-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """One conversation, the emulator that held it, and the settings it stood at."""
+
+    emulator: str
+    settings: Settings
+    messages: tuple[Message, ...]
+
+
+def data_folder() -> Path:
+    """The user's data folder of eftlocal (XDG_DATA_HOME on Linux)."""
+    return platformdirs.user_data_path("eftlocal")
+
+
+def session_path(name: str) -> Path:
+    """The file of the session `name`. Raises EftError for a name that could lead elsewhere."""
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise EftError(f"{name!r} is no name for a session.", "Letters, digits, '_', '-' and '.' make one.")
+    return data_folder() / "sessions" / f"{name}.json"
+
+
+def names() -> list[str]:
+    """The saved sessions, the latest first."""
+    found = (data_folder() / "sessions").glob("*.json")
+    return [path.stem for path in sorted(found, key=lambda path: -path.stat().st_mtime)]
+
+
+def dials(settings: Settings) -> Dials:
+    """Settings as the keyword arguments that make them."""
+    flat: Any = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "sampling"}
+    flat |= asdict(settings.sampling)
+    found: Dials = flat
+    return found
+
+
+def save(name: str, saved: Saved) -> Path:
+    """Write the session; the file there was is replaced only by a whole one."""
+    path = session_path(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EftError(f"{path.parent} cannot be made: {error.strerror}.") from error
+    write_whole(path, as_json(saved))
+    return path
+
+
+def as_json(saved: Saved) -> str:
+    """The session as a JSON text in which a message's token ids stand on one line."""
+    document = {
+        "format": FORMAT,
+        "saved": datetime.now(UTC).isoformat(timespec="seconds"),
+        "emulator": saved.emulator,
+        "settings": dials(saved.settings),
+        "messages": [
+            {"role": m.role, "content": m.content, **({"tokens": list(m.tokens)} if m.tokens else {})}
+            for m in saved.messages
+        ],
+    }
+    text = json.dumps(document, ensure_ascii=False, indent=2)
+    # Only structure holds real line breaks: those inside of strings are escaped.
+    return re.sub(r"\[\n[\d,\s]+\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file beside its place and move it there, so that a crash leaves the old one. Raises EftError."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="surrogatepass", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise EftError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def load(name: str) -> Saved:
+    """The session `name`, as it was saved. Raises EftError; a damaged file is named and left alone."""
+    path = session_path(name)
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogatepass")
+    except FileNotFoundError:
+        known = ", ".join(names()[:8])
+        hint = f"Saved are: {known}." if known else "None is saved yet: /save NAME."
+        raise EftError(f"No session is named {name!r}.", hint) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise EftError(f"{path} cannot be read: {error}.") from error
+    try:
+        return _parsed(json.loads(text))
+    except (ValueError, TypeError, KeyError, RecursionError, EftError) as error:
+        what = error.message if isinstance(error, EftError) else str(error) or type(error).__name__
+        raise EftError(
+            f"{path} is no whole session: {what}", "It is left as it is; take another name, or put it right."
+        ) from error
+
+
+def _parsed(document: object) -> Saved:
+    top = _table(document, "the file")
+    if top.get("format") != FORMAT:
+        raise ValueError(f'"format" is {top.get("format")!r}, not {FORMAT!r}')
+    emulator = top.get("emulator")
+    if not isinstance(emulator, str):
+        raise TypeError('"emulator" is no text')
+    settings = dict(_table(top.get("settings"), '"settings"'))
+    bias = _table(settings.pop("logit_bias", {}), '"logit_bias"')
+    messages = top.get("messages")
+    if not isinstance(messages, list):
+        raise TypeError('"messages" is no list')
+    turned = Settings().turned(**settings, logit_bias={int(token): float(value) for token, value in bias.items()})
+    return Saved(
+        emulator=emulator, settings=turned, messages=tuple(_message(i, m) for i, m in enumerate(messages, start=1))
+    )
+
+
+def _message(number: int, value: object) -> Message:
+    table = _table(value, f"message {number}")
+    role, content, tokens = table.get("role"), table.get("content"), table.get("tokens", [])
+    if not (isinstance(role, str) and isinstance(content, str)):
+        raise TypeError(f"message {number} lacks its role or its content")
+    if not isinstance(tokens, Sequence) or not all(type(token) is int and 0 <= token < 2**31 for token in tokens):
+        raise TypeError(f"message {number} has tokens that are no ids")
+    return Message(role, content, tuple(tokens))
+
+
+def _table(value: object, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{what} is no table")
+    return value

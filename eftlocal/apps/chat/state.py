@@ -1,0 +1,299 @@
+"""The chat itself: a conversation, an emulator, and what asking does to them. No input, no layout."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eftlocal.apps.chat import session
+from eftlocal.apps.chat.interrupt import Interrupts
+from eftlocal.apps.chat.loading import Loader
+from eftlocal.apps.chat.screen import Screen
+from eftlocal.emulation.emulator import Emulator
+from eftlocal.emulation.generation import Reply
+from eftlocal.emulation.settings import Dials, Settings
+from eftlocal.errors import ContextError, EftError, SettingError
+from eftlocal.runtime.views import Message
+
+__all__ = ["Answered", "Chat"]
+
+FULL = 0.8  # of the context, from which on the user is warned
+ROOM = 4  # rolling keeps free what an answer may take, at most a quarter of the context
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The last answer: how it came, and the settings that it came under. `whole`: its tokens cover all of its text."""
+
+    reply: Reply
+    settings: Settings
+    whole: bool
+
+
+class Chat:
+    """One conversation. Its messages end with an answer, except while one is on its way or was never finished."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        screen: Screen,
+        interrupts: Interrupts,
+        *,
+        system: str | None = None,
+        session_name: str | None = None,
+        rolling: bool = False,
+        dials: Dials | None = None,
+    ) -> None:
+        self.loader = loader
+        self.screen = screen
+        self.interrupts = interrupts
+        self.messages: list[Message] = [Message("system", system)] if system is not None else []
+        self.session_name = session_name
+        self.rolling = rolling
+        self.last: Answered | None = None
+        self.used: int | None = 0  # tokens of the context; None: not counted yet
+        self.answers = self.tokens = 0  # of this run
+        self.draft = ""  # what the next prompt begins with
+        self.can_draft = False  # whether the prompt can begin with a text
+        self.explained: tuple[object, object] | None = None  # the last answer's score, with what it is the score of
+        self.remarks: list[str] = []  # to be said when something can be said
+        self._dials: Dials = dials or {}  # given for this run: they go before those of a session
+        self._waiting: session.Saved | None = None  # a session whose emulator is still loading
+        self._saved: tuple[object, ...] | None = None
+
+    # --- the emulator -------------------------------------------------------------------------------------------------
+
+    @property
+    def emulator(self) -> Emulator:
+        """The emulator; while it loads, this waits. Raises EftError when it cannot be loaded."""
+        if self.loader.loading:
+            with self.interrupts.raising(), self.screen.waiting(f"loading {self.loader.what}"):
+                self.loader.wait()
+        emulator = self.loader.emulator
+        if self._waiting is not None:
+            saved, self._waiting = self._waiting, None
+            self._apply(emulator, saved)
+        return emulator
+
+    def _apply(self, emulator: Emulator, saved: session.Saved) -> None:
+        """The dials of a session that is gone on with, under those that were given for this run."""
+        if saved.emulator != emulator.name:
+            self.messages = [Message(m.role, m.content) for m in self.messages]
+            self.remarks.append(f"the session was held with {saved.emulator}: its texts are read anew")
+        try:
+            settings = saved.settings.turned(**self._dials)
+            emulator.mix(settings)
+            emulator.settings = settings
+        except SettingError as error:
+            self.remarks.append(f"the session's dials do not fit {emulator.name}: {error.message}")
+
+    def turn(self, **dials: Any) -> None:
+        """Turn dials. Raises SettingError and leaves them, when the emulator cannot have them so."""
+        emulator = self.emulator
+        settings = emulator.settings.turned(**dials)
+        emulator.mix(settings)
+        emulator.settings = settings
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    @property
+    def system(self) -> str | None:
+        """The system text."""
+        return self.messages[0].content if self.messages and self.messages[0].role == "system" else None
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        rest = [m for m in self.messages if m.role != "system"]
+        self.change([*([Message("system", text)] if text else []), *rest])
+
+    @property
+    def turns(self) -> list[Message]:
+        """The messages without the system text."""
+        return [m for m in self.messages if m.role != "system"]
+
+    def question(self) -> int | None:
+        """Where the last question stands in the messages."""
+        return next((i for i in reversed(range(len(self.messages))) if self.messages[i].role == "user"), None)
+
+    def answered(self) -> int | None:
+        """Where the last answer stands, if the conversation ends with it."""
+        return len(self.messages) - 1 if self.messages and self.messages[-1].role == "assistant" else None
+
+    def change(self, messages: Sequence[Message]) -> None:
+        """Another conversation from here on."""
+        self.messages = list(messages)
+        self.last = None
+        self.used = None if self.turns else 0
+        self.save()
+
+    def ask(self, text: str) -> None:
+        """Answer a message of the user's; where that fails or gives nothing, the message is taken back."""
+        before = list(self.messages)
+        messages = [*before, Message("user", text)]
+        self.answer(messages, before)
+
+    def answer(self, messages: Sequence[Message], otherwise: Sequence[Message]) -> None:
+        """Answer the conversation `messages`; `otherwise` is what it is again when there is no answer."""
+        emulator = self.emulator
+        self.messages = list(messages)
+        self.save()
+        try:
+            self._make_room(emulator)
+            reply = self._stream(emulator)
+        except EftError as error:
+            self._take_back(otherwise)
+            raise self._with_ways_out(error) from error
+        if not reply.text:
+            self._take_back(otherwise)
+            why = "stopped before its first word" if reply.finish_reason == "cancelled" else "the answer is empty"
+            self.screen.note(f"{why}; the message is taken back")
+            return
+        self._tell(emulator, reply)
+
+    def _take_back(self, otherwise: Sequence[Message]) -> None:
+        dropped = self.messages[len(otherwise) :]
+        if len(dropped) == 1 and dropped[0].role == "user":
+            self.draft = dropped[0].content
+        self.messages = list(otherwise)
+        self.used = None if self.turns else 0
+        self.save()
+
+    def go_on(self) -> None:
+        """Continue the last answer. Without its tokens' text being whole, it is read anew from its text."""
+        *rest, last = self.messages
+        whole = self.last is not None and self.last.whole
+        self.answer([*rest, last if whole else Message("assistant", last.content)], self.messages)
+
+    def _stream(self, emulator: Emulator) -> Reply:
+        """One answer onto the screen and into the conversation, as far as it comes, whatever happens."""
+        opened = self.messages.pop() if self.messages[-1].role == "assistant" else None
+        before = list(self.messages)
+        stream = emulator.stream([*before, *([opened] if opened else [])], cancelled=self.interrupts.asked)
+        self.interrupts.answering(True)
+        try:
+            with self.screen.answer() as shown:
+                for delta in stream:
+                    shown.write(delta)
+        finally:
+            self.interrupts.answering(False)
+            self._keep(before, opened, stream.reply, emulator.settings)
+        return stream.reply
+
+    def _keep(self, before: Sequence[Message], opened: Message | None, reply: Reply, settings: Settings) -> None:
+        message, whole = reply.message, reply.kept == len(reply.tokens)
+        if opened is not None:
+            tokens = opened.tokens + message.tokens if opened.tokens else ()
+            message, whole = Message("assistant", opened.content + message.content, tokens), whole and bool(tokens)
+        self.messages = [*before, *([message] if message.content else [])]
+        self.last = Answered(reply, settings, whole)
+        self.used = max(reply.prompt_tokens.values(), default=0) + len(reply.tokens)
+        self.answers += 1
+        self.tokens += len(reply.tokens)
+        self.save()
+
+    # --- the context's end --------------------------------------------------------------------------------------------
+
+    def count(self) -> int | None:
+        """Tokens that the conversation takes, of the role that needs most; None where it cannot be counted."""
+        if self.used is None and not self.loader.loading and self.messages:
+            try:
+                lengths = self.emulator.stream(self.messages).reply.prompt_tokens
+                self.used = max(lengths.values(), default=0)
+            except ContextError:
+                self.used = self.emulator.context
+            except EftError:
+                return None
+        return self.used
+
+    def drop_oldest(self, turns: int = 1) -> int:
+        """Drop the oldest questions with their answers, but not the last question; how many were dropped."""
+        dropped = 0
+        while dropped < turns:
+            asked = [i for i, m in enumerate(self.messages) if m.role == "user"]
+            if len(asked) < 2:
+                break
+            del self.messages[asked[0] : asked[1]]
+            dropped += 1
+        self.used = None
+        self.save()
+        return dropped
+
+    def _make_room(self, emulator: Emulator) -> None:
+        """With a rolling context: drop the oldest turns until an answer fits, and say so."""
+        dropped = 0
+        room = min(emulator.settings.max_tokens, emulator.context // ROOM)
+        while self.rolling and not self._fits(emulator, room) and self.drop_oldest():
+            dropped += 1
+        if dropped:
+            self.screen.note(f"the context is full: the oldest {_turns(dropped)} dropped")
+
+    def _fits(self, emulator: Emulator, room: int) -> bool:
+        try:
+            lengths = emulator.stream(self.messages).reply.prompt_tokens
+        except ContextError:
+            return False
+        return max(lengths.values(), default=0) + room <= emulator.context
+
+    def _tell(self, emulator: Emulator, reply: Reply) -> None:
+        """What is to be said after an answer."""
+        if reply.finish_reason == "cancelled":
+            self.screen.note("stopped")
+        elif reply.finish_reason == "length":
+            self.screen.note(f"max_tokens reached ({emulator.settings.max_tokens}); /continue goes on")
+        if reply.finish_reason == "context":
+            dropped = self.drop_oldest(max(1, len(self.turns) // 4)) if self.rolling else 0
+            if dropped:
+                self.screen.note(f"the context is full: the oldest {_turns(dropped)} dropped, and the answer goes on")
+                self.go_on()
+            else:
+                self.screen.note(f"the context of {emulator.context} tokens is full: {WAYS_OUT}")
+        elif self.used is not None and self.used >= FULL * emulator.context:
+            share = self.used / emulator.context
+            self.screen.note(f"{share:.0%} of the context is used ({self.used} of {emulator.context} tokens)")
+
+    def _with_ways_out(self, error: EftError) -> EftError:
+        if isinstance(error, ContextError) and len(self.turns):
+            return ContextError(error.message, f"{WAYS_OUT[0].upper()}{WAYS_OUT[1:]}.")
+        return error
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def saved(self) -> session.Saved:
+        """The conversation as it is saved."""
+        emulator = self.emulator
+        return session.Saved(emulator=emulator.name, settings=emulator.settings, messages=tuple(self.messages))
+
+    def say_remarks(self) -> None:
+        """What there was to say when the screen was not free."""
+        while self.remarks:
+            self.screen.note(self.remarks.pop(0))
+
+    def save(self) -> None:
+        """Save under the session's name, if it has one and something has changed."""
+        if self.session_name is None or self.loader.loading or self.loader.error is not None:
+            return
+        saved = self.saved()
+        if self._saved != (now := (saved.emulator, saved.settings, saved.messages)):
+            session.save(self.session_name, saved)
+            self._saved = now
+
+    def resume(self, saved: session.Saved) -> None:
+        """Go on with a saved conversation, with the emulator that there is or that is loading."""
+        self.messages = list(saved.messages)
+        self.last, self.used = None, None if self.turns else 0
+        self._waiting = saved
+        if not self.loader.loading:
+            _ = self.emulator
+            self.save()
+
+    def forget_tokens(self) -> None:
+        """Another vocabulary: the answers' token ids mean nothing in it, their texts do."""
+        self.messages = [Message(m.role, m.content) for m in self.messages]
+        self.last, self.used = None, None if self.turns else 0
+        self.save()
+
+
+WAYS_OUT = "/drop lets the oldest turn go, /reset starts over, /context rolling drops the oldest by itself"
+
+
+def _turns(n: int) -> str:
+    return "turn was" if n == 1 else f"{n} turns were"

@@ -1,0 +1,175 @@
+"""A scripted emulator with the public face of the real one, and the chat run over it: `python -m tests.apps.fake`."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from eftlocal.apps.chat import chat
+from eftlocal.emulation.emulator import Emulator
+from eftlocal.emulation.generation import Reply
+from eftlocal.emulation.scoring import Score, ScoredToken
+from eftlocal.emulation.settings import Settings
+from eftlocal.errors import CatalogError, ContextError, EftError, SettingError
+from eftlocal.runtime.views import Message
+
+WORDS = re.compile(r"\s*\S+|\s+$")
+
+
+@dataclass
+class FakeStream:
+    """Deltas of one scripted answer, a word each, and the reply as far as it came."""
+
+    owner: FakeEmulator
+    words: list[str]
+    settings: Settings
+    prompt_tokens: int
+    cancelled: Callable[[], bool]
+    given: int = 0
+    reason: str = "cancelled"
+
+    def __iter__(self) -> Iterator[str]:
+        for word in self.words:
+            if self.cancelled():
+                return
+            if self.given >= self.settings.max_tokens or self.prompt_tokens + self.given >= self.owner.context:
+                self.reason = "length" if self.given >= self.settings.max_tokens else "context"
+                return
+            time.sleep(self.owner.delay)
+            self.given += 1
+            yield word
+        self.reason = "stop"
+
+    @property
+    def reply(self) -> Reply:
+        return Reply(
+            text="".join(self.words[: self.given]),
+            tokens=tuple(self.owner.ids(self.words[: self.given])),
+            finish_reason=cast(Any, self.reason),
+            stopped_by=None,
+            seed=self.settings.seed or 0,
+            beta=self.settings.beta,
+            prompt_tokens={"base": self.prompt_tokens},
+            ttft_s=0.01,
+            tokens_per_s=50.0,
+            kept=self.given,
+        )
+
+
+class FakeEmulator:
+    """Answers by the last message: `lines N`, `say TEXT`, `count` (of the message's lines), anything else as it is."""
+
+    def __init__(self, name: str | None = None, *, delay: float = 0.0, context: int = 8000) -> None:
+        if name not in (None, "fake", "other"):
+            raise CatalogError(f'no emulator is named "{name}"', "`eftlocal list` shows every name")
+        self.name = name or "fake"
+        self.settings = Settings(max_tokens=3000)
+        self.load_s = 0.1
+        self.context = context
+        self.delay = delay
+        self.betas: Mapping[str, float] = {"helpful": 1.0, "brief": 0.5}
+        self.roles = ("base", "helpful.tuned", "helpful.reference", "brief.tuned", "brief.reference")
+        self.fed_tokens: Mapping[str, int] = {"base": 7}
+        self.prompts: list[tuple[list[Message], Settings]] = []  # what it was asked
+        self.closed = False
+        self._ids: dict[str, int] = {}
+
+    def ids(self, words: Sequence[str]) -> list[int]:
+        return [self._ids.setdefault(word, len(self._ids)) for word in words]
+
+    def mix(self, settings: Settings) -> object:
+        for name in settings.mix:
+            if name not in self.betas:
+                raise SettingError(f"There is no reward named {name!r}.", f"Rewards: {', '.join(self.betas)}.")
+        return object()
+
+    def stream(
+        self, prompt: str | Sequence[Message], *, cancelled: Callable[[], bool] | None = None, **dials: Any
+    ) -> FakeStream:
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+        settings = self.settings.turned(**dials)
+        self.prompts.append((messages, settings))
+        length = sum(len(m.content.split()) + 1 for m in messages)
+        if length >= self.context:
+            raise ContextError(f"The prompt is {length} tokens long, and the context holds {self.context}.")
+        words = WORDS.findall(self._answer(messages, settings))
+        return FakeStream(self, words, settings, length, cancelled or (lambda: False))
+
+    def _answer(self, messages: Sequence[Message], settings: Settings) -> str:
+        if messages[-1].role == "assistant":
+            return " and so on"
+        text = messages[-1].content
+        if found := re.fullmatch(r"(lines|list|code|para) (\d+)", text):
+            body = {"lines": "m{0:04} of the lines", "list": "- m{0:04} **of** the list", "code": "m{0:04} = f(x)"}
+            form = body.get(found[1], "m{0:04} **word** 漢字")
+            lines = [form.format(i) for i in range(int(found[2]))]
+            joined = (" " if found[1] == "para" else "\n").join(lines)
+            return f"```python\n{joined}\n```" if found[1] == "code" else joined
+        if text.startswith("say "):
+            return text[4:]
+        if text == "empty":
+            return ""
+        if text.startswith("count"):
+            return f"{text.count(chr(10)) + 1} lines"
+        return f"beta {settings.beta:g} {settings.alone or 'emulated'}: {text}"
+
+    def generate(self, prompt: Any, *, cancelled: Callable[[], bool] | None = None, **dials: Any) -> Reply:
+        stream = self.stream(prompt, cancelled=cancelled, **dials)
+        for _ in stream:
+            pass
+        return stream.reply
+
+    def score(self, prompt: Any, completion: Sequence[int], *, top: int = 0, **dials: Any) -> Score:
+        texts = {i: word for word, i in self._ids.items()}
+
+        def scored(token: int, shift: float) -> ScoredToken:
+            rewards = {name: {"tuned": -1.0, "reference": -2.0} for name in self.betas}
+            return ScoredToken(id=token, text=texts.get(token, "?"), logprob=-1.0 + shift, base=-1.5, rewards=rewards)
+
+        tokens = tuple(scored(token, i * 0.1) for i, token in enumerate(completion))
+        return Score(tokens=tokens, logprob=-1.0, top=tuple((token, scored(999, 0.0)) for token in tokens))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def loads(name: str | None = None, **options: Any) -> Emulator:
+    """A fake, where the real one is expected."""
+    return cast(Emulator, FakeEmulator(name, **options))
+
+
+def main(arguments: list[str]) -> int:
+    """`KEY=VALUE ...`: delay, context, load (seconds), fail, and the chat's own options."""
+    given = SimpleNamespace(delay="0", context="8000", load="0", fail="", session="", plain="", rolling="", history="")
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        setattr(given, name, value)
+
+    def load(name: str | None) -> Emulator:
+        time.sleep(float(given.load))
+        if given.fail:
+            raise CatalogError(given.fail, "do something else")
+        return loads(name, delay=float(given.delay), context=int(given.context))
+
+    try:
+        return chat(
+            load,
+            models=Path(given.models) if "models" in given.__dict__ else None,
+            session_name=given.session or None,
+            plain=bool(given.plain),
+            rolling=bool(given.rolling),
+            history=given.history != "no",
+        )
+    except EftError as error:
+        print(f"eftlocal: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

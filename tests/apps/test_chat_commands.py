@@ -1,0 +1,396 @@
+"""The chat's commands, as a table of cases over the scripted emulator: what they do, and what they say."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from eftlocal.apps.chat import dials, session
+from eftlocal.apps.chat.commands import TABLE, Leave, find, run, split
+from eftlocal.apps.chat.interrupt import Interrupts
+from eftlocal.apps.chat.loading import Loader
+from eftlocal.apps.chat.screen import Screen
+from eftlocal.apps.chat.state import Chat
+from eftlocal.emulation.scoring import Score
+from eftlocal.emulation.settings import Dials, Settings
+from eftlocal.errors import EftError
+from eftlocal.runtime.views import Message
+from tests.apps.fake import FakeEmulator, loads
+
+MODELS = """
+[models.m]
+repo = "a/b"
+file = "m.gguf"
+[emulators.fake]
+base = "m"
+[emulators.other]
+description = "the other one"
+base = "m"
+"""
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+@pytest.fixture
+def chat(tmp_path: Path) -> Iterator[Chat]:
+    yield make(tmp_path)
+
+
+def make(folder: Path, *, context: int = 8000, **options: Any) -> Chat:
+    models = folder / "models.toml"
+    models.write_text(MODELS)
+    loader = Loader(lambda name: loads(name, context=context), None, models)
+    loader.start()
+    assert loader.wait(10)
+    return Chat(loader, Screen(), Interrupts(), **options)
+
+
+def fake(chat: Chat) -> FakeEmulator:
+    return cast(FakeEmulator, chat.emulator)
+
+
+def contents(chat: Chat) -> list[str]:
+    return [m.content for m in chat.messages]
+
+
+TURN = ["say a", "a"]
+CASES: list[tuple[list[str], str, list[str] | None]] = [
+    # what is typed, what is said (on stdout or stderr) in the end, the conversation then
+    (["/beta 0.5"], "beta is 0.5", []),
+    (["/beta"], "beta is 1", []),
+    (["/beta much"], "beta cannot be 'much'; it is a number", []),
+    (["/beta nan"], "beta is nan; it must be a finite number", []),
+    (["/beta 0.5", "x"], "beta 0.5 emulated: x", ["x", "beta 0.5 emulated: x"]),
+    (["/mix helpful=2 brief=0"], "mix is helpful=2 brief=0, times beta 1", []),
+    (["/mix helpful=2", "/mix off"], "mix is helpful=1 brief=0.5", []),
+    (["/mix polite=1"], "There is no reward named 'polite'", []),
+    (["/mix helpful"], "mix cannot be 'helpful'", []),
+    (["/temp 0"], "temperature is 0", []),
+    (["/temp -1"], "it must be 0 (greedy) or a number above it", []),
+    (["/top_p 0.5"], "top_p is 0.5", []),
+    (["/seed 7"], "seed is 7", []),
+    (["/seed 7", "/seed off"], "seed is off", []),
+    (["/seed 7.5"], "seed cannot be '7.5'; it is a whole number, or off", []),
+    (["/set max_tokens 2", "say a b c"], "max_tokens reached (2); /continue", ["say a b c", "a b"]),
+    (["/set top_k 5"], "top_k is 5", []),
+    (["/set stop \\n\\nUser:"], "stop is '\\n\\nUser:'", []),
+    (["/set logit_bias 5=-inf"], "logit_bias is 5=-inf", []),
+    (["/set temprature 1"], "Is it 'temperature'?", []),
+    (["/set temperature"], "temperature is 0.7", []),
+    (["/set"], "repeat_penalty", []),
+    (["say a", "/undo"], "the last turn is undone", []),
+    (["/undo"], "The conversation is empty", []),
+    (["say a", "/regen"], "a", TURN),
+    (["/seed 1", "say a", "/regen"], "the seed is fixed at 1", TURN),
+    (["/regen"], "The conversation is empty", []),
+    (["say a", "/retry say b"], "b", ["say b", "b"]),
+    (["say a", "/retry"], "/retry takes the message's new text", TURN),
+    (["say a", "/continue"], " and so on", ["say a", "a and so on"]),
+    (["/continue"], "There is no answer to continue", []),
+    (["/system Be kind."], "system: Be kind.", ["Be kind."]),
+    (["/system Be kind.", "/system off"], "there is no system text", []),
+    (["/system Be kind.", "say a", "/reset"], "the system text stays", ["Be kind."]),
+    (["say a", "/reset"], "a new conversation", []),
+    (["say a", "say b", "/drop"], "1 of the oldest turns dropped", ["say b", "b"]),
+    (["say a", "/drop"], "only the last turn is left", TURN),
+    (["say a", "/drop x"], "/drop takes a number", TURN),
+    (["say a", "/context"], "of 8000 tokens (0%) in 1 turns; at its end you are asked", TURN),
+    (["/context rolling"], "the oldest turns are dropped", []),
+    (["/context all"], "/context takes rolling or ask", []),
+    (["say a", "/stats"], "50.0 tokens/s", TURN),
+    (["/stats"], "loaded in", []),
+    (["say a", "/compare"], "brief.tuned alone 50.0 tokens/s; emulated, beta 1 50.0 tokens/s", TURN),
+    (["/compare hello"], "base alone", []),
+    (["/compare"], "There is no prompt yet", []),
+    (["what", "/sweep 0 2"], "beta 2 50.0 tokens/s", ["what", "beta 1 emulated: what"]),
+    (["what", "/sweep much"], "/sweep takes numbers", ["what", "beta 1 emulated: what"]),
+    (["say a b", "/why"], "2 tokens, moved by 0.55 nats", ["say a b", "a b"]),
+    (["say a b", "/why 2"], "token 2, after “a”", ["say a b", "a b"]),
+    (["say a b", "/why b"], "token 2, after “a”", ["say a b", "a b"]),
+    (["say a b", "/why 3"], "There is no token 3; the answer has 2", ["say a b", "a b"]),
+    (["say a b", "/why z"], "No token of the answer holds 'z'", ["say a b", "a b"]),
+    (["/why"], "There is no answer whose tokens are known", []),
+    (["/save"], "/save takes a name", []),
+    (["/save ../up"], "is no name for a session", []),
+    (["say a", "/save it", "/reset", "/load it"], "it: 2 messages, of fake", TURN),
+    (["/load it"], "No session is named 'it'", []),
+    (["/load"], "/load takes the name", []),
+    (["/sessions"], "none is saved yet", []),
+    (["/save one", "/sessions"], "one", []),
+    (["/export a.txt"], ".md or .json", []),
+    (["/export /no/such/place/a.md"], "cannot be written", []),
+    (["/copy"], "There is no answer to copy", []),
+    (["say a", "/copy code"], "no code block", TURN),
+    (["/emulator"], "the other one", []),
+    (["say a", "/emulator other"], "other: loaded in 0.1 s", TURN),
+    (["/emulator othr"], 'no emulator is named "othr"', []),
+    (["/help"], "/compare [PROMPT]", []),
+    (["/help beta"], "strength of all rewards", []),
+    (["/?"], "/compare [PROMPT]", []),
+    (["/hlep"], "Is it /help?", []),
+    (["//beta"], "beta 1 emulated: /beta", ["/beta", "beta 1 emulated: /beta"]),
+    (["/usr/bin is what?"], "emulated: /usr/bin", ["/usr/bin is what?", "beta 1 emulated: /usr/bin is what?"]),
+    (["empty"], "the answer is empty; the message is taken back", []),
+]
+
+
+@pytest.mark.parametrize(("lines", "said", "conversation"), CASES, ids=[" then ".join(c[0]) for c in CASES])
+def test_commands(
+    lines: list[str], said: str, conversation: list[str], chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for line in lines:
+        capsys.readouterr()
+        try:
+            run(chat, line)
+        except EftError as error:
+            chat.screen.error(error)
+    shown = capsys.readouterr()
+    assert said in shown.out + shown.err
+    assert contents(chat) == conversation
+
+
+def test_every_command_has_a_case_and_a_name_of_its_own() -> None:
+    names = [name for command in TABLE for name in (command.name, *command.aliases)]
+    assert len(names) == len(set(names))
+    tried = {
+        find(parts[0]).name for lines, _, _ in CASES for line in lines if (parts := split(line)) and parts[0] in names
+    }
+    assert {command.name for command in TABLE} - tried == {"bye", "edit"}  # they have tests of their own
+
+
+def test_bye_leaves(chat: Chat) -> None:
+    for name in ("bye", "exit", "quit"):
+        with pytest.raises(Leave):
+            run(chat, f"/{name}")
+
+
+def test_edit_takes_what_the_editor_wrote(chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text("#!/bin/sh\nprintf 'say written' > \"$1\"\n")
+    editor.chmod(0o755)
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", str(editor))
+    run(chat, "/edit")
+    assert contents(chat) == ["say written", "written"]
+    chat.can_draft = True
+    run(chat, "/edit")
+    assert chat.draft == "say written"
+    monkeypatch.setenv("EDITOR", str(tmp_path / "missing"))
+    with pytest.raises(EftError, match="cannot be run"):
+        run(chat, "/edit")
+
+
+def test_every_dial_can_be_set_by_its_name(chat: Chat) -> None:
+    values = {"mix": "helpful=0.5", "alone": "base", "stop": "END", "logit_bias": "3=-2"}
+    for name in Dials.__annotations__:
+        value = values.get(name, "1")
+        run(chat, f"/set {name} {value}")
+        assert dials.value_of(chat.emulator.settings, name) == (
+            ("END",) if name == "stop" else dials.parse(name, value)
+        )
+
+
+def test_export_writes_markdown_and_json(chat: Chat, tmp_path: Path) -> None:
+    run(chat, "say a")
+    run(chat, f"/export {tmp_path / 'a.md'}")
+    assert (tmp_path / "a.md").read_text() == "## User\n\nsay a\n\n## Assistant\n\na\n"
+    run(chat, f"/export {tmp_path / 'a.json'}")
+    assert json.loads((tmp_path / "a.json").read_text())["messages"][1]["content"] == "a"
+
+
+def test_copy_gives_the_answer_or_its_last_code_block(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "pbcopy"
+    program.write_text(f"#!/bin/sh\ncat > {tmp_path / 'clip'}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda name: str(program) if name == "pbcopy" else None)
+    run(chat, "say text\n```python\nx = 1\n```")
+    run(chat, "/copy")
+    assert (tmp_path / "clip").read_text().startswith("text")
+    run(chat, "/copy code")
+    assert (tmp_path / "clip").read_text() == "x = 1\n"
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def test_compare_asks_the_same_prompt_with_the_same_seed_and_leaves_the_conversation(chat: Chat) -> None:
+    run(chat, "/system Be kind.")
+    run(chat, "what")
+    fake(chat).prompts.clear()
+    run(chat, "/compare and now")
+    asked = fake(chat).prompts
+    assert [settings.alone for _, settings in asked] == ["base", "helpful.tuned", "brief.tuned", None]
+    assert len({settings.seed for _, settings in asked}) == 1 and asked[0][1].seed is not None
+    assert {tuple(m.content for m in messages) for messages, _ in asked} == {
+        ("Be kind.", "what", "beta 1 emulated: what", "and now")
+    }
+
+
+def test_why_asks_once_for_one_answer_and_under_the_dials_it_came_with(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, Any]] = []
+    score = FakeEmulator.score
+
+    def counted(*args: Any, **dials: Any) -> Score:
+        calls.append(dials)
+        return score(*args, **dials)
+
+    monkeypatch.setattr(FakeEmulator, "score", counted)
+    run(chat, "/beta 0.5")
+    run(chat, "say a b")
+    run(chat, "/beta 2")
+    run(chat, "/why")
+    run(chat, "/why 1")
+    assert [call["beta"] for call in calls] == [0.5]
+    run(chat, "say c")
+    run(chat, "/why")
+    assert [call["beta"] for call in calls] == [0.5, 2.0]
+
+
+# --- the context's end ------------------------------------------------------------------------------------------------
+
+
+def test_a_context_that_is_nearly_full_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chat = make(tmp_path, context=40)
+    run(chat, f"say {'word ' * 15}".strip())
+    assert "of the context is used" in capsys.readouterr().err
+
+
+def test_a_message_that_does_not_fit_is_taken_back_and_ways_out_are_offered(tmp_path: Path) -> None:
+    chat = make(tmp_path, context=40)
+    run(chat, "say a")
+    with pytest.raises(EftError, match="/drop lets the oldest turn go, /reset"):
+        run(chat, f"say {'word ' * 50}")
+    assert contents(chat) == ["say a", "a"]
+    assert chat.draft.startswith("say word")
+
+
+def test_an_answer_that_meets_the_end_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chat = make(tmp_path, context=40)
+    run(chat, f"say {'word ' * 30}".strip())
+    assert "the context of 40 tokens is full: /drop" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_rolling_context_drops_the_oldest_turns_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = make(tmp_path, context=40, rolling=True, system="Be kind.")
+    for word in ("one", "two", "three", "four", "five", "six", "seven"):
+        run(chat, f"say {word} {word}")
+    assert contents(chat)[0] == "Be kind."
+    assert contents(chat)[-1] == "seven seven"
+    assert "say one one" not in contents(chat)
+    assert "the oldest turn was dropped" in capsys.readouterr().err
+
+
+# --- switching and sessions -------------------------------------------------------------------------------------------
+
+
+def test_switching_keeps_the_texts_and_drops_the_ids_and_frees_the_models(chat: Chat) -> None:
+    run(chat, "say a")
+    before = fake(chat)
+    run(chat, "/emulator other")
+    assert before.closed and chat.emulator.name == "other"
+    assert contents(chat) == TURN and not chat.messages[1].tokens
+
+
+def test_a_loaded_session_is_what_was_saved_to_the_last_token_and_dial(chat: Chat, data: Path) -> None:
+    run(chat, "/set logit_bias 5=-inf")
+    run(chat, "/set stop END")
+    run(chat, "/mix helpful=0.1")
+    run(chat, "say äöü 漢字 🎉\n\x1b[31m red")
+    messages, settings = list(chat.messages), chat.emulator.settings
+    run(chat, "/save it")
+    run(chat, "/reset")
+    run(chat, "/set logit_bias off")
+    run(chat, "/load it")
+    assert chat.messages == messages and messages[1].tokens
+    assert chat.emulator.settings == settings
+    text = (data / "eftlocal/sessions/it.json").read_text()
+    assert '"tokens": [ 0, 1, 2, 3, 4 ]' in text  # readable: ids on one line
+
+
+def test_dials_given_for_this_run_go_before_those_of_the_session(tmp_path: Path) -> None:
+    chat = make(tmp_path, dials={"beta": 0.3})
+    saved = session.Saved(emulator="fake", settings=Settings(beta=2.0, seed=5), messages=())
+    chat.resume(saved)
+    assert (chat.emulator.settings.beta, chat.emulator.settings.seed) == (0.3, 5)
+
+
+def test_a_session_whose_dials_do_not_fit_goes_on_without_them_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = make(tmp_path)
+    settings = Settings(mix={"polite": 1.0})
+    chat.resume(session.Saved(emulator="another", settings=settings, messages=(Message("assistant", "a", (1, 2)),)))
+    chat.say_remarks()
+    said = capsys.readouterr().err
+    assert "held with another" in said and "There is no reward named 'polite'" in said
+    assert chat.messages == [Message("assistant", "a")] and not chat.emulator.settings.mix
+
+
+def test_models_larger_than_the_free_memory_are_said_before_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"x" * 5000)
+    models = tmp_path / "local.toml"
+    models.write_text('[models.m]\npath = "m.gguf"\n[emulators.fake]\nbase = "m"\n')
+    loader = Loader(loads, "fake", models)
+    assert loader.sizes() == {"m": 5000}
+    monkeypatch.setattr("eftlocal.apps.chat.loading.available_memory", lambda: 4000)
+    assert "of memory are free" in (loader.too_large() or "")
+    monkeypatch.setattr("eftlocal.apps.chat.loading.available_memory", lambda: 6000)
+    assert loader.too_large() is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: text[: len(text) // 2], "is no whole session"),
+        (lambda text: "", "is no whole session"),
+        (lambda text: "[]", "the file is no table"),
+        (lambda text: text.replace("session-1", "session-9"), "eftlocal-session-9"),
+        (lambda text: text.replace('"assistant"', '"butler"'), "'butler'"),
+        (lambda text: text.replace("[ 0 ]", "[ -1 ]"), "message 2 has tokens that are no ids"),
+        (lambda text: text.replace('"beta": 1.0', '"beta": "x"'), "is no whole session"),
+        (lambda text: text.replace('"top_p"', '"top_q"'), "top_q"),
+    ],
+)
+def test_a_damaged_session_is_named_and_kept(damage: Any, said: str, chat: Chat, data: Path) -> None:
+    run(chat, "say a")
+    run(chat, "/save it")
+    path = data / "eftlocal/sessions/it.json"
+    path.write_text(damaged := damage(path.read_text()))
+    with pytest.raises(EftError) as caught:
+        run(chat, "/load it")
+    assert str(path) in str(caught.value) and said in str(caught.value)
+    assert path.read_text() == damaged
+    assert contents(chat) == TURN
+
+
+def test_a_session_that_cannot_be_written_whole_leaves_the_old_one(
+    chat: Chat, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(chat, "say a")
+    run(chat, "/save it")
+    before = (data / "eftlocal/sessions/it.json").read_text()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    run(chat, "say b")
+    with pytest.raises(EftError, match="No space left"):
+        run(chat, "/save it")
+    assert [path.name for path in (data / "eftlocal/sessions").iterdir()] == ["it.json"]
+    assert (data / "eftlocal/sessions/it.json").read_text() == before

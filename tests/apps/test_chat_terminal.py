@@ -1,0 +1,236 @@
+"""The chat in a real terminal: what stands on the screen and in the scrollback, whatever is typed and when."""
+
+import json
+import os
+import random
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.apps.terminal import ALT_ENTER, CTRL_C, CTRL_D, ENTER, PASTE, Terminal, fake
+
+REPEATS = int(os.environ.get("CHAT_REPEATS", "4"))  # Ctrl-C at random moments: 50 by hand
+
+
+def markers(terminal: Terminal) -> list[int]:
+    return [int(found) for found in re.findall(r"m(\d{4})", terminal.text)]
+
+
+def leave(terminal: Terminal) -> None:
+    terminal.send(CTRL_D)
+    assert terminal.close() == 0
+
+
+@pytest.mark.parametrize("kind", ["lines", "list", "code", "para"])
+def test_every_marker_of_a_300_line_answer_stands_once_and_in_order(kind: str, tmp_path: Path) -> None:
+    with fake(tmp_path, "delay=0.001") as terminal:
+        terminal.prompt(1)
+        terminal.enter(f"{kind} 300")
+        terminal.prompt(2)
+        assert markers(terminal) == list(range(300))
+        leave(terminal)
+
+
+@pytest.mark.parametrize("columns", [50, 110])
+@pytest.mark.parametrize("kind", ["lines", "list", "code"])
+def test_resizing_in_mid_answer_loses_and_repeats_nothing(kind: str, columns: int, tmp_path: Path) -> None:
+    with fake(tmp_path, "delay=0.002") as terminal:
+        terminal.prompt(1)
+        terminal.enter(f"{kind} 120")
+        terminal.wait("m0040")
+        terminal.resize(columns, 24)
+        terminal.prompt(2)
+        assert markers(terminal) == list(range(120))
+        leave(terminal)
+
+
+def test_wide_characters_and_emoji_stand_as_they_are(tmp_path: Path) -> None:
+    text = "日本語のテキストは幅が二倍です。" * 5 + " 🎉🚀 done"
+    with fake(tmp_path) as terminal:
+        terminal.prompt(1)
+        terminal.enter("ask")
+        terminal.prompt(2)
+        terminal.send(PASTE[0] + f"say {text}" + PASTE[1] + ENTER)
+        terminal.prompt(3)
+        rows = terminal.text.split("done")[1:]
+        assert len(rows) == 2, terminal.text  # what was pasted, and the answer
+        shown = rows[0].partition("日")[1:]
+        assert "".join("".join(shown).split()) == "".join(text.removesuffix("done").split())
+        leave(terminal)
+
+
+def test_a_paste_of_200_lines_is_one_message(tmp_path: Path) -> None:
+    with fake(tmp_path) as terminal:
+        terminal.prompt(1)
+        terminal.send(PASTE[0] + "count\r" + "\r".join(f"line {i}" for i in range(199)) + PASTE[1])
+        terminal.wait("line 198")
+        terminal.send(ENTER)
+        terminal.wait("200 lines")
+        terminal.send(CTRL_D)
+        assert terminal.close() == 0
+
+
+def test_several_lines_by_alt_enter_and_by_three_quotes(tmp_path: Path) -> None:
+    with fake(tmp_path) as terminal:
+        terminal.prompt(1)
+        terminal.send("count" + ALT_ENTER + "two" + ALT_ENTER + "three" + ENTER)
+        terminal.wait("3 lines")
+        terminal.prompt(2)
+        for line in ('"""count', "two", '"""'):
+            terminal.send(line + ENTER)
+        terminal.wait("2 lines")
+        leave(terminal)
+
+
+def test_ctrl_c_at_random_moments_always_returns_to_a_prompt_that_answers(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    with fake(tmp_path, "delay=0.01", "session=stopped") as terminal:
+        terminal.prompt(1)
+        for i in range(1, REPEATS + 1):
+            terminal.enter(f"lines {400 + i}")
+            terminal.pump(rng.uniform(0.0, 0.4))
+            terminal.send(CTRL_C)
+            terminal.prompt(i + 1)
+            terminal.pump(1.01)  # a second Ctrl-C within a second would leave
+        terminal.enter("say still here")
+        terminal.wait("\nstill here")
+        leave(terminal)
+    saved = json.loads((tmp_path / "eftlocal/sessions/stopped.json").read_text())["messages"]
+    assert [m["role"] for m in saved] == ["user", "assistant"] * (len(saved) // 2)
+    assert saved[-1]["content"] == "still here"
+    assert all("m0000" in m["content"] for m in saved[1:-2:2])  # what came before Ctrl-C is kept
+
+
+def test_a_second_ctrl_c_within_a_second_leaves_with_130_and_a_sane_terminal(tmp_path: Path) -> None:
+    with fake(tmp_path, "delay=0.02") as terminal:
+        terminal.prompt(1)
+        terminal.enter("lines 400")
+        terminal.wait("m0003")
+        terminal.send(CTRL_C)
+        terminal.prompt(2)
+        terminal.send(CTRL_C)
+        assert terminal.close() == 130
+        assert "/load last" in terminal.text
+    assert "m0003" in (tmp_path / "eftlocal/sessions/last.json").read_text()
+
+
+def test_ctrl_c_at_the_prompt_clears_the_line_and_ctrl_d_leaves(tmp_path: Path) -> None:
+    with fake(tmp_path) as terminal:
+        terminal.prompt(1)
+        terminal.send("never to be sent")
+        terminal.wait("never")
+        terminal.send(CTRL_C)
+        terminal.prompt(1)
+        assert "never" not in terminal.text
+        leave(terminal)
+
+
+def test_typing_ahead_is_not_echoed_and_is_there_at_the_next_prompt(tmp_path: Path) -> None:
+    with fake(tmp_path, "delay=0.01") as terminal:
+        terminal.prompt(1)
+        terminal.enter("lines 30")
+        terminal.wait("m0002")
+        terminal.send("say ahead")
+        terminal.wait(">>> say ahead")
+        assert markers(terminal) == list(range(30))
+        assert terminal.text.count("say ahead") == 1
+        terminal.send(ENTER)
+        terminal.wait("\nahead")
+        leave(terminal)
+
+
+def test_the_prompt_is_there_while_loading_and_the_message_waits_for_it(tmp_path: Path) -> None:
+    with fake(tmp_path, "load=1.5") as terminal:
+        terminal.wait(">>>", 1.4)
+        terminal.enter("say early bird")
+        terminal.wait("\nearly bird")
+        leave(terminal)
+
+
+def test_an_error_of_loading_is_two_lines_and_exit_1(tmp_path: Path) -> None:
+    with fake(tmp_path, "load=0.5", "fail=the model is broken") as terminal:
+        assert terminal.close() == 1
+        assert "eftlocal: the model is broken\ndo something else" in terminal.text
+        assert "Traceback" not in terminal.text
+
+
+def test_a_saved_session_survives_kill_9_and_goes_on(tmp_path: Path) -> None:
+    with fake(tmp_path, "session=work") as terminal:
+        terminal.prompt(1)
+        terminal.enter("/beta 0.25")
+        terminal.prompt(2)
+        terminal.enter("say remember me")
+        terminal.prompt(3)
+        terminal.child.kill(signal.SIGKILL)
+    with fake(tmp_path, "session=work") as terminal:
+        terminal.prompt(1)
+        terminal.enter("what was it")
+        terminal.wait("beta 0.25 emulated: what was it")
+        terminal.prompt(2)
+        leave(terminal)
+    saved = json.loads((tmp_path / "eftlocal/sessions/work.json").read_text())
+    assert [m["content"] for m in saved["messages"]][:2] == ["say remember me", "remember me"]
+
+
+def test_a_damaged_session_is_refused_at_the_start_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "eftlocal/sessions/broken.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"format": "eftlocal-session-1", "mess')
+    with fake(tmp_path, "session=broken") as terminal:
+        assert terminal.close() == 1
+        assert "broken.json is no whole session" in terminal.text.replace("\n", "")
+        assert "Traceback" not in terminal.text
+    assert path.read_text() == '{"format": "eftlocal-session-1", "mess'
+
+
+def test_sigterm_in_an_answer_puts_the_terminal_back_and_keeps_what_came(tmp_path: Path) -> None:
+    with fake(tmp_path, "delay=0.02") as terminal:
+        terminal.prompt(1)
+        terminal.enter("lines 400")
+        terminal.wait("m0003")
+        assert not terminal.child.getecho()
+        terminal.child.kill(signal.SIGTERM)
+        assert terminal.close() == 128 + signal.SIGTERM
+    assert "m0003" in (tmp_path / "eftlocal/sessions/last.json").read_text()
+
+
+def test_history_is_kept_across_runs_unless_it_is_off(tmp_path: Path) -> None:
+    for option, expected in (("history=no", False), ("history=yes", True)):
+        with fake(tmp_path, option) as terminal:
+            terminal.prompt(1)
+            terminal.enter("say once upon a time")
+            terminal.prompt(2)
+            leave(terminal)
+        kept = tmp_path / "eftlocal/history"
+        assert (kept.exists() and "once upon" in kept.read_text()) is expected
+    with fake(tmp_path) as terminal:
+        terminal.prompt(1)
+        terminal.send("\x1b[A")
+        terminal.wait(">>> say once upon a time")
+        terminal.send(CTRL_C)
+        leave(terminal)
+
+
+def test_commands_are_completed_from_the_table(tmp_path: Path) -> None:
+    with fake(tmp_path) as terminal:
+        terminal.prompt(1)
+        terminal.send("/sys")
+        terminal.wait("the system text")
+        terminal.send("\t of\t" + CTRL_C)
+        leave(terminal)
+
+
+@pytest.mark.parametrize(("term", "option"), [("dumb", "plain="), ("xterm", "plain=yes")])
+def test_no_escape_code_where_the_terminal_or_the_user_does_not_want_them(
+    term: str, option: str, tmp_path: Path
+) -> None:
+    with fake(tmp_path, option, term=term) as terminal:
+        terminal.wait(">")
+        terminal.send("say **bold** it is" + ENTER)
+        terminal.wait("\n**bold** it is")
+        if term == "dumb":
+            assert b"\x1b" not in terminal.raw
+        terminal.send(CTRL_D)
+        assert terminal.close() == 0

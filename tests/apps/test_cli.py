@@ -1,0 +1,335 @@
+"""The command line as scripts meet it: what goes to stdout, what an error looks like, and how it ends."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from eftlocal import cli
+from eftlocal.errors import SettingError
+from tests.builders import write_catalog
+from tests.families import Family
+
+PROGRAM = (sys.executable, "-c", "from eftlocal.cli import main; main()")
+ROLES = ("base", "tuned", "reference")
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No configuration of the user's, no network, no terminal's width."""
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("EFTLOCAL_MODELS", raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+
+
+@pytest.fixture
+def catalog(family: Family, tmp_path: Path) -> Path:
+    return write_catalog(
+        tmp_path,
+        {"base": family.base, "tuned": family.tuned, "reference": family.reference},
+        base="base",
+        rewards=[{"name": "kind", "tuned": "tuned", "reference": "reference"}],
+        views={"base": "transcript", "tuned": "chat", "reference": "transcript"},
+        sampling={"temperature": 0.0},
+        context=256,
+    )
+
+
+@pytest.fixture
+def run(catalog: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The program in this process, with the catalogue of tiny models; `stdin` is what is piped in."""
+
+    def run(*words: str, stdin: str | bytes | None = "", models: Path | None = catalog) -> Done:
+        options = ["--models", str(models), "--threads", "1", "--max-tokens", "8"] if models else []
+        monkeypatch.setattr(sys, "argv", ["eftlocal", words[0], *options, *words[1:]])
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", None if data is None else io.TextIOWrapper(io.BytesIO(data), "utf-8"))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capfd.readouterr()
+        return Done(int(end.value.code or 0), out, err)
+
+    return run
+
+
+def program(words: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [*PROGRAM, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+# --- generate ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_argument_a_dash_and_a_pipe_are_the_same_prompt(run: Run) -> None:
+    by_argument = run("generate", "Hello, world")
+    assert by_argument.code == 0 and by_argument.out.endswith("\n") and by_argument.err == ""
+    assert run("generate", "-", stdin="Hello, world\n") == by_argument
+    assert run("generate", stdin="Hello, world\n") == by_argument
+    assert run("generate", "-e", "e", "Hello, world") == by_argument
+
+
+def test_json_is_the_documented_object(run: Run) -> None:
+    done = run("generate", "Hello", "--json", "--seed", "7", "--beta", "0.5")
+    assert done.code == 0 and done.err == "" and done.out.count("\n") == 1
+    reply = json.loads(done.out)
+    assert set(reply) == {"text", "finish_reason", "tokens", "emulator", "beta", "seed", "usage", "timings"}
+    assert (reply["emulator"], reply["beta"], reply["seed"]) == ("e", 0.5, 7)
+    assert reply["finish_reason"] in {"stop", "length"}
+    assert set(reply["usage"]) == {"prompt_tokens", "completion_tokens"}
+    assert set(reply["usage"]["prompt_tokens"]) == set(ROLES)
+    assert reply["usage"]["completion_tokens"] == len(reply["tokens"]) <= 8
+    assert set(reply["timings"]) == {"load_s", "ttft_s", "tokens_per_s"}
+    assert run("generate", "Hello", "--beta", "0.5").out.rstrip("\n") == reply["text"].rstrip("\n")
+
+
+def test_at_beta_0_only_the_base_is_counted(run: Run) -> None:
+    reply = json.loads(run("generate", "Hello", "--json", "--beta", "0").out)
+    assert set(reply["usage"]["prompt_tokens"]) == {"base"}
+
+
+def test_raw_and_system_reach_the_models(run: Run) -> None:
+    def prompt_tokens(*words: str) -> dict[str, int]:
+        found: dict[str, int] = json.loads(run("generate", "Hello", "--json", *words).out)["usage"]["prompt_tokens"]
+        return found
+
+    assert set(prompt_tokens("--raw").values()) == {1}
+    plain, system = prompt_tokens(), prompt_tokens("--system", "Be brief.")
+    assert all(system[role] > plain[role] for role in ROLES)
+
+
+def test_mix_and_beta_are_the_same_dial_for_one_reward(run: Run) -> None:
+    assert run("generate", "Hello", "--mix", "kind=0.5").out == run("generate", "Hello", "--beta", "0.5").out
+    assert run("generate", "Hello", "--mix", "kind=2", "--beta", "0").code == 0
+
+
+def test_a_prompt_of_bytes_that_are_no_text_is_taken_as_python_gives_it(run: Run) -> None:
+    assert run("generate", "caf\udce9", "--raw").code == 0
+    assert run("generate", "\ufdd0 😀 <|im_end|>").code == 0
+
+
+def test_the_end_of_the_context_is_told_on_stderr(run: Run) -> None:
+    done = run("generate", "Hello", "--ctx", "24", "--max-tokens", "100", "--beta", "0")
+    assert done.code == 0 and done.err in ("", "(the context of 24 tokens is full)\n")
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+MISTAKES = [
+    (["generate", "hi", "--mix", "kind"], "--mix has 'kind'; it must be NAME=WEIGHT"),
+    (["generate", "hi", "--mix", "kind=much"], "--mix has 'kind=much'"),
+    (["generate", "hi", "--mix", "=1"], "--mix has '=1'"),
+    (["generate", "hi", "--mix", "kind=1,"], "--mix has ''"),
+    (["generate", "hi", "--mix", "kin=1"], "no reward named 'kin'"),
+    (["generate", "hi", "--mix", "kind=inf"], "finite"),
+    (["generate", "hi", "--beta", "nan"], "beta is nan"),
+    (["generate", "hi", "--temperature", "nan"], "temperature is nan"),
+    (["generate", "hi", "--top-p", "2"], "top_p is 2.0"),
+    (["generate", "hi", "--max-tokens", "0"], "max_tokens is 0"),
+    (["generate", "hi", "--seed", "-1"], "seed is -1"),
+    (["generate", "hi", "--threads", "0"], "threads"),
+    (["generate", "hi", "--threads", "100000"], "100000 threads were asked for"),
+    (["generate", "hi", "--ctx", "-1"], "context is -1"),
+    (["generate", "hi", "--ctx", "100000"], "A context of 100000 tokens is more than"),
+    (["generate", "hi", "--kv-type", "f8"], "kv_type is 'f8'"),
+    (["generate", "hi", "--stop", ""], "stop string is empty"),
+    (["generate", "hi", "-e", "nobody"], "nobody"),
+    (["generate", "word " * 300], "tokens long for the"),
+    (["generate", "hi", "--raw", "--system", "x"], "no system text"),
+    (["score", "--prompt", "a", "--completion", ""], "completion is empty"),
+    (["chat", "nobody"], "nobody"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words)[:40] for words, _ in MISTAKES])
+def test_a_mistake_is_one_or_two_lines_on_stderr_and_exit_code_1(run: Run, words: list[str], message: str) -> None:
+    done = run(*words)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("eftlocal: ") and message in done.err
+    assert 1 <= done.err.count("\n") <= 2 and "Traceback" not in done.err
+
+
+def test_no_prompt_at_all_says_so(run: Run) -> None:
+    done = run("generate", stdin=None)  # as with <&-
+    assert done.code == 1 and "No prompt was given" in done.err
+
+
+def test_bytes_piped_in_that_are_no_utf_8_are_an_error(run: Run) -> None:
+    done = run("generate", stdin=b"caf\xe9")
+    assert done.code == 1 and "not UTF-8 text (byte 3)" in done.err
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"not a model\n" * 20], ids=["a missing file", "an empty file", "a text file"]
+)
+def test_a_model_file_that_is_none_is_an_error(run: Run, tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "broken.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    folder = tmp_path / "of-its-own"
+    folder.mkdir()
+    done = run("generate", "hi", models=write_catalog(folder, {"m": path}, base="m", views={"base": "raw"}))
+    assert (done.code, done.out) == (1, "") and "broken.gguf" in done.err
+    assert 1 <= done.err.count("\n") <= 2
+
+
+def test_a_models_toml_that_is_not_there_is_an_error(run: Run, tmp_path: Path) -> None:
+    done = run("generate", "hi", models=tmp_path / "none.toml")
+    assert done.code == 1 and "none.toml: no such file" in done.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "hi", "--beta", "much"],
+        ["generate", "hi", "--no-such-option"],
+        ["generate", "one", "two"],
+        ["score", "--prompt", "x"],
+        ["no-such-command"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(run: Run, words: list[str]) -> None:
+    done = run(*words, models=None)
+    assert (done.code, done.out) == (2, "") and "Usage" in done.err and "\x1b" not in done.err
+
+
+def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["eftlocal", "generate", "hi", "--mix", "x", "--debug"])
+    with pytest.raises(SettingError):
+        cli.main()
+
+
+def test_a_pipe_that_is_not_utf_8_shows_what_it_can(run: Run, catalog: Path) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "score", "--models", str(catalog), "--threads", "1", "--prompt", "x", "--completion", "é 日本"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        timeout=60,
+    )
+    assert done.returncode == 0 and done.stderr == b"" and b"?" in done.stdout
+
+
+# --- score ------------------------------------------------------------------------------------------------------------
+
+
+def test_score_json_is_the_documented_object_also_for_a_beta_of_0(run: Run) -> None:
+    for beta in ("1", "0"):
+        done = run("score", "--prompt", "Hello", "--completion", "the world 日本", "--json", "--beta", beta)
+        assert done.code == 0 and done.err == "" and done.out.count("\n") == 1
+        score = json.loads(done.out)
+        assert set(score) == {"tokens", "logprob"}
+        for token in score["tokens"]:
+            assert set(token) == {"id", "text", "logprob", "base", "rewards"}
+            assert set(token["rewards"]) == {"kind"} and set(token["rewards"]["kind"]) == {"tuned", "reference"}
+            assert isinstance(token["id"], int) and token["logprob"] <= 0
+        assert score["logprob"] == pytest.approx(sum(token["logprob"] for token in score["tokens"]))
+    assert [t["logprob"] for t in score["tokens"]] == pytest.approx([t["base"] for t in score["tokens"]], abs=1e-5)
+
+
+def test_a_score_is_shown_as_a_table_without_escape_codes(run: Run) -> None:
+    done = run("score", "--prompt", "Hello", "--completion", "the\nworld")
+    lines = done.out.splitlines()
+    assert lines[0].split()[:3] == ["token", "emulator", "base"] and lines[-1].startswith("sum")
+    assert "\\n" in done.out and "\x1b" not in done.out
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+def test_help_and_a_mistake_import_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom eftlocal.cli import main\n"
+        "try: main()\nexcept SystemExit as end: code = end.code\n"
+        "heavy = sorted({'numpy', 'llama_cpp', 'jinja2', 'huggingface_hub', 'prompt_toolkit'} & set(sys.modules))\n"
+        "print(code, heavy, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "0 []\n"
+    assert all(command in done.stdout for command in ("generate", "score", "chat")) and "\x1b" not in done.stdout
+
+
+@pytest.fixture
+def endless(smollm2: Path, tmp_path: Path) -> list[str]:
+    """A prompt that the real model goes on with until its context ends, seconds from now."""
+    folder = tmp_path / "endless"
+    folder.mkdir()
+    models = write_catalog(folder, {"m": smollm2}, base="m", views={"base": "raw"})
+    words = ["--models", str(models), "--threads", "1", "--temperature", "0", "--max-tokens", "1500", "--ctx", "2048"]
+    return ["generate", "--raw", "1, 2, 3, 4, 5, 6, 7, 8,", *words]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_stops_the_answer_and_keeps_what_came(endless: list[str]) -> None:
+    with program(endless) as process:
+        assert process.stdout is not None and process.stderr is not None
+        first = process.stdout.read(8)
+        process.send_signal(signal.SIGINT)
+        rest, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (first + rest).decode().startswith(" 9, 10,") and err == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closes a POSIX pipe")
+def test_a_reader_that_leaves_ends_it_quietly(endless: list[str]) -> None:
+    with program(endless) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert len(process.stdout.read(5)) == 5
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=30) == 0
+
+
+def test_piped_lines_are_messages_and_answers_alone_are_printed(catalog: Path, run: Run) -> None:
+    options = ["--models", str(catalog), "--threads", "1", "--max-tokens", "6"]
+    done = subprocess.run([*PROGRAM, "chat", *options], input=b"Hello\n\nthe world\n", capture_output=True, timeout=60)
+    assert done.returncode == 0 and b"\x1b" not in done.stdout + done.stderr
+    alone = run("generate", "Hello", "--max-tokens", "6").out
+    assert done.stdout.decode().startswith(alone)
+    assert len(done.stdout) > len(alone)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_ctrl_c_stops_an_answer_of_the_chat_which_goes_on_and_ctrl_d_leaves(smollm2: Path, tmp_path: Path) -> None:
+    """In a terminal without cursor movements (TERM=dumb)."""
+    pexpect = pytest.importorskip("pexpect")
+    folder = tmp_path / "chat"
+    folder.mkdir()
+    models = write_catalog(folder, {"m": smollm2}, base="m", views={"base": "raw"})
+    words = ["--models", str(models), "--threads", "1", "--temperature", "0", "--max-tokens", "1500", "--ctx", "2048"]
+    child = pexpect.spawn(PROGRAM[0], [*PROGRAM[1:], "chat", *words], encoding="utf-8", timeout=30, echo=False)
+    try:
+        child.sendline("1, 2, 3, 4, 5, 6, 7, 8,")
+        child.expect(", 30, 31,")
+        child.sendintr()
+        child.expect("stopped")
+        child.sendline("9, 10, 11, 12, 13,")
+        child.expect("14, 15, ")
+        time.sleep(1.1)  # two within a second would leave
+        child.sendintr()
+        child.expect("stopped")
+        child.sendeof()
+        child.expect(pexpect.EOF)
+    finally:
+        child.close(force=True)
+    assert child.exitstatus == 0

@@ -1,0 +1,432 @@
+"""GGUF files: whole ones are read as they are; of all others comes a ModelFileError, at once and in little memory."""
+
+import os
+import struct
+import time
+import tracemalloc
+from pathlib import Path
+
+import gguf as writer_package
+import numpy as np
+import pytest
+from gguf import GGUFWriter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eftlocal.errors import ModelFileError
+from eftlocal.runtime import gguf
+from eftlocal.runtime.gguf import Header, check, check_lora, parse, read
+from eftlocal.runtime.gguf_arrays import Array
+from eftlocal.runtime.gguf_header import TENSOR_TYPES
+
+TOKENS = [f"tok{i}" for i in range(40)]
+
+
+def write(
+    path: Path, *, tensors: int = 3, tokens: list[str] = TOKENS, leave_out: str = "", parts_of: int = 0, **sizes: int
+) -> Path:
+    """A small whole model; `parts_of` tensors to a part, if it is to be split; `sizes` are more metadata."""
+    writer = GGUFWriter(path, "llama", split_max_tensors=parts_of)
+    writer.add_name("tiny")
+    for key, value in ({"block_count": 1} | sizes).items():
+        writer.add_uint32(f"llama.{key}", value)
+    writer.add_float64("test.f64", 0.5)
+    writer.add_bool("test.bool", True)
+    writer.add_array("test.layers", [4, 4, 2])
+    if leave_out != "model":
+        writer.add_tokenizer_model("gpt2")
+    if leave_out != "tokens":
+        writer.add_token_list(tokens)
+    writer.add_token_types([1] * (len(tokens) - (leave_out == "types")))
+    if leave_out != "merges":
+        writer.add_token_merges(["a b", "c d"])
+    for i in range(tensors):
+        writer.add_tensor(f"blk.{i}.weight", np.full((2, 5 + i), i, np.float32))
+    return finished(writer)
+
+
+def finished(writer: GGUFWriter) -> Path:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert isinstance(writer.path, Path)
+    return writer.path
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+def problem(path: Path, call: object = check) -> str:
+    """What is said of a wrong file: one line, which names it."""
+    assert callable(call)
+    with pytest.raises(ModelFileError) as caught:
+        call(path)
+    message = caught.value.message
+    assert "\n" not in message and path.name in message
+    return message
+
+
+# --- whole files ------------------------------------------------------------------------------------------------------
+
+
+def test_a_header_says_what_the_gguf_package_reads(smollm2: Path) -> None:
+    header, other = read(smollm2), writer_package.GGUFReader(smollm2)
+    assert (header.version, header.architecture, header.file_bytes) == (3, "llama", smollm2.stat().st_size)
+    assert header.tensor_bytes == sum(int(tensor.n_bytes) for tensor in other.tensors)
+    for mine, theirs in zip(header.tensors, other.tensors, strict=True):
+        assert (mine.name, mine.shape) == (theirs.name, tuple(theirs.shape.tolist()))
+        assert (mine.type, mine.offset, mine.n_bytes) == (theirs.tensor_type.name, theirs.data_offset, theirs.n_bytes)
+    assert set(header.metadata) == {key for key in other.fields if not key.startswith("GGUF.")}
+    for key, value in header.metadata.items():
+        field = other.fields[key]
+        if not isinstance(value, Array):
+            assert value == field.contents()
+        elif value.type == "string":
+            assert value.strings() == [bytes(field.parts[i]) for i in field.data]
+        else:
+            assert value.values().tolist() == field.contents()
+
+
+def test_values_of_every_kind(tiny: Path) -> None:
+    header = check(tiny)
+    assert header.metadata["test.f64"] == 0.5 and header.metadata["test.bool"] is True
+    layers = header.array("test.layers")
+    assert layers is not None and len(layers) == 3 and layers.values().tolist() == [4, 4, 2]
+    assert header.text("general.name") == "tiny" and header.text("test.bool") == "" and header.text("none") == ""
+    assert header.shards == (tiny,) and [tensor.name for tensor in header.tensors][:1] == ["blk.0.weight"]
+
+
+def test_block_sizes_are_ggmls_own() -> None:
+    for number, (name, block, size) in TENSOR_TYPES.items():
+        if name in (
+            "Q8_1",
+            "Q2_0",
+        ):  # an intermediate of ggml's whose size the package has wrong; newer than the package
+            continue
+        kind = writer_package.GGMLQuantizationType(number)
+        assert (name, (block, size)) == (kind.name, writer_package.GGML_QUANT_SIZES[kind])
+
+
+def test_string_arrays_are_found_whatever_the_strings(tmp_path: Path) -> None:
+    odd = ["", "a" * 300, "", "", "nul\0inside", "\0" * 9, "x" * 70_000, *(f"t{i}" for i in range(5000)), "é" * 127, ""]
+    for strings in (odd, odd[:1], [""] * 3000, ["b" * 255] * 700 + ["c" * 256]):
+        writer = GGUFWriter(tmp_path / "odd.gguf", "llama")
+        writer.add_array("test.strings", strings)
+        array = read(finished(writer)).array("test.strings")
+        assert array is not None and array.strings() == [text.encode() for text in strings]
+
+
+def test_the_first_bytes_are_enough_for_a_header(tiny: Path) -> None:
+    data, total = tiny.read_bytes(), 10_000_000_000
+    whole = read(tiny)
+    end = whole.tensors[0].offset
+    got = parse(data[:end], total, tiny)
+    assert (got.tensors, got.metadata.keys(), got.file_bytes) == (whole.tensors, whole.metadata.keys(), total)
+    have, rounds = 4, 0
+    while have < end:  # what a client with range requests does
+        try:
+            parse(data[:have], total, tiny)
+            break
+        except gguf.HeaderIncompleteError as error:
+            assert have < error.needed <= end
+            have, rounds = error.needed, rounds + 1
+    assert rounds > 10
+
+
+def test_the_file_is_not_held_open(tiny: Path) -> None:
+    header = check(tiny)
+    assert not [fd for fd in os.listdir("/proc/self/fd") if _target(fd) == str(tiny)]  # noqa: PTH208
+    assert str(tiny) not in Path("/proc/self/maps").read_text()
+    assert header.array("tokenizer.ggml.tokens") is not None
+
+
+def _target(fd: str) -> str:
+    try:
+        return str(Path(f"/proc/self/fd/{fd}").readlink())
+    except OSError:
+        return ""
+
+
+# --- wrong files ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_gguf_file_at_all(tmp_path: Path) -> None:
+    cases = {
+        b"": "is empty (0 bytes)",
+        b"Hello, I am no model.\n" * 9: "is a text file",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n": "is a Git LFS pointer",
+        b"<!doctype html><html>": "is a text file",
+        b"GG": "found b'GG'",
+        b"tjgg" + bytes(60): "GGML format of before August 2023",
+        struct.pack("<Q", 90) + b'{"a":' + bytes(80): "is a safetensors file",
+        b"PK\x03\x04" + bytes(60): "PyTorch or zip",
+        b"\xff" * 99: "is no GGUF file, expected a GGUF file",
+    }
+    for data, said in cases.items():
+        path = tmp_path / "odd.gguf"
+        path.write_bytes(data)
+        assert said in problem(path)
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    assert "no such file" in problem(tmp_path / "none.gguf")
+    assert "is a folder" in problem(tmp_path)
+    os.mkfifo(tmp_path / "pipe.gguf")
+    assert "is no regular file" in problem(tmp_path / "pipe.gguf")
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        check(Path("a\0b.gguf"))
+
+
+def test_a_file_without_permission(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, mode: str) -> None:  # tests may run as root, who may read everything
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "cannot be read: Permission denied" in problem(tiny)
+
+
+def test_a_file_cut_anywhere_is_refused(tiny: Path, tmp_path: Path) -> None:
+    data, path = tiny.read_bytes(), tmp_path / "cut.gguf"
+    end = max(tensor.offset + tensor.n_bytes for tensor in read(tiny).tensors)
+    for size in range(end):
+        path.write_bytes(data[:size])
+        message = problem(path, read)
+        assert "expected" in message
+    path.write_bytes(data[: end - 1])
+    assert f"has {end - 1:,} bytes, expected {end:,}" in problem(path)
+
+
+@settings(max_examples=400, deadline=None)
+@given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=8))
+def test_flipped_bytes_give_a_header_or_an_error_and_quickly(tiny: Path, flips: list[tuple[int, int]]) -> None:
+    data = bytearray(tiny.read_bytes())
+    for at, change in flips:
+        data[at % len(data)] ^= change
+    path = tiny.with_name("flipped.gguf")
+    path.write_bytes(data)
+    start = time.perf_counter()
+    try:
+        assert isinstance(check(path), Header)
+    except ModelFileError as error:
+        assert "\n" not in error.message
+    assert time.perf_counter() - start < 1
+
+
+def _claims() -> dict[str, bytes]:
+    """Headers that claim what no file holds."""
+    start, huge = b"GGUF" + struct.pack("<I", 3), 1 << 60
+    key = struct.pack("<Q", 1) + b"k"
+    return {
+        "tensors": start + struct.pack("<QQ", huge, 0),
+        "keys": start + struct.pack("<QQ", 0, huge),
+        "key length": start + struct.pack("<QQQ", 0, 1, huge),
+        "string": start + struct.pack("<QQ", 0, 1) + key + struct.pack("<IQ", 8, huge),
+        "array": start + struct.pack("<QQ", 0, 1) + key + struct.pack("<IIQ", 9, 4, huge),
+        "array of strings": start + struct.pack("<QQ", 0, 1) + key + struct.pack("<IIQ", 9, 8, huge),
+        "array of arrays": start + struct.pack("<QQ", 0, 1) + key + struct.pack("<IIQIQ", 9, 9, huge, 9, huge),
+        "dimensions": start + struct.pack("<QQ", 1, 0) + key + struct.pack("<I", 1 << 31),
+        "shape": start + struct.pack("<QQ", 1, 0) + key + struct.pack("<IQQIQ", 2, huge, huge, 0, 0),
+        "size": start + struct.pack("<QQ", 1, 0) + key + struct.pack("<IQIQ", 1, huge, 0, 0),
+        "string in a string array": start + struct.pack("<QQ", 0, 1) + key + struct.pack("<IIQQ", 9, 8, 1, huge),
+    }
+
+
+@pytest.mark.parametrize("claim", _claims())
+@pytest.mark.parametrize("size", [0, 1 << 36])
+def test_absurd_claims_cost_nothing(claim: str, size: int, tmp_path: Path) -> None:
+    """Also in a file of 64 GB (a sparse one), where a large claim may seem possible."""
+    path = tmp_path / "absurd.gguf"
+    path.write_bytes(_claims()[claim] + bytes(64))
+    if size:
+        os.truncate(path, size)
+    tracemalloc.start()
+    start = time.perf_counter()
+    try:
+        problem(path)
+        seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert seconds < 0.5 and peak < 3 << 20
+
+
+def test_a_large_file_of_zeros_behind_a_plausible_claim_is_refused_in_bounded_time_and_memory(tmp_path: Path) -> None:
+    path = tmp_path / "zeros.gguf"
+    key = struct.pack("<Q", 1) + b"k"
+    for value in (
+        struct.pack("<IIQ", 9, 8, 200_000),
+        struct.pack("<IIQ", 9, 0, 50 << 20),
+        struct.pack("<IQ", 8, 50 << 20),
+    ):
+        path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1 << 14, 1 << 12) + key + value)
+        os.truncate(path, 1 << 36)
+        tracemalloc.start()
+        try:
+            problem(path)
+            assert tracemalloc.get_traced_memory()[1] < 3 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def _patched(source: Path, target: Path, old: bytes, new: bytes) -> Path:
+    data = source.read_bytes()
+    assert old in data and len(old) == len(new)
+    target.write_bytes(data.replace(old, new, 1))
+    return target
+
+
+def test_damage_that_llama_cpp_would_refuse_or_die_of(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.gguf"
+    uint32, one, header = struct.pack("<I", 4), struct.pack("<I", 1), b"GGUF" + struct.pack("<I", 3)
+    name = b"llama.block_count"
+    tensor = b"blk.1.weight" + struct.pack("<I", 2)
+    shape = struct.pack("<QQ", 6, 2)
+    cases = {
+        (header, b"GGUF" + struct.pack(">I", 3)): "is a big-endian GGUF file, expected a little-endian one",
+        (header, b"GGUF" + struct.pack("<I", 1)): "is of GGUF version 1, expected 2 or 3",
+        (header, b"GGUF" + struct.pack("<I", 9)): "is of GGUF version 9, expected 2 or 3",
+        (name + uint32, b"general.alignment" + uint32): "expected at 40",  # aligned to 1, the offsets are wrong
+        (name + uint32 + one, b"general.alignment" + uint32 + bytes(4)): "general.alignment is 0, expected a power of",
+        (name + uint32, b"general.file_type" + struct.pack("<I", 77)): "is of type 77, expected one of u8",
+        (b"test.bool", b"test.bo\xff\xff"): "",  # llama.cpp takes any bytes for a key
+        (tensor, b"blk.1.weight" + struct.pack("<I", 5)): "tensor blk.1.weight has 5 dimensions, expected at most 4",
+        (tensor, b"blk.0.weight" + struct.pack("<I", 2)): "two tensors have the same name",
+        (tensor + shape, tensor + struct.pack("<QQ", 0, 2)): "tensor blk.1.weight has shape (0, 2)",
+        (
+            tensor + shape,
+            tensor + struct.pack("<QQ", 7, 9),
+        ): "tensor blk.2.weight is at 128 of the data, expected at 320",
+        (tensor + shape + bytes(4), tensor + shape + struct.pack("<I", 4)): "is of ggml type 4, expected one that",
+        (tensor + shape + bytes(4), tensor + shape + struct.pack("<I", 2)): "expected rows of a multiple of 32",
+    }
+    for (old, new), said in cases.items():
+        patched = _patched(tiny, path, old, new)
+        if said:
+            assert said in problem(patched, read)
+        else:
+            assert read(patched)
+
+
+def test_keys_of_a_type_that_llama_cpp_does_not_expect(tmp_path: Path) -> None:
+    for key, said in {
+        "general.type": "general.type is of type u32, expected string",
+        "split.no": "split.no is of type u32, expected u16",
+        "tokenizer.chat_template": "tokenizer.chat_template is of type u32, expected string",
+    }.items():
+        writer = GGUFWriter(tmp_path / "typed.gguf", "llama")
+        writer.add_uint32(key, 1)
+        assert said in problem(finished(writer), read)
+
+
+# --- what kind of file ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture", "said"),
+    [
+        ("adapter", "llama", "is a LoRA adapter, expected a whole model"),
+        ("mmproj", "clip", "is a projector for images or sound"),
+        ("imatrix", "", "is an importance matrix"),
+        ("model", "controlvector", "is a control vector"),
+        ("model", "llama", "is a vocab-only file"),
+        ("model", "", "names no architecture"),
+    ],
+)
+def test_files_that_are_something_else(kind: str, architecture: str, said: str, tmp_path: Path) -> None:
+    writer = GGUFWriter(tmp_path / "else.gguf", architecture)
+    writer.add_type(kind)
+    if said != "is a vocab-only file":
+        writer.add_tensor("x", np.zeros(4, np.float32))
+    assert said in problem(finished(writer))
+
+
+def test_a_tokenizer_that_is_not_whole(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.gguf"
+    for leave_out, said in {
+        "model": "has no tokenizer: tokenizer.ggml.model is missing",
+        "tokens": "tokenizer.ggml.tokens is missing",
+        "types": "tokenizer.ggml.token_type has 39 entries, expected 40 or more",
+        "merges": "tokenizer.ggml.merges is missing",
+    }.items():
+        assert said in problem(write(path, leave_out=leave_out))
+    assert "token 'b' is listed twice, as 1 and 3" in problem(write(path, tokens=["a", "b", "c", "b"]))
+    assert "token 'b' is listed twice, as 1 and 2" in problem(write(path, tokens=["a", "b", "b\0c"]))
+    assert check(write(path, tokens=["a", "", ""]))
+
+
+def test_sizes_on_which_llama_cpp_would_abort(tmp_path: Path) -> None:
+    path = tmp_path / "sizes.gguf"
+    assert check(write(path, block_count=512, expert_count=8, expert_used_count=8))
+    assert "has 0 layers, expected 1 to 512" in problem(write(path, block_count=0))
+    assert "has 513 layers, expected 1 to 512" in problem(write(path, block_count=513))
+    for experts, used in ((8, 9), (8, 0), (0, 1)):
+        said = f"uses {used} of {experts} experts at a time"
+        assert said in problem(write(path, expert_count=experts, expert_used_count=used))
+
+
+def test_lora_adapters_are_told_from_models(tmp_path: Path, tiny: Path) -> None:
+    def adapter(kind: str, tensor: str) -> Path:
+        writer = GGUFWriter(tmp_path / "lora.gguf", "llama")
+        writer.add_type("adapter")
+        writer.add_string("adapter.type", kind)
+        writer.add_tensor(tensor, np.zeros((2, 4), np.float32))
+        return finished(writer)
+
+    assert check_lora(adapter("lora", "blk.0.attn_q.weight.lora_a")).architecture == "llama"
+    assert 'adapter.type is "ia3", expected "lora"' in problem(adapter("ia3", "x.lora_a"), check_lora)
+    assert "holds no LoRA weights" in problem(adapter("lora", "x"), check_lora)
+    assert 'general.type is "", expected "adapter"' in problem(tiny, check_lora)
+
+
+# --- split files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> list[Path]:
+    write(tmp_path / "s.gguf", tensors=5, parts_of=2)
+    parts = sorted(tmp_path.glob("s-*.gguf"))
+    assert [part.name for part in parts] == [f"s-{i:05}-of-00003.gguf" for i in (1, 2, 3)]
+    return parts
+
+
+def test_a_split_file_is_one_model(split: list[Path]) -> None:
+    header = check(split[0])
+    assert header.shards == tuple(split) and header.file_bytes == sum(part.stat().st_size for part in split)
+    assert [tensor.name for tensor in header.tensors] == [f"blk.{i}.weight" for i in range(5)]
+    assert [tensor.shard for tensor in header.tensors] == [0, 0, 1, 1, 2]
+    for tensor in header.tensors:
+        with header.shards[tensor.shard].open("rb") as file:
+            file.seek(tensor.offset)
+            values = np.frombuffer(file.read(tensor.n_bytes), np.float32)
+        assert set(values.tolist()) == {float(tensor.name[4])}
+
+
+def test_a_split_file_starts_at_part_1(split: list[Path]) -> None:
+    assert "is part 2 of 3, expected the first, s-00001-of-00003.gguf" in problem(split[1])
+
+
+def test_a_missing_part_is_named(split: list[Path]) -> None:
+    split[1].unlink()
+    assert "part 2 of 3 is missing, expected s-00002-of-00003.gguf beside it" in problem(split[0])
+
+
+def test_a_part_that_is_cut_short_is_named(split: list[Path]) -> None:
+    os.truncate(split[2], split[2].stat().st_size - 40)
+    with pytest.raises(ModelFileError, match=r"s-00003-of-00003.gguf: cut short"):
+        check(split[0])
+
+
+def test_parts_that_do_not_belong_together(split: list[Path]) -> None:
+    third = split[2].read_bytes()
+    split[2].write_bytes(split[1].read_bytes())
+    with pytest.raises(ModelFileError, match=r"s-00003-of-00003.gguf: damaged: split.no and split.count are \(1, 3\)"):
+        check(split[0])
+    split[2].write_bytes(third.replace(b"blk.4.weight", b"blk.3.weight"))
+    assert "two tensors of its 3 parts have the same name" in problem(split[0])
+
+
+def test_a_renamed_first_part(split: list[Path]) -> None:
+    renamed = split[0].rename(split[0].with_name("model.gguf"))
+    assert "is part 1 of 3, expected the name model-00001-of-00003.gguf" in problem(renamed)
