@@ -15,6 +15,7 @@ import typer
 from eftlocal.errors import EftError, SettingError
 
 if TYPE_CHECKING:
+    from eftlocal.catalog.models import Catalog
     from eftlocal.emulation.emulator import Emulator
     from eftlocal.emulation.settings import Dials
 
@@ -87,15 +88,15 @@ class Options:
     verbose: Annotated[bool, typer.Option("--verbose", help="Show llama.cpp's own log.")] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False
 
-    def load(self, emulator: str | None) -> "Emulator":
-        """The emulator with these options as its settings."""
+    def load(self, emulator: str | None, catalog: "Catalog | None" = None) -> "Emulator":
+        """The emulator with these options as its settings; of `catalog`, where one is given."""
         from eftlocal.emulation.emulator import Emulator
         from eftlocal.runtime.llama import set_verbose
 
         set_verbose(self.verbose)
         return Emulator.load(
             emulator,
-            models=self.models,
+            models=catalog or self.models,
             context=self.ctx,
             threads=self.threads,
             gpu_layers=self.gpu_layers,
@@ -245,6 +246,33 @@ def demo(
     from eftlocal.apps import demo
 
     raise typer.Exit(demo.demo(questions, as_json=json, shown_seed=seed, beta=beta, temperature=temperature))
+
+
+@app.command()
+@with_options
+def bench(
+    options: Options,
+    emulator: Annotated[str | None, typer.Argument(metavar="[EMULATOR]", help="(default: the catalogue's)")] = None,
+    synthetic_base: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE[:TYPE]", help="Widen the base to this size, as 300M or 300M:Q4_K_M (a llama)."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=8, help="Tokens decoded after each prompt.")] = 64,
+    repetitions: Annotated[int, typer.Option(min=1, help="How often each way is measured.")] = 5,
+    json: JsonOption = False,
+) -> int:
+    """Measure what emulation and drafts cost and gain on this machine."""
+    from eftlocal.apps import bench
+
+    return bench.bench(
+        lambda catalog, name: options.load(name, catalog),
+        emulator,
+        models=options.models,
+        synthetic_base=synthetic_base,
+        tokens=tokens,
+        repetitions=repetitions,
+        as_json=json,
+    )
 
 
 def main() -> None:

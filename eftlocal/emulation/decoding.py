@@ -107,8 +107,7 @@ class Decoder:
             delta += generation.take(token, self._engine)
             if generation.finish_reason or i == len(block.guesses) or token != block.guesses[i]:
                 break
-        generation.guessed += len(hits)
-        generation.hits += sum(hits)
+        generation.hits += hits
         return delta, hits
 
     def _source(self, running: Mapping[Slot, Generation]) -> Source:

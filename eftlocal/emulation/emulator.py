@@ -11,6 +11,7 @@ import numpy as np
 
 from eftlocal.catalog import models as catalog
 from eftlocal.emulation.combine import Combiner, Mix
+from eftlocal.emulation.costs import block_seconds
 from eftlocal.emulation.decoding import Decoder
 from eftlocal.emulation.engine import Engine
 from eftlocal.emulation.generation import Generation, Reply, must_fit
@@ -77,7 +78,7 @@ class Emulator:
         cls,
         name: str | None = None,
         *,
-        models: Path | str | None = None,
+        models: Path | str | catalog.Catalog | None = None,
         context: int | None = None,
         threads: int | None = None,
         gpu_layers: int | None = None,
@@ -86,7 +87,7 @@ class Emulator:
     ) -> Self:
         """Load the emulator `name` (None: the catalogue's default) and the members that its settings need.
 
-        models      a models.toml beside the packaged and the user's own
+        models      a models.toml beside the packaged and the user's own, or a whole catalogue instead of them
         context     tokens a sequence may have; None: the emulator's, at most what every member was trained for
         threads     CPU threads in all; None: every core this process may use
         gpu_layers  layers of each model on the device; None: all, where the build can offload
@@ -96,7 +97,7 @@ class Emulator:
         Raises CatalogError, ModelFileError, ModelLoadError, VocabularyError, ViewError or SettingError.
         """
         started = time.perf_counter()
-        cat = catalog.load(None if models is None else Path(models))
+        cat = models if isinstance(models, catalog.Catalog) else catalog.load(None if models is None else Path(models))
         emulator = cat.emulator(name or _default(cat))
         members = assemble(cat, emulator, gpu_layers=gpu_layers)
         if kv_type not in KV_TYPES:
@@ -136,6 +137,16 @@ class Emulator:
     def roles(self) -> tuple[str, ...]:
         """base, tuned and reference; with several rewards NAME.tuned and NAME.reference: what `alone` takes."""
         return tuple(self._members.roles)
+
+    @property
+    def n_vocab(self) -> int:
+        """Token ids that the members share: 0 to below it."""
+        return self._members.n_real
+
+    @property
+    def engine(self) -> Engine:
+        """What decodes: for those who measure it."""
+        return self._engine
 
     @property
     def fed_tokens(self) -> Mapping[str, int]:
@@ -192,6 +203,12 @@ class Emulator:
         for _ in self._decoder.decode(generations, cancelled):
             pass
         return [generation.reply for generation in generations]
+
+    def block_seconds(self, prompt: Prompt, lengths: Sequence[int]) -> dict[int, float]:
+        """Seconds that the decodes of a block of so many guesses take after `prompt`, without anything else."""
+        mix = self.mix(self.settings)
+        prompts = {member: self._prompt(member, prompt) for member in mix.active}
+        return block_seconds(self._engine, mix, self._members.drafter(mix), prompts, lengths)
 
     def _generation(self, prompt: Prompt, settings: Settings, index: int) -> Generation:
         mix = self.mix(settings)

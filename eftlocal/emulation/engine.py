@@ -5,6 +5,7 @@ each cache holds with what it should hold, rewinds what differs and feeds what i
 rejected draft, a cancelled prefill and a failed step are all the same case: a cache that holds something else.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -105,6 +106,8 @@ class Engine:
         self._models: dict[Path, Model] = {}
         self._contexts: dict[int, Context] = {}
         self._splits: dict[tuple[int, ...], Split] = {}
+        self.in_turn = False  # decode members one after the other, each with all threads: the comparison of `bench`
+        self.seconds = 0.0  # spent in forward: what a step takes beyond it is ours
         self._pool = ThreadPoolExecutor(max(1, len(self.specs)), thread_name_prefix="eftlocal-member")
         self._running: list[Future[None]] = []
 
@@ -201,6 +204,7 @@ class Engine:
         forward overwrites them. Raises Cancelled, and DecodeError naming the member that failed; after either, and
         after a KeyboardInterrupt, the next forward puts right what the caches hold.
         """
+        began = time.perf_counter()
         wait(self._running)  # an interrupted call may have left members decoding
         starts = [0, *accumulate(request.rows for request in requests)]
         members = tuple(sorted({member for request in requests for member in request.members}))
@@ -225,6 +229,7 @@ class Engine:
             future.result()
         for request in requests:
             request.slot._same.update({member: request.slot._length(member) for member in request.members})
+        self.seconds += time.perf_counter() - began
         return {m: (_with_known(m, requests, logits[m]), _rows(m, requests, starts)) for m in members}
 
     def _feeds(self, member: int, requests: Sequence[Request]) -> list[Feed]:
@@ -251,7 +256,9 @@ class Engine:
         """Lanes and threads for these members; threads are set when the split changes."""
         if members not in self._splits:
             self._splits[members] = split_threads([self.specs[m].header.tensor_bytes for m in members], self.n_threads)
-        split = self._splits[members]
+        split = Split((tuple(range(len(members))),), (self.n_threads,) * len(members))
+        if not self.in_turn:
+            split = self._splits[members]
         for member, threads in zip(members, split.threads, strict=True):
             self._contexts[member].set_threads(threads)
         return split

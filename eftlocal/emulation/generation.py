@@ -30,7 +30,7 @@ class Reply:
     ttft_s         seconds from the request to the first token; None if none came
     tokens_per_s   of the tokens after the first
     steps          how often the base ran: fewer than there are tokens, where drafts were accepted
-    guessed        tokens that the draft model guessed or would have guessed, and how many of them were right: hits
+    hits           which of the guesses at successive tokens were right, those that were never decoded included
     """
 
     text: str
@@ -44,8 +44,7 @@ class Reply:
     tokens_per_s: float | None
     kept: int  # leading tokens that lie wholly in `text`
     steps: int = 0
-    guessed: int = 0
-    hits: int = 0
+    hits: tuple[bool, ...] = ()
 
     @property
     def message(self) -> Message:
@@ -71,8 +70,7 @@ class Generation:
     first: float | None = None
     last: float = 0.0
     steps: int = 0
-    guessed: int = 0
-    hits: int = 0
+    hits: list[bool] = field(default_factory=list)
 
     @property
     def prompt_tokens(self) -> dict[str, int]:
@@ -95,8 +93,7 @@ class Generation:
             tokens_per_s=(len(self.tokens) - 1) / elapsed if elapsed > 0 else None,
             kept=self.stream.kept,
             steps=self.steps,
-            guessed=self.guessed,
-            hits=self.hits,
+            hits=tuple(self.hits),
         )
 
     def room(self, n_ctx: int) -> int:

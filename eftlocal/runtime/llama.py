@@ -15,7 +15,7 @@ import llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.errors import DecodeError, ModelLoadError, SettingError
+from eftlocal.errors import DecodeError, ModelFileError, ModelLoadError, SettingError
 from eftlocal.runtime.gguf import Header
 
 Logits = NDArray[np.float32]
@@ -370,3 +370,19 @@ def _batch(
         seq_id=ctypes.cast(rows, ctypes.POINTER(integers)),
         logits=wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
     )
+
+
+QUANTIZED = {
+    "F16": lib.LLAMA_FTYPE_MOSTLY_F16,
+    "Q8_0": lib.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "Q4_K_M": lib.LLAMA_FTYPE_MOSTLY_Q4_K_M,
+}
+
+
+def quantize(source: Path, target: Path, kind: str) -> None:
+    """Write `source` with its weights stored as `kind`, one of QUANTIZED. Raises ModelFileError."""
+    _backend()
+    params = lib.llama_model_quantize_default_params()
+    params.ftype = QUANTIZED[kind]
+    if lib.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) != 0:
+        raise ModelFileError(f"{source}: llama.cpp could not quantize it to {kind}: {_reason()}")

@@ -340,7 +340,8 @@ def test_the_base_alone_drafts_by_look_up(emulator: Emulator) -> None:
 
 def test_blocks_are_replayed_from_hits_in_a_row() -> None:
     assert tokens_per_block([True, True, False, True], 0) == 1
-    assert tokens_per_block([True, True, False] * 4, 2) == 3 / 1.0 * 1.0
+    assert tokens_per_block([True, True, False] * 4, 2) == 3
+    assert tokens_per_block([True, True, True, False], 1) == 2
     assert tokens_per_block([False] * 9, 8) == 1
 
 
