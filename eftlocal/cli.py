@@ -30,6 +30,12 @@ MODEL = "What runs"
 DIALS = "Dials"
 ANSWER = "The answer"
 
+DEMO = "demo"
+DEMO_NOTE = (
+    "eftlocal: no emulator was named, so this is the embedded demo (it knows 600 cities and little else).\n"
+    'Your own models: name them in a models.toml (README, "Your models") and give --models FILE.'
+)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -85,7 +91,7 @@ class Options:
         from eftlocal.runtime.llama import set_verbose
 
         set_verbose(self.verbose)
-        return Emulator.load(
+        loaded = Emulator.load(
             emulator,
             models=self.models,
             context=self.ctx,
@@ -94,6 +100,9 @@ class Options:
             kv_type=self.kv_type,
             **self.dials(),
         )
+        if emulator is None and loaded.name == DEMO:
+            print(DEMO_NOTE, file=sys.stderr)
+        return loaded
 
     def dials(self) -> "Dials":
         """The settings that were given, by their names."""
