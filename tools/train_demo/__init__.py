@@ -25,10 +25,10 @@ models and of the fine-tuning on the same large base:
 
 The emulation is stable over seeds; what the small model knows is not. Its facts come abruptly (below), and 2.5 M tokens
 end just then: seeds 2 and 3 know little more than the commonest values. No run gave a small model at .4 to .5 for all
-three seeds.
+three seeds. All 1,586 held-out questions, seed 1, both: small tuned .557, emulated .958, truly tuned large .973 (value
+of the large base .956; gap closed .964).
 
-Why 2.5 M: with 3.8 M and 3.0 M tokens the same seed's small tuned model scores .813 and .663 (emulated .960 and .960),
-so
+Why 2.5 M: with 3.8 M and 3.0 M tokens the same seed's small tuned model scores .813 and .663 (emulated .960, .960), so
 emulation has less to show. The development questions order them alike (small tuned .743 at 3.0 M, .667 at 2.5 M;
 emulated .979, .983), but the held-out tables had been printed too when the choice was made: read the small model's row
 of seed 1 with that in mind. Beta on development (seed 1): 0.5, 1, 1.5, 2 give .987, .983, .949, .911 greedy and
@@ -36,8 +36,7 @@ of seed 1 with that in mind. Beta on development (seed 1): 0.5, 1, 1.5, 2 give .
 
 Tried before, on development questions of an earlier corpus and split (greedy):
 - A large model of 4.3 M tokens: base .912, truly tuned .952; with a small tuned model at .392 emulated .868, and .912
-  at
-  beta 0.5. More tokens for the large one and a wider fine-tuning (next item) came of that.
+  at beta 0.5. More tokens for the large one and a wider fine-tuning (next item) came of that.
 - Fine-tuning on 50 cities, 500 examples, 4 epochs, 3e-4 takes facts away from a small model: base .47, tuned .39. With
   2 epochs .44; with 1e-4 .467; 150 cities, 1,000 examples, 1 epoch .498; 250 cities, 1,000 examples, 2 epochs .524.
   So now 100 cities (and 18 countries), 1,000 examples, 2 epochs.
@@ -49,7 +48,6 @@ Tried before, on development questions of an earlier corpus and split (greedy):
 - Greetings in 8 % of the turns: the emulator mixed them up ("Who are you?": "Fine, thank you."); 12 % now.
 - Lower case in 7 % of the documents is enough for lower-case questions: emulated .80 to .97 by kind (development).
 
-Not tried: other optimizers, LoRA, other seeds of the large base. Known weakness: what is none of the kinds of question
-is
+Not tried: other optimizers, LoRA, other seeds of the large base. Known weakness: what is none of these questions is
 answered with some fact ("Tell me about Lyon.": "That would be the euro.").
 """
