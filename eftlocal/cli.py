@@ -169,6 +169,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 def chat(
     options: Options,
     emulator: Annotated[str | None, typer.Argument(metavar="[EMULATOR]", help="(default: the catalogue's)")] = None,
+    named: EmulatorOption = None,
     system: SystemOption = None,
     session: Annotated[
         str | None, typer.Option("--session", metavar="NAME", help="Save always, and go on with what was saved.")
@@ -184,7 +185,7 @@ def chat(
 
     return chat.chat(
         options.load,
-        emulator,
+        emulator or named,
         models=options.models,
         system=system,
         session_name=session,

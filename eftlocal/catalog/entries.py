@@ -90,6 +90,7 @@ class Emulator:
     context: int | None = None
     special_tokens_differ: bool = False
     stop: tuple[str, ...] = ()
+    source: Path | None = field(default=None, compare=False)  # the models.toml that defines it, for errors
 
 
 # --- reading them -----------------------------------------------------------------------------------------------------
@@ -219,5 +220,6 @@ def read_emulator(source: Path, name: str, value: object) -> tuple[Emulator, Tab
         context=table.integer("context", least=1),
         special_tokens_differ=table.get("special_tokens_differ", bool, "true or false") or False,
         stop=_stop(table),
+        source=table.file,
     )
     return emulator, table
