@@ -91,7 +91,7 @@ class Options:
         from eftlocal.runtime.llama import set_verbose
 
         set_verbose(self.verbose)
-        loaded = Emulator.load(
+        return Emulator.load(
             emulator,
             models=self.models,
             context=self.ctx,
@@ -100,9 +100,14 @@ class Options:
             kv_type=self.kv_type,
             **self.dials(),
         )
-        if emulator is None and loaded.name == DEMO:
+
+    def chosen(self, emulator: str | None) -> str | None:
+        """The emulator that was named; where none was and the default is the embedded demo, stderr says so."""
+        from eftlocal.catalog import models
+
+        if emulator is None and models.load(self.models).default == DEMO:
             print(DEMO_NOTE, file=sys.stderr)
-        return loaded
+        return emulator
 
     def dials(self) -> "Dials":
         """The settings that were given, by their names."""
@@ -185,7 +190,7 @@ def chat(
 
     return chat.chat(
         options.load,
-        emulator or named,
+        options.chosen(emulator or named),
         models=options.models,
         system=system,
         session_name=session,
@@ -210,7 +215,7 @@ def generate(
     from eftlocal.apps import generate
 
     question = generate.as_prompt(generate.read_prompt(prompt), system=system, raw=raw)
-    with options.load(emulator) as loaded:
+    with options.load(options.chosen(emulator)) as loaded:
         return generate.generate(loaded, question, as_json=json)
 
 
@@ -229,7 +234,7 @@ def score(
     from eftlocal.apps import generate
 
     question = generate.as_prompt(prompt, system=system, raw=raw)
-    with options.load(emulator) as loaded:
+    with options.load(options.chosen(emulator)) as loaded:
         return generate.score(loaded, question, completion, as_json=json)
 
 
