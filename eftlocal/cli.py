@@ -31,6 +31,12 @@ MODEL = "What runs"
 DIALS = "Dials"
 ANSWER = "The answer"
 
+DEMO = "demo"
+DEMO_NOTE = (
+    "eftlocal: no emulator was named, so this is the embedded demo (it knows 600 cities and little else).\n"
+    'Your own models: name them in a models.toml (README, "Your models") and give --models FILE.'
+)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -104,6 +110,14 @@ class Options:
             **self.dials(),
         )
 
+    def chosen(self, emulator: str | None) -> str | None:
+        """The emulator that was named; where none was and the default is the embedded demo, stderr says so."""
+        from eftlocal.catalog import models
+
+        if emulator is None and models.load(self.models).default == DEMO:
+            print(DEMO_NOTE, file=sys.stderr)
+        return emulator
+
     def dials(self) -> "Dials":
         """The settings that were given, by their names."""
         names = ("beta", "reward_top_p", "temperature", "top_k", "top_p", "min_p", "seed", "max_tokens", "stop")
@@ -171,6 +185,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 def chat(
     options: Options,
     emulator: Annotated[str | None, typer.Argument(metavar="[EMULATOR]", help="(default: the catalogue's)")] = None,
+    named: EmulatorOption = None,
     system: SystemOption = None,
     session: Annotated[
         str | None, typer.Option("--session", metavar="NAME", help="Save always, and go on with what was saved.")
@@ -186,7 +201,7 @@ def chat(
 
     return chat.chat(
         options.load,
-        emulator,
+        options.chosen(emulator or named),
         models=options.models,
         system=system,
         session_name=session,
@@ -211,7 +226,7 @@ def generate(
     from eftlocal.apps import generate
 
     question = generate.as_prompt(generate.read_prompt(prompt), system=system, raw=raw)
-    with options.load(emulator) as loaded:
+    with options.load(options.chosen(emulator)) as loaded:
         return generate.generate(loaded, question, as_json=json)
 
 
@@ -230,7 +245,7 @@ def score(
     from eftlocal.apps import generate
 
     question = generate.as_prompt(prompt, system=system, raw=raw)
-    with options.load(emulator) as loaded:
+    with options.load(options.chosen(emulator)) as loaded:
         return generate.score(loaded, question, completion, as_json=json)
 
 

@@ -6,99 +6,30 @@ right name. Whether the models' own files are there is asked later, of `local_pa
 """
 
 import os
-import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Final
 
 import platformdirs
 
-from eftlocal.catalog.tables import Table, document, expanded, kind_of, nearest
+from eftlocal.catalog.entries import (
+    Emulator,
+    Lora,
+    Model,
+    Reward,
+    View,
+    parse_view,
+    read_emulator,
+    read_model,
+)
+from eftlocal.catalog.tables import Table, document, nearest
 from eftlocal.errors import CatalogError
 
 __all__ = ["Catalog", "Emulator", "Lora", "Model", "Reward", "View", "load", "local_path", "packaged", "parse_view"]
 
-ROLES: Final = ("base", "tuned", "reference")
-REWARD_ROLES: Final = ("tuned", "reference")
-
-# emulation.sample.Sampling's fields and settings of the loop around it, listed here: that floor is above this one.
-SAMPLING_FLOATS: Final = (
-    *("temperature", "top_p", "min_p", "typical_p", "repeat_penalty"),
-    *("presence_penalty", "frequency_penalty", "reward_top_p"),
-)
-SAMPLING_INTEGERS: Final = ("top_k", "repeat_last_n", "max_tokens", "seed")
-
-MODEL_KEYS: Final = ("repo", "file", "sha256", "path", "lora", "gpu_layers")
-REWARD_KEYS: Final = ("name", "tuned", "reference", "beta", "views", "system")
-EMULATOR_KEYS: Final = (
-    *("description", "base", "rewards", "views", "system", "template_args"),
-    *("sampling", "context", "special_tokens_differ", "stop"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """How a conversation becomes tokens for one member; `role` says whose chat template (None: the member's own)."""
-
-    kind: Literal["chat", "transcript", "raw", "template"]
-    role: str | None = None
-    template: str | None = None
-
-
-DEFAULT_VIEWS: Final = {"base": View("transcript"), "tuned": View("chat"), "reference": View("transcript")}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lora:
-    """A LoRA adapter's GGUF file and the strength it is applied with."""
-
-    path: Path
-    scale: float = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """One GGUF file (or the first part of a split one): by `repo` and `file` on the Hub, or by `path`, never both."""
-
-    name: str
-    repo: str | None = None
-    file: str | None = None
-    sha256: str | None = None
-    path: Path | None = None
-    lora: Lora | None = None
-    gpu_layers: int | None = None  # None: as many as the build can offload
-    source: Path | None = field(default=None, compare=False)  # the models.toml that defines it, for errors
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reward:
-    """beta x (log p_tuned - log p_reference), with the views and system texts that differ from the emulator's."""
-
-    name: str
-    tuned: str
-    reference: str
-    beta: float = 1.0
-    views: Mapping[str, View] = field(default_factory=dict)
-    system: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Emulator:
-    """A base with its rewards, and the settings a user starts from."""
-
-    name: str
-    base: str
-    description: str = ""
-    rewards: tuple[Reward, ...] = ()
-    views: Mapping[str, View] = field(default_factory=lambda: dict(DEFAULT_VIEWS))
-    system: str | None = None
-    template_args: Mapping[str, object] = field(default_factory=dict)
-    sampling: Mapping[str, float | int] = field(default_factory=dict)
-    context: int | None = None
-    special_tokens_differ: bool = False
-    stop: tuple[str, ...] = ()
+_LIST_HINT: Final = "`eftlocal list` shows every name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +51,6 @@ class Catalog:
         if name not in self.emulators:
             raise CatalogError(f'no emulator is named "{name}"{nearest(name, self.emulators)}', _LIST_HINT)
         return self.emulators[name]
-
-
-_LIST_HINT: Final = "`eftlocal list` shows every name"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -185,130 +113,6 @@ def _must_be_a_file(where: str, path: Path) -> None:
         raise CatalogError(f"{where}: {path} is a folder, not a GGUF file")
 
 
-# --- one document -----------------------------------------------------------------------------------------------------
-
-
-def parse_view(value: object) -> View:
-    """`chat`, `chat:ROLE`, `transcript`, `raw` or `{ template = "jinja" }`; a CatalogError for anything else."""
-    if isinstance(value, dict):
-        template = value.get("template")
-        if set(value) != {"template"} or not isinstance(template, str) or not template:
-            raise CatalogError('a view that is a table must be { template = "..." }')
-        return View("template", template=template)
-    if not isinstance(value, str):
-        raise CatalogError(f"a view must be a string or a table, not {kind_of(value)}")
-    kind, colon, role = value.partition(":")
-    if kind not in ("chat", "transcript", "raw") or (colon and kind != "chat"):
-        names = ("chat", *(f"chat:{role}" for role in ROLES), "transcript", "raw")
-        raise CatalogError(f'unknown view "{value}"{nearest(value, names)}')
-    if colon and role not in ROLES:
-        raise CatalogError(f'unknown role "{role}" in the view "{value}"{nearest(role, ROLES)}')
-    return View(cast(Literal["chat", "transcript", "raw"], kind), role or None)
-
-
-def _views(table: Table, roles: tuple[str, ...]) -> dict[str, View]:
-    inner = table.table("views", roles)
-    views = {}
-    for role, value in inner.values.items():
-        try:
-            views[role] = parse_view(value)
-        except CatalogError as error:
-            raise inner.error(role, error.message) from error
-    return views
-
-
-def _model(table: Table, name: str) -> Model:
-    repo, file, sha256, path = table.text("repo"), table.text("file"), table.text("sha256"), table.text("path")
-    if path is not None and (repo is not None or file is not None or sha256 is not None):
-        raise table.error("path", "a model is either a path, or a repo and a file (with its sha256)")
-    if path is None:
-        repo, file = _on_the_hub(table, sha256)
-    folder = expanded(table.file).absolute().parent
-    lora = None
-    if "lora" in table.values:
-        inner = table.table("lora", ("path", "scale"))
-        lora = Lora(path=folder / expanded(Path(inner.name("path"))), scale=inner.number("scale", 1.0))
-    return Model(
-        name=name,
-        repo=repo,
-        file=file,
-        sha256=sha256.lower() if sha256 else None,
-        path=None if path is None else folder / expanded(Path(table.name("path"))),
-        lora=lora,
-        gpu_layers=table.integer("gpu_layers", least=0),
-        source=table.file,
-    )
-
-
-def _on_the_hub(table: Table, sha256: str | None) -> tuple[str, str]:
-    if not table.values.keys() & {"repo", "file"}:
-        raise table.error("", "needs a path, or a repo and a file")
-    repo, file = table.name("repo"), table.name("file")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII):
-        raise table.error("repo", f'must be "owner/name", not "{repo}"')
-    if not file.endswith(".gguf") or file.startswith("/") or ".." in file.split("/"):
-        raise table.error("file", f'must be the name of a .gguf file in the repository, not "{file}"')
-    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise table.error("sha256", "must be 64 hexadecimal digits")
-    return repo, file
-
-
-def _reward(table: Table) -> Reward:
-    tuned = table.name("tuned")
-    name = table.name("name") if "name" in table.values else tuned
-    if set(name) & set("=,"):
-        raise table.error("name", f'"{name}" holds a "=" or a ",", so that `--mix NAME=WEIGHT` could not name it')
-    system = table.table("system", REWARD_ROLES)
-    return Reward(
-        name=name,
-        tuned=tuned,
-        reference=table.name("reference"),
-        beta=table.number("beta", 1.0),
-        views=_views(table, REWARD_ROLES),
-        system={role: system.text(role) or "" for role in system.values},
-    )
-
-
-def _rewards(table: Table) -> tuple[Reward, ...]:
-    rewards: list[Reward] = []
-    for i, value in enumerate(table.array("rewards")):
-        inner = Table(table.file, table.where, value, REWARD_KEYS, f"rewards[{i}]")
-        reward = _reward(inner)
-        if any(reward.name == other.name for other in rewards):
-            raise inner.error("name", f'two rewards are named "{reward.name}"', "give each a name of its own")
-        rewards.append(reward)
-    return tuple(rewards)
-
-
-def _sampling(table: Table) -> dict[str, float | int]:
-    inner = table.table("sampling", (*SAMPLING_FLOATS, *SAMPLING_INTEGERS))
-    return {k: cast(int, inner.integer(k)) if k in SAMPLING_INTEGERS else inner.number(k, 0.0) for k in inner.values}
-
-
-def _stop(table: Table) -> tuple[str, ...]:
-    strings = table.array("stop")
-    for i, value in enumerate(strings):
-        if not isinstance(value, str) or not value:
-            raise table.error(f"stop[{i}]", "is empty" if value == "" else f"must be a string, not {kind_of(value)}")
-    return tuple(cast("list[str]", strings))
-
-
-def _emulator(table: Table, name: str) -> Emulator:
-    return Emulator(
-        name=name,
-        base=table.name("base"),
-        description=table.text("description") or "",
-        rewards=_rewards(table),
-        views=DEFAULT_VIEWS | _views(table, ROLES),
-        system=table.text("system"),
-        template_args=table.table("template_args", None).values,
-        sampling=_sampling(table),
-        context=table.integer("context", least=1),
-        special_tokens_differ=table.get("special_tokens_differ", bool, "true or false") or False,
-        stop=_stop(table),
-    )
-
-
 # --- all of them together ---------------------------------------------------------------------------------------------
 
 
@@ -320,10 +124,9 @@ def _merged(documents: Iterable[tuple[Path, dict[str, object]]]) -> Catalog:
     for file, contents in documents:
         top = Table(file, "", contents, ("default", "models", "emulators"))
         for name, value in top.table("models", None).values.items():
-            models[name] = _model(Table(file, f"models.{name}", value, MODEL_KEYS), name)
+            models[name] = read_model(file, name, value)
         for name, value in top.table("emulators", None).values.items():
-            table = Table(file, f"emulators.{name}", value, EMULATOR_KEYS)
-            emulators[name] = (_emulator(table, name), table)
+            emulators[name] = read_emulator(file, name, value)
         if "default" in contents:
             default = (top.name("default"), top)
     for emulator, table in emulators.values():

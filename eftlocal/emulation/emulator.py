@@ -110,7 +110,7 @@ class Emulator:
             n_threads=threads or usable_cores(),
             kv_type=kv_type,
         )
-        settings = Settings(stop=emulator.stop).turned(**emulator.sampling)  # type: ignore[arg-type]  # checked at load
+        settings = _configured(emulator)
         self = cls(members, engine, name=emulator.name, settings=settings.turned(**dials), load_s=0.0)
         try:
             for member in self.mix(self.settings).active:
@@ -277,6 +277,14 @@ def _default(cat: catalog.Catalog) -> str:
     if cat.default is None:
         raise CatalogError("No emulator was named, and the catalogue has no default.", "Name one: -e NAME.")
     return cat.default
+
+
+def _configured(emulator: catalog.Emulator) -> Settings:
+    """The settings that the emulator starts from; a CatalogError where its file gives one out of its range."""
+    try:
+        return Settings(stop=emulator.stop).turned(**emulator.sampling)  # type: ignore[arg-type]  # keys were checked
+    except SettingError as error:
+        raise CatalogError(f"{emulator.source}: [emulators.{emulator.name}] sampling: {error.message}") from None
 
 
 def _new_seed() -> int:

@@ -23,6 +23,7 @@ from eftlocal.runtime.plan import Split, split_threads
 
 __all__ = ["Cancelled", "Engine", "Known", "MemberSpec", "Request", "Slot"]
 
+LIGHT = 32_000_000  # bytes of weights below which threads wait for each other longer than they compute
 FORK_WORTH = 16  # a prefix shorter than this is computed again sooner than it is copied
 
 
@@ -260,7 +261,8 @@ class Engine:
         if not self.in_turn:
             split = self._splits[members]
         for member, threads in zip(members, split.threads, strict=True):
-            self._contexts[member].set_threads(threads)
+            light = self.specs[member].header.tensor_bytes < LIGHT
+            self._contexts[member].set_threads(1 if light else threads)
         return split
 
 

@@ -5,20 +5,38 @@ tokenizer), `check_lora` an adapter; `parse` works on a header's first bytes alo
 Every failure is a ModelFileError: one line that says the file, what was found and what was expected.
 """
 
+import math
 import mmap
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
+from eftlocal.catalog.tables import printable
 from eftlocal.errors import ModelFileError
 from eftlocal.runtime.gguf_arrays import Array
 from eftlocal.runtime.gguf_header import MAX_HEADER, Header, HeaderIncompleteError, Tensor, parse
 
 __all__ = ["Array", "Header", "HeaderIncompleteError", "Tensor", "check", "check_lora", "parse", "read"]
 
-MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
+# What llama.cpp asserts, so that it aborts on other numbers, or multiplies in 32 bits, so that large ones wrap around
+# and pass its own checks (src/llama-model.cpp, load_hparams). Keys stand behind the architecture's name.
+LIMITS: Final = {
+    "block_count": (1, 512),  # LLAMA_MAX_LAYERS
+    "attention.head_count": (0, 65_535),
+    "attention.head_count_kv": (0, 65_535),
+    "attention.key_length": (0, 65_535),
+    "attention.value_length": (0, 65_535),
+    "attention.sliding_window": (0, 1 << 30),
+}
+EPSILONS: Final = ("layer_norm_rms_epsilon", "layer_norm_epsilon", "group_norm_epsilon")
+
+# Types that the operations on weights do not take: integers are indices, Q8_1 and Q8_K intermediates of a product.
+NO_WEIGHTS: Final = ("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K")
+INDICES: Final = ("tid2eid", "d2t")  # DeepSeek's table of experts by token, EAGLE's of draft tokens
+ONLY_F32: Final = (".ssm_a", ".ssm_conv1d.weight", ".shortconv.conv.weight")
 
 
 def read(path: Path) -> Header:
@@ -48,6 +66,7 @@ def check(path: Path) -> Header:
     _check_sizes(first)
     _check_tokenizer(first)
     tensors = tuple(replace(tensor, shard=i) for i, part in enumerate(parts) for tensor in part.tensors)
+    _check_types(path, tensors)
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise ModelFileError(f"{path}: damaged: two tensors of its {len(parts)} parts have the same name")
     if len(parts) > 1 and (expected := first.metadata.get("split.tensors.count")) != len(tensors):
@@ -65,7 +84,8 @@ def check_lora(path: Path) -> Header:
     header = read(path)
     for key, expected in (("general.type", "adapter"), ("adapter.type", "lora")):
         if (found := header.text(key)) != expected:
-            raise ModelFileError(f'{path}: is no LoRA adapter: {key} is "{found}", expected "{expected}"')
+            problem = f'is no LoRA adapter: {key} is "{found}", expected "{expected}"'
+            raise ModelFileError(printable(f"{path}: {problem}"))
     _must_name_an_architecture(header)
     if not any(tensor.name.endswith(".lora_a") for tensor in header.tensors):
         raise ModelFileError(f"{path}: holds no LoRA weights, expected tensors named *.lora_a and *.lora_b")
@@ -96,17 +116,56 @@ def _must_name_an_architecture(header: Header) -> None:
 
 
 def _check_sizes(header: Header) -> None:
-    """The numbers that llama.cpp only asserts, so that it aborts on others (src/llama-model.cpp, load_hparams)."""
-    layers, experts, used = (
-        header.metadata.get(f"{header.architecture}.{key}", default)
-        for key, default in (("block_count", 1), ("expert_count", 0), ("expert_used_count", 0))
-    )
-    if isinstance(layers, int) and not 1 <= layers <= MAX_LAYERS:
-        raise ModelFileError(f"{header.path}: damaged: has {layers:,} layers, expected 1 to {MAX_LAYERS}")
-    if isinstance(used, Array):
-        used = max(used.values().tolist(), default=0) if used.type != "string" else 0
-    if isinstance(experts, int) and isinstance(used, int) and not min(experts, 1) <= used <= experts:
-        raise ModelFileError(f"{header.path}: damaged: uses {used:,} of {experts:,} experts at a time")
+    """The numbers on which llama.cpp would abort the process, or never end."""
+    for key, (least, most) in LIMITS.items():
+        _must_lie(header, key, _integers(header, key), least, most)
+    heads = max(_integers(header, "attention.head_count"), default=0)
+    for swa in ("", "_swa"):  # the sliding-window layers' own, where they differ
+        sizes = _integers(header, f"attention.key_length{swa}") or _integers(header, "attention.key_length")
+        if not sizes and heads:
+            sizes = [size // heads for size in _integers(header, "embedding_length")]
+        rotated = _integers(header, f"rope.dimension_count{swa}")
+        _must_lie(header, f"rope.dimension_count{swa}", rotated, 2, max(sizes, default=65_535))
+        if odd := [n for n in rotated if n % 2]:
+            raise _wrong(header, f"rope.dimension_count{swa}", odd[0], "an even number")
+    for epsilon in EPSILONS:
+        value = header.metadata.get(f"{header.architecture}.attention.{epsilon}")
+        if isinstance(value, float) and not 0 <= value < math.inf:
+            raise _wrong(header, f"attention.{epsilon}", value, "0 or more")
+    experts = max(_integers(header, "expert_count"), default=0)
+    used = _integers(header, "expert_used_count") or [0]
+    _must_lie(header, "expert_used_count", used, min(experts, 1), experts)
+
+
+def _integers(header: Header, key: str) -> list[int]:
+    """The value of one of the architecture's keys: an integer, or one for each layer."""
+    value = header.metadata.get(f"{header.architecture}.{key}")
+    if isinstance(value, Array) and value.type in ("u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64"):
+        return [int(n) for n in value.values().tolist()]
+    return [value] if isinstance(value, int) else []
+
+
+def _must_lie(header: Header, key: str, values: Iterable[int], least: int, most: int) -> None:
+    for value in values:
+        if not least <= value <= most:
+            raise _wrong(header, key, value, f"{least:,} to {most:,}")
+
+
+def _wrong(header: Header, key: str, value: float, expected: str) -> ModelFileError:
+    name = f"{header.architecture}.{key}"
+    return ModelFileError(printable(f"{header.path}: damaged: {name} is {value:,}, expected {expected}"))
+
+
+def _check_types(path: Path, tensors: Iterable[Tensor]) -> None:
+    """Weights of a type on which llama.cpp's operations abort; it takes norms, biases and other vectors as F32 only."""
+    for tensor in tensors:
+        if tensor.type == "F32" or any(index in tensor.name for index in INDICES):
+            continue
+        found = printable(f"{path}: tensor {tensor.name} is of type {tensor.type}")
+        if len(tensor.shape) < 2 or tensor.name.endswith(ONLY_F32):
+            raise ModelFileError(f"{found}, expected F32, which alone llama.cpp takes there")
+        if tensor.type in NO_WEIGHTS:
+            raise ModelFileError(f"{found}, expected a type of weights")
 
 
 # --- split files ------------------------------------------------------------------------------------------------------
@@ -144,9 +203,8 @@ def _check_tokenizer(header: Header) -> None:
     model = header.text("tokenizer.ggml.model")
     if model in ("", "none", "no_vocab"):
         found = f'"{model}"' if model else "missing"
-        raise ModelFileError(
-            f"{header.path}: has no tokenizer: tokenizer.ggml.model is {found}, expected gpt2, llama ..."
-        )
+        expected = "expected gpt2, llama ..."
+        raise ModelFileError(f"{header.path}: has no tokenizer: tokenizer.ggml.model is {found}, {expected}")
     tokens = _array(header, "tokenizer.ggml.tokens", ("string",), least=1)
     optional = {"tokenizer.ggml.token_type": ("i32",), "tokenizer.ggml.scores": ("f32", "i32")}
     for key, types in optional.items():

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from eftlocal.catalog.tables import printable
 from eftlocal.errors import ModelFileError
 from eftlocal.runtime.gguf_arrays import FIXED, TYPE_NAMES, Array, Data, string_runs
 
 __all__ = ["Header", "HeaderIncompleteError", "Tensor", "parse"]
 
 MAX_HEADER: Final = 64 << 20  # bytes; Gemma 3's, with the largest vocabulary known, is 16 MB
-MAX_KEYS: Final = (
-    1 << 13
-)  # llama.cpp compares each key and tensor name with all before it; real files have about 50 keys
-MAX_TENSORS: Final = 1 << 15  # and at most some thousand tensors
+MAX_KEYS: Final = 1 << 13  # real files have about 50; llama.cpp compares each key with all before it,
+MAX_TENSORS: Final = 1 << 15  # and each tensor's name; real files have some thousands at most
 MAX_STRINGS: Final = 1 << 22  # in all arrays together; a tokenizer has up to 800,000
 MAX_KEY_BYTES: Final = (1 << 16) - 1
 MAX_NAME_BYTES: Final = 63  # GGML_MAX_NAME, less the final NUL
@@ -129,16 +128,14 @@ class _Cursor:
         self.at = self.n_strings = 0
 
     def error(self, problem: str) -> ModelFileError:
-        return ModelFileError(f"{self.path}: {problem}")
+        return ModelFileError(printable(f"{self.path}: {problem}"))
 
     def skip(self, n: int, what: str) -> int:
         """The position before moving on by `n` bytes."""
         start, end = self.at, self.at + n
         if end > self.total:
-            problem = (
-                f"cut short or damaged: {what} ends at byte {end:,}, expected at most {self.total:,}, the file's size"
-            )
-            raise self.error(problem)
+            expected = f"expected at most {self.total:,}, the file's size"
+            raise self.error(f"cut short or damaged: {what} ends at byte {end:,}, {expected}")
         if end > len(self.data):
             raise HeaderIncompleteError(self.path, end, len(self.data))
         self.at = end

@@ -20,6 +20,7 @@ __all__ = ["Shared", "Vocabulary", "shared"]
 # llama.h, enum llama_token_type.
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 SPECIAL: Final = (CONTROL, USER_DEFINED, UNUSED)
+TYPE_NAMES: Final = {1: "normal", 2: "unknown", 3: "control", 4: "user-defined", 5: "unused", 6: "byte"}
 
 SHOWN: Final = 5  # differing ids in an error
 FAMILY_HINT: Final = "an emulator's models must come from one family, with one tokenizer"
@@ -148,8 +149,11 @@ def _shown(a: Vocabulary, b: Vocabulary, ids: NDArray[np.int64]) -> str:
     """`3 'x' / 'y'` for the first few ids; where the texts are equal, with the types that are not."""
     parts = []
     for i in ids[:SHOWN].tolist():
-        types = (f" (type {a.types[i]})", f" (type {b.types[i]})") if a.text(i) == b.text(i) else ("", "")
-        parts.append(f"{i} {_quoted(a.text(i))}{types[0]} / {_quoted(b.text(i))}{types[1]}")
+        sides = [_quoted(vocabulary.text(i)) for vocabulary in (a, b)]
+        if a.text(i) == b.text(i):
+            types = (int(vocabulary.types[i]) for vocabulary in (a, b))
+            sides = [f"{side} ({TYPE_NAMES.get(t, f'type {t}')})" for side, t in zip(sides, types, strict=True)]
+        parts.append(f"{i} {' / '.join(sides)}")
     more = f" and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else ""
     return f"token {', '.join(parts)}{more}"
 

@@ -1,12 +1,15 @@
 """models.toml: what it may say, and that every mistake is told with file, table, key and the nearest right name."""
 
+import dataclasses
 from pathlib import Path
 
 import platformdirs
 import pytest
 
 from eftlocal.catalog import models
+from eftlocal.catalog.entries import SAMPLING_FLOATS, SAMPLING_INTEGERS
 from eftlocal.catalog.models import Catalog, Model, View, load, local_path, packaged, parse_view
+from eftlocal.emulation.sample import Sampling
 from eftlocal.errors import CatalogError
 
 WHOLE = """
@@ -193,6 +196,10 @@ MISTAKES = {
         SMALL + '[emulators.e]\nbase = "small"\nviews = { base = "chta" }\n',
         ['views.base: unknown view "chta"; did you mean "chat"?'],
     ),
+    "view of Jinja without its table": (
+        SMALL + '[emulators.e]\nbase = "small"\nviews = { base = "{{ messages }}" }\n',
+        ['views.base: unknown view; a template is written { template = "..." }'],
+    ),
     "view role": (
         SMALL + '[emulators.e]\nbase = "small"\nviews = { base = "chat:tund" }\n',
         ['views.base: unknown role "tund" in the view "chat:tund"; did you mean "tuned"?'],
@@ -241,6 +248,7 @@ MISTAKES = {
     "toml unfinished": ("[models.a]\npath = '''x", ["is not valid TOML", "line 2, column 12"]),
     "toml nested": ("a = " + "[" * 20_000, ["is not valid TOML"]),
     "toml long number": ("a = 1" + "0" * 5000, ["is not valid TOML"]),
+    "control codes": ('"\\u001b[2J\\n" = 1\n', ["\\x1b[2J\\n: unknown key"]),
     "empty": ("# nothing\n", ["defines nothing"]),
 }
 
@@ -336,6 +344,12 @@ def test_local_path_says_which_file_is_missing(tmp_path: Path) -> None:
     assert local_path(catalog.model("mine")) == tmp_path / "weights" / "mine.gguf"
     with pytest.raises(CatalogError, match=r'model "odd": path: .* cannot be read'):
         local_path(Model(name="odd", path=Path("a\0b")))
+
+
+def test_sampling_takes_what_the_sampler_and_its_loop_take() -> None:
+    fields = {f.name: type(f.default) for f in dataclasses.fields(Sampling) if f.name != "logit_bias"}
+    fields |= {"max_tokens": int, "seed": int, "reward_top_p": float}
+    assert fields == dict.fromkeys(SAMPLING_FLOATS, float) | dict.fromkeys(SAMPLING_INTEGERS, int)
 
 
 def test_views_have_one_grammar() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eftlocal import Emulator, Message, Raw
-from eftlocal.errors import ContextError, DecodeError, SettingError, ViewError, VocabularyError
+from eftlocal.errors import CatalogError, ContextError, DecodeError, SettingError, ViewError, VocabularyError
 from tests import oracle
 from tests.builders import load
 from tests.families import Family
@@ -388,6 +388,11 @@ def test_a_long_completion_scored_in_blocks_equals_its_tokens_scored_in_one(
 def test_a_setting_out_of_its_range_says_what_was_found(emulator: Emulator, dials: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingError, match=words):
         emulator.generate("Hello", **dials)
+
+
+def test_a_sampling_default_out_of_its_range_names_the_file_and_the_table(family: Family, tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match=r"models.toml: \[emulators.e\] sampling: top_p is 3"):
+        load(tmp_path, models(family), emulator={"sampling": {"top_p": 3.0}})
 
 
 def test_a_context_beyond_what_a_member_was_trained_for_is_refused(family: Family, tmp_path: Path) -> None:

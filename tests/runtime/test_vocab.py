@@ -72,7 +72,7 @@ def test_another_text_is_refused_with_names_sizes_and_the_first_five_ids() -> No
 
 def test_another_type_is_refused_and_shown() -> None:
     other = vocabulary(types=(NORMAL, BYTE, NORMAL, CONTROL, USER_DEFINED))
-    assert "token 1 'b' (type 1) / 'b' (type 6)" in refused(vocabulary(), other).message
+    assert "token 1 'b' (normal) / 'b' (byte)" in refused(vocabulary(), other).message
     refused(vocabulary(), other, special_tokens_differ=True)
 
 
