@@ -67,7 +67,7 @@ class Decoder:
         """Every sequence goes on by one token at least: guess a block, check it with all members, draw from it."""
         started, before = time.perf_counter(), {slot: len(slot.tokens) for slot in running}
         pace, length = self._pace(running), self._length(running)
-        deltas, hits, first = dict[Slot, str](), list[bool](), 0
+        deltas, hits, first = dict[Slot, str](), list[bool | None](), 0
         try:
             blocks = (
                 self._source(running).guess(running, length, cancelled) if length else {s: Block() for s in running}
@@ -79,7 +79,7 @@ class Decoder:
                 rows = slice(first, first := first + blocks[slot].rows)
                 small = None if generation.drafter is None else _rows_of(parts[generation.drafter], rows)
                 deltas[slot], right = self._advance(generation, blocks[slot], z[rows], small)
-                hits += right
+                hits += [*right, None] if generation.finish_reason else right
         finally:  # whatever happened: no guess outlives its block
             for slot, generation in running.items():
                 _settle(slot, generation, before[slot])

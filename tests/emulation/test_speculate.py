@@ -343,6 +343,17 @@ def test_blocks_are_replayed_from_hits_in_a_row() -> None:
     assert tokens_per_block([True, True, False] * 4, 2) == 3
     assert tokens_per_block([True, True, True, False], 1) == 2
     assert tokens_per_block([False] * 9, 8) == 1
+    assert tokens_per_block([True, True, None, True, True], 3) == 2  # an answer's end cuts a block short
+
+
+def test_auto_gives_up_times_that_were_bad_luck() -> None:
+    pace = Pace()
+    for length, seconds in ((0, 9.0), (1, 90.0), (2, 1.2), (3, 1.3)):
+        pace.took(length, seconds)
+    assert pace.costs()[0] == pace.costs()[1] == pace.costs()[2] == 1.2  # a shorter block is no dearer
+    for _ in range(500):
+        pace.length(31)
+    assert set(pace.costs()) == {2}  # all of them are forgotten
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,8 @@ class Samples:
         return sum(map(sum, self.hits)) / max(1, sum(map(len, self.hits)))
 
     def per_block(self, length: int) -> float:
-        """Tokens that blocks of this length would have given on average, replayed from the guesses."""
-        tokens = sum(map(len, self.hits))
-        return tokens / max(1.0, sum(len(hits) / tokens_per_block(hits, length) for hits in self.hits if hits))
+        """Tokens that blocks of this length would have given on average, for the same guesses."""
+        return tokens_per_block([hit for hits in self.hits for hit in (*hits, None)], length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
