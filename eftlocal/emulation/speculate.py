@@ -8,6 +8,9 @@ Here the rule belongs to the position, not to the block: position n has three un
 guess, one for the acceptance, one for the residual), and the token there is a function of p, q and those three. So it
 is the same whether it was guessed in a block of eight, in one of two or not at all, and a seed's text does not depend
 on how long the blocks were. A guess only says which positions were worth computing together; any source may make it.
+
+That is as exact as the logits are. llama.cpp computes several rows of a quantized model by another kernel than one row:
+Q4_0 logits of SmolLM2-135M differed by 0.28 to 0.6 between the two (F16 0.02, F32 2e-5), drafts or none.
 """
 
 import numpy as np
