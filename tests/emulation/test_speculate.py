@@ -184,7 +184,7 @@ def joint(emulator: Emulator, prompt: str, n: int, **dials: Any) -> dict[tuple[i
     for _ in range(n):
         longer: dict[tuple[int, ...], float] = {}
         for tokens, mass in exact.items():
-            if mass < 1e-4 or (tokens and emulator._engine.is_eog(tokens[-1])):
+            if tokens and emulator._engine.is_eog(tokens[-1]):
                 longer[tokens] = mass
                 continue
             warped = warp(next_logits(emulator, prompt, tokens, **dials), settings.sampling, tokens)
