@@ -92,6 +92,12 @@ class Emulator:
     stop: tuple[str, ...] = ()
     source: Path | None = field(default=None, compare=False)  # the models.toml that defines it, for errors
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models that take part, each once, the base first."""
+        pairs = (name for reward in self.rewards for name in (reward.tuned, reward.reference))
+        return tuple(dict.fromkeys((self.base, *pairs)))
+
 
 # --- reading them -----------------------------------------------------------------------------------------------------
 

@@ -46,8 +46,11 @@ class Catalog:
             raise CatalogError(f'no model is named "{name}"{nearest(name, self.models)}', _LIST_HINT)
         return self.models[name]
 
-    def emulator(self, name: str) -> Emulator:
-        """The emulator of that name, or a CatalogError with the nearest one."""
+    def emulator(self, name: str | None) -> Emulator:
+        """The emulator of that name (None: the default), or a CatalogError with the nearest one."""
+        if name is None and self.default is None:
+            raise CatalogError("No emulator was named, and the catalogue has no default.", "Name one: -e NAME.")
+        name = name or self.default or ""
         if name not in self.emulators:
             raise CatalogError(f'no emulator is named "{name}"{nearest(name, self.emulators)}', _LIST_HINT)
         return self.emulators[name]

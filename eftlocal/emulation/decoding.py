@@ -8,7 +8,7 @@ import numpy as np
 from eftlocal.emulation.combine import Combiner, Logits, Rows
 from eftlocal.emulation.drafts import Block, LookupDrafts, MemberDrafts, Source
 from eftlocal.emulation.engine import Cancelled, Engine, Slot, common_prefix
-from eftlocal.emulation.generation import Generation, must_fit
+from eftlocal.emulation.generation import Generation
 from eftlocal.emulation.pace import Pace
 
 __all__ = ["Decoder"]
@@ -41,7 +41,6 @@ class Decoder:
         try:
             while True:
                 while len(running) < len(self._engine.slots) and (new := next(queue, None)):
-                    must_fit(new.prompt_tokens, self._engine.n_ctx)
                     running[self._engine.begin(new.prompts)] = new
                 if not running:
                     return

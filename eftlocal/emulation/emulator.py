@@ -98,7 +98,7 @@ class Emulator:
         """
         started = time.perf_counter()
         cat = models if isinstance(models, catalog.Catalog) else catalog.load(None if models is None else Path(models))
-        emulator = cat.emulator(name or _default(cat))
+        emulator = cat.emulator(name)
         members = assemble(cat, emulator, gpu_layers=gpu_layers)
         if kv_type not in KV_TYPES:
             raise SettingError(f"kv_type is {kv_type!r}; it must be one of {', '.join(KV_TYPES)}.")
@@ -168,7 +168,6 @@ class Emulator:
         Raises ViewError, ContextError, SettingError, and DecodeError while it runs.
         """
         generation = self._generation(prompt, self.settings.turned(**dials), 0)
-        must_fit(generation.prompt_tokens, self.context)
         steps = self._decoder.decode([generation], cancelled)
         return Stream(generation, (delta for _, delta in steps if delta))
 
@@ -195,8 +194,6 @@ class Emulator:
         if settings.seed is None:
             settings = settings.turned(seed=_new_seed())
         generations = [self._generation(prompt, settings, i) for i, prompt in enumerate(prompts)]
-        for generation in generations:
-            must_fit(generation.prompt_tokens, self.context)
         if not 1 <= parallel <= MAX_SEQUENCES:
             raise SettingError(f"parallel is {parallel}; it must be between 1 and {MAX_SEQUENCES}.")
         self._engine.reserve(min(parallel, len(prompts)), self.context)
@@ -211,13 +208,14 @@ class Emulator:
         return block_seconds(self._engine, mix, self._members.drafter(mix), prompts, lengths)
 
     def _generation(self, prompt: Prompt, settings: Settings, index: int) -> Generation:
+        """An answer that is ready to be decoded. Raises ContextError where a prompt leaves no room for one."""
         mix = self.mix(settings)
         prompts = {member: self._prompt(member, prompt) for member in mix.active}
         if not all(self._engine.model(member).rewinds for member in mix.active):
             settings = settings.turned(draft=0)  # a wrong guess would cost the whole prompt again
         drafter = self._members.drafter(mix) if settings.draft else None
         seed = _new_seed() if settings.seed is None else settings.seed
-        return Generation(
+        generation = Generation(
             prompts=prompts,
             mix=mix,
             settings=settings,
@@ -227,6 +225,8 @@ class Emulator:
             uniforms=Uniforms(np.random.Generator(np.random.PCG64([seed, index])), 1 if drafter is None else 3),
             drafter=drafter,
         )
+        must_fit(generation.prompt_tokens, self.context)
+        return generation
 
     def _prompt(self, member: int, prompt: Prompt) -> list[int]:
         view = RAW_VIEW if isinstance(prompt, Raw) else self._members.views[member]
@@ -271,12 +271,6 @@ class Emulator:
 def as_messages(prompt: Prompt) -> list[Message]:
     """A prompt as a conversation: a text is one message of the user's."""
     return [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
-
-
-def _default(cat: catalog.Catalog) -> str:
-    if cat.default is None:
-        raise CatalogError("No emulator was named, and the catalogue has no default.", "Name one: -e NAME.")
-    return cat.default
 
 
 def _configured(emulator: catalog.Emulator) -> Settings:

@@ -254,12 +254,11 @@ class Engine:
         return feeds
 
     def _split(self, members: tuple[int, ...]) -> Split:
-        """Lanes and threads for these members; threads are set when the split changes."""
+        """The lanes of these members, each of which is told its threads."""
         if members not in self._splits:
             self._splits[members] = split_threads([self.specs[m].header.tensor_bytes for m in members], self.n_threads)
-        split = Split((tuple(range(len(members))),), (self.n_threads,) * len(members))
-        if not self.in_turn:
-            split = self._splits[members]
+        in_turn = Split((tuple(range(len(members))),), (self.n_threads,) * len(members))
+        split = in_turn if self.in_turn else self._splits[members]
         for member, threads in zip(members, split.threads, strict=True):
             light = self.specs[member].header.tensor_bytes < LIGHT
             self._contexts[member].set_threads(1 if light else threads)

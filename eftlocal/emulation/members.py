@@ -111,8 +111,7 @@ def assemble(cat: catalog.Catalog, emulator: catalog.Emulator, *, gpu_layers: in
 
     Raises CatalogError, ModelFileError, VocabularyError or ViewError.
     """
-    names = dict.fromkeys([emulator.base, *(name for r in emulator.rewards for name in (r.tuned, r.reference))])
-    headers = {name: _header(cat.model(name)) for name in names}
+    headers = {name: _header(cat.model(name)) for name in emulator.models}
     vocabularies = {name: vocab.Vocabulary.of(header) for name, header in headers.items()}
     shared = vocab.shared(vocabularies, special_tokens_differ=emulator.special_tokens_differ)
     found: list[tuple[MemberSpec, View]] = []

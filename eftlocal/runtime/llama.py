@@ -98,11 +98,8 @@ class Model:
         self._vocab = lib.llama_model_get_vocab(handle)
         self._loras: dict[Path, lib.llama_adapter_lora_p] = {}
         self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
-        self.n_ctx_train = int(lib.llama_model_n_ctx_train(handle))
-        self.n_bytes = int(lib.llama_model_size(handle))
         bos = int(lib.llama_vocab_bos(self._vocab))
         self.bos = bos if bos >= 0 else None
-        self.eos = int(lib.llama_vocab_eos(self._vocab))
         self.add_bos = self.bos is not None and bool(lib.llama_vocab_get_add_bos(self._vocab))
         self._types = header.array("tokenizer.ggml.token_type")
         # Recurrent and hybrid models keep a state that cannot be cut in the middle.

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -15,6 +14,7 @@ from eftlocal.runtime import gguf, llama
 from eftlocal.runtime.plan import Split
 from tests import oracle
 from tests.families import Family
+from tests.faults import fail_decode
 
 N_REAL = 316
 ANSWER = [72, 101, 108, 108, 111, 44, 32, 119, 111, 114, 108, 100, 33]
@@ -271,24 +271,6 @@ def test_members_that_do_not_run_are_not_loaded(family: Family) -> None:
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
-def fails_once(monkeypatch: pytest.MonkeyPatch, call: int, error: BaseException, after: bool) -> None:
-    """The `call`-th llama_decode of all members raises, before or after llama.cpp did its work."""
-    calls = 0
-    real = llama_cpp.llama_decode
-
-    def decode(*args: Any) -> int:
-        nonlocal calls
-        calls += 1
-        if calls == call and not after:
-            raise error
-        code = int(real(*args))
-        if calls == call:
-            raise error
-        return code
-
-    monkeypatch.setattr(llama_cpp, "llama_decode", decode)
-
-
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("call", [1, 2, 3])
 @pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
@@ -301,7 +283,7 @@ def test_after_a_member_failed_in_a_step_the_next_call_is_right(
     rows(trio, slot, 1)
     slot.tokens += ANSWER[4:7]
     with monkeypatch.context() as patch:
-        fails_once(patch, call, error, after)
+        fail_decode(patch, call, error, after)
         with pytest.raises(type(error)):
             rows(trio, slot, 1)
     slot.truncate(6)

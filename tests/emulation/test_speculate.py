@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,6 +18,7 @@ from eftlocal.emulation.speculate import Uniforms, acceptance, coupled, residual
 from eftlocal.errors import SettingError
 from tests.builders import load
 from tests.families import Family
+from tests.faults import fail_decode
 
 N = 7
 PROMPTS = ["Hello", "the world is", "a", "what is the", "in the end it was", "Hello, world", "é", "\n\n", "user", "on"]
@@ -292,20 +292,8 @@ def test_a_fault_in_the_middle_of_a_block_leaves_every_cache_right(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch, call: int, after: bool, error: BaseException
 ) -> None:
     plain, other = emulator.generate(Raw("Hello")), emulator.generate(Raw("Hello, world"))
-    calls, real = 0, llama_cpp.llama_decode
-
-    def decode(*args: Any) -> int:
-        nonlocal calls
-        calls += 1
-        if calls == call and not after:
-            raise error
-        code = int(real(*args))
-        if calls == call:
-            raise error
-        return code
-
     with monkeypatch.context() as patch:
-        patch.setattr(llama_cpp, "llama_decode", decode)
+        fail_decode(patch, call, error, after)
         with pytest.raises(type(error)):
             emulator.generate(Raw("Hello"), draft=4)
     assert emulator.generate(Raw("Hello, world"), draft=3).tokens == other.tokens

@@ -34,7 +34,7 @@ def bench(
 ) -> int:
     """Measure one emulator and print the report. Returns the exit code."""
     cat = catalog.load(models)
-    entry = cat.emulator(emulator or cat.default or DEMO)
+    entry = cat.emulator(emulator)
     prompts = CITIES if entry.name.startswith(DEMO) else GENERAL
     with ExitStack() as stack:
         if synthetic_base is not None:

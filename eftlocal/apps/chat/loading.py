@@ -97,9 +97,7 @@ class Loader:
         """Bytes of the files that the emulator is made of, by the models' names; what is not there counts as 0."""
         try:
             cat = catalog.load(self._models)
-            emulator = cat.emulator(self.name or cat.default or "")
-            names = [emulator.base, *(name for r in emulator.rewards for name in (r.tuned, r.reference))]
-            return {name: _size(cat.model(name)) for name in dict.fromkeys(names)}
+            return {name: _size(cat.model(name)) for name in cat.emulator(self.name).models}
         except EftError:
             return {}
 

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TextIO
+from typing import Literal, Protocol, TextIO
 
 from rich.cells import cell_len
 from rich.console import COLOR_SYSTEMS, Console, RenderableType
@@ -17,7 +17,7 @@ from eftlocal.runtime.views import Message
 try:
     import termios
 except ImportError:  # Windows
-    termios = None  # type: ignore[assignment]
+    termios = None  # type: ignore[assignment]  # a module elsewhere
 
 __all__ = ["Answer", "Screen"]
 
@@ -43,9 +43,11 @@ class Screen:
         dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
         self.plain = plain or dumb or bool(os.environ.get("NO_COLOR"))
         self.on_terminal = sys.stdout.isatty() and not dumb
-        colours = {"no_color": True, "color_system": None} if self.plain else {}
-        self.notes = Console(stderr=True, highlight=False, soft_wrap=False, **colours)  # type: ignore[arg-type]
-        self._out = Console(file=sys.stdout, highlight=False, **colours)  # type: ignore[arg-type]
+        system: Literal["auto"] | None = None if self.plain else "auto"
+        self.notes = Console(
+            stderr=True, highlight=False, soft_wrap=False, no_color=self.plain or None, color_system=system
+        )
+        self._out = Console(file=sys.stdout, highlight=False, no_color=self.plain or None, color_system=system)
 
     @property
     def width(self) -> int:

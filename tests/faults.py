@@ -1,0 +1,24 @@
+"""Faults on purpose: a decode of llama.cpp's that fails, before or after it did its work."""
+
+from typing import Any
+
+import llama_cpp
+import pytest
+
+
+def fail_decode(monkeypatch: pytest.MonkeyPatch, call: int, error: BaseException, after: bool) -> None:
+    """The `call`-th llama_decode of all members raises `error`, before or after llama.cpp did its work."""
+    calls = 0
+    real = llama_cpp.llama_decode
+
+    def decode(*args: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == call and not after:
+            raise error
+        code = int(real(*args))
+        if calls == call:
+            raise error
+        return code
+
+    monkeypatch.setattr(llama_cpp, "llama_decode", decode)
