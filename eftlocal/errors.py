@@ -2,7 +2,9 @@
 
 EftError                 base of all; `message`, `hint`, `exit_code`
 ├── CatalogError         models.toml: unknown key, wrong type, undefined name, missing file
+├── HubError             the Hub: no such repository or file, no licence, no network, no room, other bytes than expected
 ├── ModelFileError       a file that is no usable GGUF, found before llama.cpp sees it
+├── FitError             an emulator that does not fit in this machine's memory
 ├── ModelLoadError       llama.cpp refused a model, an adapter or a context
 ├── VocabularyError      the members of an emulator do not share one vocabulary
 ├── ViewError            a conversation that cannot be rendered for a member
@@ -16,6 +18,8 @@ __all__ = [
     "ContextError",
     "DecodeError",
     "EftError",
+    "FitError",
+    "HubError",
     "ModelFileError",
     "ModelLoadError",
     "SettingError",
@@ -39,8 +43,16 @@ class CatalogError(EftError):
     """A mistake in a models.toml, or a name that no models.toml defines."""
 
 
+class HubError(EftError):
+    """What the Hub does not have or does not give, or a download that could not be made whole."""
+
+
 class ModelFileError(EftError):
     """A file that is not a whole, readable GGUF model."""
+
+
+class FitError(EftError):
+    """An emulator that needs more memory than is free."""
 
 
 class ModelLoadError(EftError):

@@ -21,7 +21,7 @@ SAMPLING_FLOATS: Final = (
 )
 SAMPLING_INTEGERS: Final = ("top_k", "repeat_last_n", "max_tokens", "seed")
 
-MODEL_KEYS: Final = ("repo", "file", "sha256", "path", "lora", "gpu_layers")
+MODEL_KEYS: Final = ("repo", "file", "revision", "sha256", "path", "lora", "gpu_layers")
 REWARD_KEYS: Final = ("name", "tuned", "reference", "beta", "views", "system")
 EMULATOR_KEYS: Final = (
     *("description", "base", "rewards", "views", "system", "template_args"),
@@ -56,6 +56,7 @@ class Model:
     name: str
     repo: str | None = None
     file: str | None = None
+    revision: str | None = None  # a commit, branch or tag of the repository; None: main
     sha256: str | None = None
     path: Path | None = None
     lora: Lora | None = None
@@ -137,8 +138,9 @@ def read_model(source: Path, name: str, value: object) -> Model:
     """The model that `[models.NAME]` of the file `source` defines."""
     table = Table(source, f"models.{name}", value, MODEL_KEYS)
     repo, file, sha256, path = table.text("repo"), table.text("file"), table.text("sha256"), table.text("path")
-    if path is not None and (repo is not None or file is not None or sha256 is not None):
-        raise table.error("path", "a model is either a path, or a repo and a file (with its sha256)")
+    revision = table.name("revision") if "revision" in table.values else None
+    if path is not None and any(value is not None for value in (repo, file, revision, sha256)):
+        raise table.error("path", "a model is either a path, or a repo and a file (with its revision and sha256)")
     if path is None:
         repo, file = _on_the_hub(table, sha256)
     folder = expanded(source).absolute().parent
@@ -150,6 +152,7 @@ def read_model(source: Path, name: str, value: object) -> Model:
         name=name,
         repo=repo,
         file=file,
+        revision=revision,
         sha256=sha256.lower() if sha256 else None,
         path=None if path is None else folder / expanded(Path(table.name("path"))),
         lora=lora,

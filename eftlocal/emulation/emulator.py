@@ -22,7 +22,7 @@ from eftlocal.emulation.speculate import Uniforms
 from eftlocal.emulation.stream import TextStream
 from eftlocal.errors import CatalogError, SettingError
 from eftlocal.runtime.llama import KV_TYPES, MAX_SEQUENCES
-from eftlocal.runtime.plan import usable_cores
+from eftlocal.runtime.plan.threads import usable_cores
 from eftlocal.runtime.views import RAW, Message, View
 
 __all__ = ["Emulator", "Prompt", "Raw", "Score", "ScoredToken", "Stream"]

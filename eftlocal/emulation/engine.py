@@ -19,7 +19,7 @@ from eftlocal.emulation.combine import Logits, Rows
 from eftlocal.errors import DecodeError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama import Cancelled, Context, Feed, Model
-from eftlocal.runtime.plan import Split, split_threads
+from eftlocal.runtime.plan.threads import Split, split_threads
 
 __all__ = ["Cancelled", "Engine", "Known", "MemberSpec", "Request", "Slot"]
 

@@ -11,7 +11,7 @@ from eftlocal.emulation.combine import Combiner, Logits, Mix, Pair, log_softmax
 from eftlocal.emulation.engine import Cancelled, Engine, MemberSpec, Request, Slot
 from eftlocal.errors import DecodeError
 from eftlocal.runtime import gguf, llama
-from eftlocal.runtime.plan import Split
+from eftlocal.runtime.plan.threads import Split
 from tests import oracle
 from tests.families import Family
 from tests.faults import fail_decode

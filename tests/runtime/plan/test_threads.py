@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eftlocal.runtime.plan import Split, split_threads, step_cost, usable_cores
+from eftlocal.runtime.plan.threads import Split, split_threads, step_cost, usable_cores
 
 SMALL = 0.1e9
 

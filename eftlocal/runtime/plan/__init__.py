@@ -1,0 +1,1 @@
+"""What fits and who runs where: threads, memory and devices."""
