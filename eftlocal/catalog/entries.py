@@ -1,11 +1,13 @@
 """The entries of a models.toml: frozen dataclasses, and how each is read from its table, strictly."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, cast
 
+from eftlocal.catalog.files import REPO, REVISION, File, HubFile
 from eftlocal.catalog.tables import Table, expanded, kind_of, nearest
 from eftlocal.errors import CatalogError
 
@@ -21,7 +23,8 @@ SAMPLING_FLOATS: Final = (
 )
 SAMPLING_INTEGERS: Final = ("top_k", "repeat_last_n", "max_tokens", "seed")
 
-MODEL_KEYS: Final = ("repo", "file", "revision", "sha256", "path", "lora", "gpu_layers")
+HUB_KEYS: Final = ("repo", "file", "revision", "sha256", "size", "gated")
+MODEL_KEYS: Final = (*HUB_KEYS, "path", "lora", "gpu_layers")
 REWARD_KEYS: Final = ("name", "tuned", "reference", "beta", "views", "system")
 EMULATOR_KEYS: Final = (
     *("description", "base", "rewards", "views", "system", "template_args"),
@@ -45,23 +48,24 @@ DEFAULT_VIEWS: Final = {"base": View("transcript"), "tuned": View("chat"), "refe
 class Lora:
     """A LoRA adapter's GGUF file and the strength it is applied with."""
 
-    path: Path
+    file: File
     scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """One GGUF file (or the first part of a split one): by `repo` and `file` on the Hub, or by `path`, never both."""
+    """One GGUF file (or the first part of a split one), with an adapter or without."""
 
     name: str
-    repo: str | None = None
-    file: str | None = None
-    revision: str | None = None  # a commit, branch or tag of the repository; None: main
-    sha256: str | None = None
-    path: Path | None = None
+    file: File
     lora: Lora | None = None
     gpu_layers: int | None = None  # None: as many as the build can offload
     source: Path | None = field(default=None, compare=False)  # the models.toml that defines it, for errors
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """The weights' file, and the adapter's."""
+        return (self.file, *([self.lora.file] if self.lora else []))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +102,14 @@ class Emulator:
         """The names of the models that take part, each once, the base first."""
         pairs = (name for reward in self.rewards for name in (reward.tuned, reward.reference))
         return tuple(dict.fromkeys((self.base, *pairs)))
+
+    @property
+    def words(self) -> str:
+        """How a command line names it: by its name, or by its models where no models.toml defines it."""
+        if self.source is not None:
+            return shlex.quote(self.name)
+        pair = [("--tuned", self.rewards[0].tuned), ("--reference", self.rewards[0].reference)] if self.rewards else []
+        return " ".join(f"{option} {shlex.quote(model)}" for option, model in [("--base", self.base), *pair])
 
 
 # --- reading them -----------------------------------------------------------------------------------------------------
@@ -137,41 +149,47 @@ def _views(table: Table, roles: tuple[str, ...]) -> dict[str, View]:
 def read_model(source: Path, name: str, value: object) -> Model:
     """The model that `[models.NAME]` of the file `source` defines."""
     table = Table(source, f"models.{name}", value, MODEL_KEYS)
-    repo, file, sha256, path = table.text("repo"), table.text("file"), table.text("sha256"), table.text("path")
-    revision = table.name("revision") if "revision" in table.values else None
-    if path is not None and any(value is not None for value in (repo, file, revision, sha256)):
-        raise table.error("path", "a model is either a path, or a repo and a file (with its revision and sha256)")
-    if path is None:
-        repo, file = _on_the_hub(table, sha256)
-    folder = expanded(source).absolute().parent
     lora = None
     if "lora" in table.values:
-        inner = table.table("lora", ("path", "scale"))
-        lora = Lora(path=folder / expanded(Path(inner.name("path"))), scale=inner.number("scale", 1.0))
+        inner = table.table("lora", (*HUB_KEYS, "path", "scale"))
+        lora = Lora(file=_file(inner, "an adapter"), scale=inner.number("scale", 1.0))
     return Model(
         name=name,
-        repo=repo,
-        file=file,
-        revision=revision,
-        sha256=sha256.lower() if sha256 else None,
-        path=None if path is None else folder / expanded(Path(table.name("path"))),
+        file=_file(table, "a model"),
         lora=lora,
         gpu_layers=table.integer("gpu_layers", least=0),
         source=source,
     )
 
 
-def _on_the_hub(table: Table, sha256: str | None) -> tuple[str, str]:
+def _file(table: Table, what: str) -> File:
+    """A file by its path, relative to the models.toml, or by its place on the Hub."""
+    on_hub = [key for key in HUB_KEYS if key in table.values]
+    if "path" in table.values:
+        path = expanded(Path(table.name("path")))
+        if on_hub:
+            raise table.error("path", f"{what} is either a path, or a repo and a file (with its {on_hub[-1]})")
+        return expanded(table.file).absolute().parent / path
     if not table.values.keys() & {"repo", "file"}:
         raise table.error("", "needs a path, or a repo and a file")
-    repo, file = table.name("repo"), table.name("file")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII):
+    repo, file, sha256 = table.name("repo"), table.name("file"), table.text("sha256")
+    if not re.fullmatch(REPO, repo, re.ASCII):
         raise table.error("repo", f'must be "owner/name", not "{repo}"')
     if not file.endswith(".gguf") or file.startswith("/") or ".." in file.split("/"):
         raise table.error("file", f'must be the name of a .gguf file in the repository, not "{file}"')
+    revision = table.name("revision") if "revision" in table.values else None
+    if revision is not None and not re.fullmatch(REVISION, revision, re.ASCII):
+        raise table.error("revision", f'must be a commit, branch or tag, not "{revision}"')
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise table.error("sha256", "must be 64 hexadecimal digits")
-    return repo, file
+    return HubFile(
+        repo=repo,
+        file=file,
+        revision=revision,
+        sha256=sha256.lower() if sha256 else None,
+        size=table.integer("size", least=1),
+        gated=table.get("gated", bool, "true or false") or False,
+    )
 
 
 def _reward(table: Table) -> Reward:

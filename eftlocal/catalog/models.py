@@ -6,9 +6,8 @@ right name. Whether the models' own files are there is asked later, of `local_pa
 """
 
 import os
-import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,36 +23,102 @@ from eftlocal.catalog.entries import (
     read_emulator,
     read_model,
 )
-from eftlocal.catalog.tables import Table, document, nearest
+from eftlocal.catalog.files import BESIDE, NAMING, File, HubFile, local, named, typed
+from eftlocal.catalog.tables import Table, document, expanded, nearest
 from eftlocal.errors import CatalogError
 
-__all__ = ["Catalog", "Emulator", "Lora", "Model", "Reward", "View", "load", "local_path", "packaged", "parse_view"]
+__all__ = [
+    "TRIO",
+    "Catalog",
+    "Emulator",
+    "File",
+    "HubFile",
+    "Lora",
+    "Model",
+    "Reward",
+    "View",
+    "load",
+    "local",
+    "local_lora",
+    "local_path",
+    "packaged",
+    "parse_view",
+    "users_file",
+]
 
+TRIO: Final = "trio"  # the emulator of models that were named one by one
 _LIST_HINT: Final = "`eftlocal list` shows every name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """Everything that the models.toml files define, by name."""
+    """Everything that the models.toml files define, by name.
+
+    `default`: the emulators for who names none, in order of preference: the first whose models are all on this machine.
+    """
 
     models: Mapping[str, Model] = field(default_factory=dict)
     emulators: Mapping[str, Emulator] = field(default_factory=dict)
-    default: str | None = None
+    default: tuple[str, ...] = ()
 
     def model(self, name: str) -> Model:
-        """The model of that name, or a CatalogError with the nearest one."""
-        if name not in self.models:
-            raise CatalogError(f'no model is named "{name}"{nearest(name, self.models)}', _LIST_HINT)
-        return self.models[name]
+        """The model of that name, or that hf:owner/repo/file.gguf or a path names; else a CatalogError."""
+        if name in self.models:
+            return self.models[name]
+        if (file := named(name, Path.cwd())) is None:
+            raise CatalogError(f'no model is named "{name}"{nearest(name, self.models)}', NAMING)
+        return Model(name=name, file=file)
 
     def emulator(self, name: str | None) -> Emulator:
         """The emulator of that name (None: the default), or a CatalogError with the nearest one."""
-        if name is None and self.default is None:
+        if name is None and not self.default:
             raise CatalogError("No emulator was named, and the catalogue has no default.", "Name one: -e NAME.")
-        name = name or self.default or ""
+        if name is None:
+            here = (name for name in self.default[:-1] if self.is_local(self.emulators[name]))
+            name = next(here, self.default[-1])
         if name not in self.emulators:
             raise CatalogError(f'no emulator is named "{name}"{nearest(name, self.emulators)}', _LIST_HINT)
         return self.emulators[name]
+
+    def is_local(self, emulator: Emulator) -> bool:
+        """Whether all the files of its models are on this machine."""
+        try:
+            self.must_be_here(emulator)
+        except CatalogError:
+            return False
+        return True
+
+    def must_be_here(self, emulator: Emulator) -> None:
+        """A CatalogError where a model of `emulator` is not downloaded, or not where its path says."""
+        models = [self.model(name) for name in emulator.models]
+        far = [
+            model.name for model in models for file in model.files if isinstance(file, HubFile) and not _is_here(file)
+        ]
+        if far:
+            are = "is" if len(set(far)) == 1 else "are"
+            problem = (
+                f"{emulator.name} is not on this machine: {', '.join(dict.fromkeys(far))} {are} not downloaded yet"
+            )
+            raise CatalogError(problem, f"`eftlocal pull {emulator.words}` downloads what lacks")
+        for model in models:
+            local_path(model)
+            local_lora(model)
+
+    def with_trio(self, base: str, tuned: str | None = None, reference: str | None = None) -> "Catalog":
+        """This catalogue with one more emulator, its default: of these models, each named as `model` takes it.
+
+        Without `tuned` and `reference` it is the base alone. Raises CatalogError.
+        """
+        if (tuned is None) != (reference is None):
+            lacks, has = ("reference", "tuned") if reference is None else ("tuned", "reference")
+            raise CatalogError(f"a {has} model was named, and no {lacks}", "A reward takes both: tuned - reference.")
+        pair = [] if tuned is None or reference is None else [tuned, reference]
+        models = {name: self.model(name) for name in (base, *pair)}
+        rewards = (Reward(name="tuned", tuned=pair[0], reference=pair[1]),) if pair else ()
+        made = Emulator(name=TRIO, base=base, rewards=rewards, description="the models named on the command line")
+        return replace(
+            self, models={**self.models, **models}, emulators={**self.emulators, TRIO: made}, default=(TRIO,)
+        )
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -68,12 +133,16 @@ def packaged(name: str) -> Path:
     raise CatalogError(f"{package / name}: a file that ships with eftlocal is missing", "install eftlocal again")
 
 
+def users_file() -> Path:
+    """The user's own models.toml, which need not be there."""
+    return platformdirs.user_config_path("eftlocal") / "models.toml"
+
+
 def load(extra: Path | None = None) -> Catalog:
     """The packaged catalogue, under the user's, under `extra` (else the file that EFTLOCAL_MODELS names)."""
     files = [packaged("models.toml")]
-    users = platformdirs.user_config_path("eftlocal") / "models.toml"
-    if _may_be_there(users):
-        files.append(users)
+    if _may_be_there(users_file()):
+        files.append(users_file())
     documents = [(file, document(file)) for file in files]
     named = os.environ.get("EFTLOCAL_MODELS")
     asked = extra or (Path(named) if named else None)
@@ -93,27 +162,27 @@ def _may_be_there(file: Path) -> bool:
 
 
 def local_path(model: Model) -> Path:
-    """The model's file on this machine; a CatalogError says which file is missing (also the adapter's)."""
-    where = f"{model.source}: [models.{model.name}]" if model.source else f'model "{model.name}":'
-    if model.lora is not None:
-        _must_be_a_file(f"{where} lora.path", model.lora.path)
-    if model.path is None:
-        hint = f"`eftlocal pull {model.name}` downloads it"
-        raise CatalogError(f"{where} {model.file} of {model.repo} is not downloaded yet", hint)
-    _must_be_a_file(f"{where} path", model.path)
-    return model.path
+    """The model's file on this machine; a CatalogError says which file is missing."""
+    if model.source is None:
+        return local(model.file, f'model "{model.name}"', model.name, typed(model.name))
+    return local(model.file, f"{_table(model)}{' path' if isinstance(model.file, Path) else ''}", model.name, BESIDE)
 
 
-def _must_be_a_file(where: str, path: Path) -> None:
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError) as error:
-        hint = "relative paths start at the models.toml's folder"
-        raise CatalogError(f"{where}: {path} does not exist", hint) from error
-    except (OSError, ValueError) as error:  # not allowed, or no path at all
-        raise CatalogError(f"{where}: {str(path)!r} cannot be read: {error}") from error
-    if stat.S_ISDIR(mode):
-        raise CatalogError(f"{where}: {path} is a folder, not a GGUF file")
+def local_lora(model: Model) -> tuple[Path, float] | None:
+    """The file of the model's adapter on this machine, and its strength; a CatalogError where it is missing."""
+    if model.lora is None:
+        return None
+    return local(model.lora.file, f"{_table(model)} lora", model.name), model.lora.scale
+
+
+def _table(model: Model) -> str:
+    return f"{model.source}: [models.{model.name}]"
+
+
+def _is_here(file: HubFile) -> bool:
+    from eftlocal.catalog import hub
+
+    return hub.cached(file.repo, file.file, file.revision) is not None
 
 
 # --- all of them together ---------------------------------------------------------------------------------------------
@@ -123,7 +192,8 @@ def _merged(documents: Iterable[tuple[Path, dict[str, object]]]) -> Catalog:
     """Later entries over earlier ones; names are looked up only now, since a file may use what another one defines."""
     models: dict[str, Model] = {}
     emulators: dict[str, tuple[Emulator, Table]] = {}
-    default: tuple[str, Table] | None = None
+    default: tuple[str, ...] = ()
+    defaults: Table | None = None  # the table that says so
     for file, contents in documents:
         top = Table(file, "", contents, ("default", "models", "emulators"))
         for name, value in top.table("models", None).values.items():
@@ -131,22 +201,42 @@ def _merged(documents: Iterable[tuple[Path, dict[str, object]]]) -> Catalog:
         for name, value in top.table("emulators", None).values.items():
             emulators[name] = read_emulator(file, name, value)
         if "default" in contents:
-            default = (top.name("default"), top)
+            default, defaults = _default(top), top
     for emulator, table in emulators.values():
-        _models_are_defined(emulator, table, models)
-    if default is not None and default[0] not in emulators:
-        raise default[1].error("default", f'no emulator is named "{default[0]}"{nearest(default[0], emulators)}')
+        models.update(_named_in_place(emulator, table, models))
+    for name in default:
+        if name not in emulators and defaults is not None:
+            raise defaults.error("default", f'no emulator is named "{name}"{nearest(name, emulators)}')
     return Catalog(
         models=models,
         emulators={name: emulator for name, (emulator, _) in emulators.items()},
-        default=None if default is None else default[0],
+        default=default,
     )
 
 
-def _models_are_defined(emulator: Emulator, table: Table, models: Mapping[str, Model]) -> None:
-    used = [("base", emulator.base)]
+def _default(top: Table) -> tuple[str, ...]:
+    """One name, or several in order of preference."""
+    if not isinstance(top.values["default"], list):
+        return (top.name("default"),)
+    names = top.array("default")
+    if not names or not all(isinstance(name, str) for name in names):
+        raise top.error("default", "must be the name of an emulator, or an array of such names")
+    return tuple(map(str, names))
+
+
+def _named_in_place(emulator: Emulator, table: Table, models: Mapping[str, Model]) -> dict[str, Model]:
+    """The models that an emulator names by their files; a CatalogError for a name that is none and defined nowhere."""
+    used, found = [("base", emulator.base)], dict[str, Model]()
     for i, reward in enumerate(emulator.rewards):
         used += [(f"rewards[{i}].tuned", reward.tuned), (f"rewards[{i}].reference", reward.reference)]
     for key, name in used:
-        if name not in models:
+        if name in models:
+            continue
+        try:
+            file = named(name, expanded(table.file).absolute().parent)
+        except CatalogError as error:
+            raise table.error(key, error.message, error.hint) from None
+        if file is None:
             raise table.error(key, f'no model is named "{name}"{nearest(name, models)}')
+        found[name] = Model(name=name, file=file, source=table.file)
+    return found

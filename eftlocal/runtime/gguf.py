@@ -9,7 +9,7 @@ import math
 import mmap
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,9 @@ from eftlocal.errors import ModelFileError
 from eftlocal.runtime.gguf_arrays import Array
 from eftlocal.runtime.gguf_header import MAX_HEADER, Header, HeaderIncompleteError, Tensor, parse
 
-__all__ = ["Array", "Header", "HeaderIncompleteError", "Tensor", "check", "check_lora", "parse", "read"]
+Read = Callable[[Path], Header]
+
+__all__ = ["Array", "Header", "HeaderIncompleteError", "Read", "Tensor", "check", "check_lora", "parse", "read"]
 
 # What llama.cpp asserts, so that it aborts on other numbers, or multiplies in 32 bits, so that large ones wrap around
 # and pass its own checks (src/llama-model.cpp, load_hparams). Keys stand behind the architecture's name.
@@ -58,10 +60,13 @@ def read(path: Path) -> Header:
         raise ModelFileError(f"{str(path)!r}: cannot be read: {reason}") from error
 
 
-def check(path: Path) -> Header:
-    """The header of a whole model that llama.cpp can be given: every part of it, and a tokenizer."""
+def check(path: Path, read: Read = read) -> Header:
+    """The header of a whole model that llama.cpp can be given: every part of it, and a tokenizer.
+
+    `read` gives one file's header: that of a file on this machine, unless the caller has another way to it.
+    """
     first = read(path)
-    parts = list(_parts(first))
+    parts = list(_parts(first, read))
     _must_be_a_model(first, any(part.tensors for part in parts))
     _check_sizes(first)
     _check_tokenizer(first)
@@ -171,7 +176,7 @@ def _check_types(path: Path, tensors: Iterable[Tensor]) -> None:
 # --- split files ------------------------------------------------------------------------------------------------------
 
 
-def _parts(first: Header) -> Iterator[Header]:
+def _parts(first: Header, read: Read) -> Iterator[Header]:
     """The headers of every part of a split file, which must start at part 1; of any other file its own."""
     count, number = first.metadata.get("split.count", 1), first.metadata.get("split.no", 0)
     assert isinstance(count, int) and isinstance(number, int)
@@ -187,9 +192,13 @@ def _parts(first: Header) -> Iterator[Header]:
         raise ModelFileError(f"{first.path}: is part 1 of {count}, expected the name {names[0]}")
     for i, name in enumerate(names[1:], start=1):
         path = first.path.with_name(name)
-        if not path.exists():
-            raise ModelFileError(f"{first.path}: part {i + 1} of {count} is missing, expected {name} beside it")
-        part = read(path)
+        try:
+            part = read(path)
+        except ModelFileError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            problem = f"part {i + 1} of {count} is missing, expected {name} beside it"
+            raise ModelFileError(f"{first.path}: {problem}") from error
         if (found := (part.metadata.get("split.no"), part.metadata.get("split.count"))) != (i, count):
             raise ModelFileError(f"{path}: damaged: split.no and split.count are {found}, expected {(i, count)}")
         yield part

@@ -17,6 +17,8 @@ default = "smol"
 
 [models.big]
 repo = "owner/Big-GGUF"
+revision = "v2"
+size = 12_000_000
 file = "Big-Q4_K_M.gguf"
 sha256 = "2E8040CEAE7815ABE0DCB3540B9995EAA1FA0D2CA9E797D0A635AE4433C68C2D"
 gpu_layers = 12
@@ -83,12 +85,17 @@ def error(tmp_path: Path, text: str) -> str:
 
 def test_everything_a_models_toml_may_say(tmp_path: Path) -> None:
     catalog = loaded(tmp_path, WHOLE)
-    assert catalog.default == "smol"
+    assert catalog.default == ("smol",)
     big, mine, small = catalog.models.values()
-    assert (big.repo, big.file, big.gpu_layers, big.path) == ("owner/Big-GGUF", "Big-Q4_K_M.gguf", 12, None)
-    assert big.sha256 == "2e8040ceae7815abe0dcb3540b9995eaa1fa0d2ca9e797d0a635ae4433c68c2d"
-    assert mine.path == tmp_path / "weights/mine.gguf" and small.path == Path("/abs/small.gguf")
-    assert mine.lora == models.Lora(path=tmp_path / "adapter.gguf", scale=0.5)
+    assert big.file == models.HubFile(
+        repo="owner/Big-GGUF",
+        file="Big-Q4_K_M.gguf",
+        revision="v2",
+        sha256="2e8040ceae7815abe0dcb3540b9995eaa1fa0d2ca9e797d0a635ae4433c68c2d",
+    )
+    assert (big.file.size, big.gpu_layers) == (12_000_000, 12)
+    assert mine.file == tmp_path / "weights/mine.gguf" and small.file == Path("/abs/small.gguf")
+    assert mine.lora == models.Lora(file=tmp_path / "adapter.gguf", scale=0.5)
     emulator = catalog.emulator("smol")
     helpful, brief = emulator.rewards
     assert (helpful.name, helpful.tuned, helpful.reference, helpful.beta) == ("helpful", "mine", "small", 2.0)
@@ -133,6 +140,10 @@ MISTAKES = {
         '[models.a]\nrepo = "a/b"\nfile = "../b.gguf"\n',
         ["[models.a] file: must be the name of a .gguf"],
     ),
+    "revision outside": (
+        '[models.a]\nrepo = "a/b"\nfile = "b.gguf"\nrevision = "../main"\n',
+        ['[models.a] revision: must be a commit, branch or tag, not "../main"'],
+    ),
     "sha256 grammar": (
         '[models.a]\nrepo = "a/b"\nfile = "b.gguf"\nsha256 = "12"\n',
         ["sha256: must be 64 hexadecimal"],
@@ -144,7 +155,10 @@ MISTAKES = {
         '[models.a]\npath = "a"\nlora = { path = "b", scal = 1 }\n',
         ['lora.scal: unknown key; did you mean "scale"?'],
     ),
-    "lora without path": ('[models.a]\npath = "a"\nlora = { scale = 1 }\n', ["[models.a] lora.path: is missing"]),
+    "lora without path": (
+        '[models.a]\npath = "a"\nlora = { scale = 1 }\n',
+        ["[models.a] lora: needs a path, or a repo and a file"],
+    ),
     "gpu_layers negative": ('[models.a]\npath = "a"\ngpu_layers = -1\n', ["gpu_layers: must be 0 or more, not -1"]),
     "gpu_layers true": ('[models.a]\npath = "a"\ngpu_layers = true\n', ["must be an integer, not true or false"]),
     "no base": ("[emulators.e]\n", ["[emulators.e] base: is missing"]),
@@ -297,8 +311,8 @@ def test_later_files_add_and_override_by_name(
     users.write_text('default = "e"\n[models.small]\npath = "users.gguf"\n')
     extra = tmp_path / "extra.toml"
     extra.write_text('[emulators.e]\nbase = "new"\n[models.new]\npath = "new.gguf"\n')
-    assert load().default == "e" and load().emulator("e").system == "x"
-    assert load().model("small").path == users.parent / "users.gguf"
+    assert load().default == ("e",) and load().emulator("e").system == "x"
+    assert load().model("small").file == users.parent / "users.gguf"
     assert load(extra).emulator("e") == models.Emulator(name="e", base="new")  # the whole entry, not key by key
     monkeypatch.setenv("EFTLOCAL_MODELS", str(extra))
     assert load().emulator("e").base == "new"
@@ -329,10 +343,10 @@ def test_a_name_that_nothing_has(tmp_path: Path) -> None:
 
 def test_local_path_says_which_file_is_missing(tmp_path: Path) -> None:
     catalog = loaded(tmp_path, WHOLE)
-    with pytest.raises(CatalogError, match=r"models.toml: \[models.big\] Big-Q4_K_M.gguf of .* not downloaded yet"):
+    with pytest.raises(CatalogError, match=r"models.toml: \[models.big\]: Big-Q4_K_M.gguf of .* not downloaded yet"):
         local_path(catalog.model("big"))
-    with pytest.raises(CatalogError, match=r"\[models.mine\] lora.path: .*adapter.gguf does not exist"):
-        local_path(catalog.model("mine"))
+    with pytest.raises(CatalogError, match=r"\[models.mine\] lora: .*adapter.gguf does not exist"):
+        models.local_lora(catalog.model("mine"))
     (tmp_path / "adapter.gguf").touch()
     with pytest.raises(CatalogError, match=r"\[models.mine\] path: .*mine.gguf does not exist"):
         local_path(catalog.model("mine"))
@@ -342,8 +356,54 @@ def test_local_path_says_which_file_is_missing(tmp_path: Path) -> None:
     (tmp_path / "weights" / "mine.gguf").rmdir()
     (tmp_path / "weights" / "mine.gguf").touch()
     assert local_path(catalog.model("mine")) == tmp_path / "weights" / "mine.gguf"
-    with pytest.raises(CatalogError, match=r'model "odd": path: .* cannot be read'):
-        local_path(Model(name="odd", path=Path("a\0b")))
+    with pytest.raises(CatalogError, match=r'model "odd": .* cannot be read'):
+        local_path(Model(name="odd", file=Path("a\0b")))
+
+
+NAMED_IN_PLACE = """
+[emulators.e]
+base = "hf:owner/Big-GGUF/sub/Big-Q4_K_M.gguf@v1.0"
+rewards = [{ tuned = "weights/small.gguf", reference = "/abs/small.gguf" }]
+"""
+
+
+def test_a_model_may_be_named_by_its_file_where_it_is_used(tmp_path: Path) -> None:
+    catalog = loaded(tmp_path, NAMED_IN_PLACE)
+    base, tuned, reference = (catalog.model(name).file for name in catalog.emulator("e").models)
+    assert base == models.HubFile(repo="owner/Big-GGUF", file="sub/Big-Q4_K_M.gguf", revision="v1.0")
+    assert str(base) == "hf:owner/Big-GGUF/sub/Big-Q4_K_M.gguf@v1.0"
+    assert (tuned, reference) == (tmp_path / "weights/small.gguf", Path("/abs/small.gguf"))
+    for wrong in ("hf:owner/Big-GGUF", "hf:owner/Big-GGUF/x.bin", "hf:Big.gguf", "hf:a/b/../c.gguf"):
+        with pytest.raises(CatalogError, match=r"\[emulators.e\] base: .* names no file of a repository"):
+            loaded(tmp_path, NAMED_IN_PLACE.replace("hf:owner/Big-GGUF/sub/Big-Q4_K_M.gguf@v1.0", wrong))
+
+
+def test_three_models_make_an_emulator_without_a_models_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    catalog = loaded(tmp_path, WHOLE).with_trio("big", "hf:a/b/c.gguf", "small.gguf")
+    trio = catalog.emulator(None)
+    assert trio.models == ("big", "hf:a/b/c.gguf", "small.gguf") and trio.rewards[0].beta == 1.0
+    assert catalog.model("small.gguf").file == tmp_path / "small.gguf"
+    assert catalog.with_trio("small").emulator(None).models == ("small",)
+    with pytest.raises(CatalogError, match="a tuned model was named, and no reference"):
+        catalog.with_trio("big", tuned="small")
+    with pytest.raises(CatalogError, match='no model is named "smal"; did you mean "small"'):
+        catalog.with_trio("smal")
+
+
+def test_the_default_is_the_first_whose_models_are_here_else_the_last(tmp_path: Path) -> None:
+    emulators = "".join(f'[emulators.{m}]\nbase = "{m}.gguf"\n' for m in "abc")
+    catalog = loaded(tmp_path, f'default = ["a", "b", "c"]\n{emulators}')
+    assert catalog.emulator(None).name == "c"
+    (tmp_path / "b.gguf").touch()
+    assert catalog.emulator(None).name == "b"
+    (tmp_path / "a.gguf").touch()
+    assert catalog.emulator(None).name == "a"
+    with pytest.raises(CatalogError, match='default: no emulator is named "d"; expected one of: a, b, c'):
+        loaded(tmp_path, f'default = ["a", "d"]\n{emulators}')
+    for wrong in ("[]", "[1]", "3"):
+        with pytest.raises(CatalogError, match="default: must be "):
+            loaded(tmp_path, f"default = {wrong}\n{emulators}")
 
 
 def test_sampling_takes_what_the_sampler_and_its_loop_take() -> None:

@@ -1,0 +1,162 @@
+"""The Hub client's own cache on this machine: where everything is, and which models are whole. No network.
+
+    models--owner--name/
+      blobs/<etag>                       a whole file; the etag of a large one is its sha256
+      blobs/<etag>.incomplete            an interrupted download, to go on from
+      blobs/<etag>.rejected.incomplete   a download with the wrong sha256, to look at, never used
+      refs/<branch or tag>               the commit it was at
+      snapshots/<commit>/<file>          a link to its blob; the file itself on a system without links
+    .locks/models--owner--name/<etag>.lock   held while that blob is written
+
+The layout is documented: https://huggingface.co/docs/huggingface_hub/guides/manage-cache. The client's scan and prune
+know every name that ends in `.incomplete`.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from eftlocal.catalog.hub.parts import part_names
+from eftlocal.catalog.hub.settings import cache_folder
+from eftlocal.errors import HubError
+
+__all__ = [
+    *("CachedFile", "blob_of", "blob_path", "cached", "cached_files", "commit_of", "entries", "folder_of"),
+    *("free_bytes", "partial_path", "rejected_path", "snapshot_path", "unfinished", "unfinished_bytes"),
+]
+
+COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+MAIN: Final = "main"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedFile:
+    """A whole GGUF file in the cache: `path` is where its repository's snapshot has it, `blob` the file behind that."""
+
+    repo: str
+    file: str
+    size: int
+    path: Path
+    blob: Path
+
+
+# --- where things are -------------------------------------------------------------------------------------------------
+
+
+def folder_of(repo: str) -> Path:
+    return cache_folder() / f"models--{repo.replace('/', '--')}"
+
+
+def blob_path(repo: str, etag: str) -> Path:
+    return folder_of(repo) / "blobs" / etag
+
+
+def partial_path(blob: Path) -> Path:
+    """Where a blob grows; a name of its own, so that whatever the client downloads by itself goes elsewhere."""
+    return blob.with_name(f"{blob.name}.incomplete")
+
+
+def rejected_path(blob: Path) -> Path:
+    return blob.with_name(f"{blob.name}.rejected.incomplete")
+
+
+def snapshot_path(repo: str, commit: str, file: str) -> Path:
+    return folder_of(repo) / "snapshots" / commit / file
+
+
+def blob_of(path: Path) -> Path:
+    """The blob that a snapshot's file links to. One link only: a blob may itself link into a store of shared ones."""
+    return Path(os.path.normpath(path.parent / path.readlink())) if path.is_symlink() else path
+
+
+def free_bytes(folder: Path) -> int:
+    """Free disk space where `folder` is, or will be."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise HubError(f"{error.filename}: {error.strerror}", "HF_HOME names another folder for the cache") from error
+
+
+@_reading()
+def cached(repo: str, file: str, revision: str | None = None) -> Path | None:
+    """A whole model in the cache (of a split one the first part, if all are there), or None.
+
+    `revision` is a commit, branch or tag; None takes main as it was last seen, else the newest snapshot that has it.
+    """
+    for commit in _commits(repo, file, revision):
+        parts = [snapshot_path(repo, commit, part) for part in part_names(file)]
+        if all(part.is_file() for part in parts):
+            return parts[0]
+    return None
+
+
+def _commits(repo: str, file: str, revision: str | None) -> Iterator[str]:
+    """The commits to look at, the best first."""
+    known = commit_of(repo, revision)
+    if known is not None:
+        yield known
+    if revision is not None:
+        if COMMIT.fullmatch(revision):
+            yield revision
+        return
+    links = [(path, path / file) for path in entries(folder_of(repo) / "snapshots")]
+    dated = [(link.lstat().st_mtime, path.name) for path, link in links if link.is_file()]
+    yield from (commit for _, commit in sorted(dated, reverse=True))
+
+
+def commit_of(repo: str, revision: str | None) -> str | None:
+    """The commit that a branch or tag (None: main) was at when it was last asked for."""
+    try:
+        commit = (folder_of(repo) / "refs" / (revision or MAIN)).read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return commit if COMMIT.fullmatch(commit) else None
+
+
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where there is none."""
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+@_reading()
+def cached_files() -> tuple[CachedFile, ...]:
+    """Every whole GGUF file in the cache, by repository and name; one that several commits share is named once."""
+    found: dict[tuple[str, str, Path], CachedFile] = {}
+    for folder in entries(cache_folder()):
+        if not folder.name.startswith("models--"):
+            continue
+        repo = folder.name.removeprefix("models--").replace("--", "/", 1)
+        for snapshot in entries(folder / "snapshots"):
+            for path in sorted(snapshot.rglob("*.gguf")):
+                if path.is_file():
+                    file, blob = path.relative_to(snapshot).as_posix(), blob_of(path)
+                    size = path.stat().st_size
+                    entry = CachedFile(repo=repo, file=file, size=size, path=path, blob=blob)
+                    found.setdefault((repo, file, blob), entry)
+    return tuple(found[key] for key in sorted(found))
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """A repository's interrupted and rejected downloads, ours and those that the client left behind."""
+    return [path for path in entries(folder / "blobs") if path.suffix == ".incomplete"]
+
+
+@_reading()
+def unfinished_bytes(repo: str | None = None) -> int:
+    """Bytes of interrupted and rejected downloads, of one repository or of all."""
+    folders = entries(cache_folder()) if repo is None else [folder_of(repo)]
+    return sum(path.lstat().st_size for folder in folders for path in unfinished(folder))

@@ -1,0 +1,166 @@
+"""Changes to the Hub client's cache: blobs that come, are doubted, and go. `cache` says where everything is."""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from huggingface_hub import constants, scan_cache_dir
+from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # it is there when asked for
+
+from eftlocal.catalog.hub.cache import MAIN, blob_of, commit_of, entries, folder_of, rejected_path, unfinished
+from eftlocal.catalog.hub.failures import telling
+from eftlocal.catalog.hub.parts import part_names
+from eftlocal.catalog.hub.settings import cache_folder
+from eftlocal.errors import HubError
+
+__all__ = ["keep_ref", "link", "locked", "remove", "set_aside", "sha256_of", "verify"]
+
+SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+# --- adding -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(blob: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """The client's own lock on a blob, so that one process at a time writes it; `waiting` is called every second."""
+    lock = cache_folder() / ".locks" / blob.parents[1].name / f"{blob.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(WeakFileLock(lock, timeout=1))
+                break
+            except TimeoutError:
+                waiting()
+        yield
+
+
+def link(blob: Path, path: Path) -> None:
+    """Puts a blob into a snapshot as the Hub's client does: a relative link, or the file itself where links are not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if not constants.HF_HUB_DISABLE_SYMLINKS:
+        with suppress(OSError):
+            path.symlink_to(os.path.relpath(blob, path.parent))
+            return
+    blob.replace(path)
+
+
+def keep_ref(repo: str, revision: str | None, commit: str) -> None:
+    """Notes which commit a branch or tag is at, for when there is no network to ask; where the cache can be written."""
+    ref = folder_of(repo) / "refs" / (revision or MAIN)
+    if commit in (revision, commit_of(repo, revision)):
+        return
+    with suppress(OSError):
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        new = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
+        new.write_text(commit)
+        new.replace(ref)
+
+
+# --- doubting ---------------------------------------------------------------------------------------------------------
+
+
+def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> "hashlib._Hash":
+    """The hash of a file as far as it goes, which can be fed on."""
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(done)
+    return digest
+
+
+@telling("the cache")
+def verify(path: Path) -> None:
+    """Hashes a cached file anew; one that is no longer what its blob's name says is set aside, with a HubError.
+
+    A blob that is not named by a sha256 (of a small file, or without links) has nothing to be compared with.
+    """
+    blob = blob_of(path)
+    if SHA256.fullmatch(blob.name) and sha256_of(blob).hexdigest() != blob.name:
+        set_aside(blob, blob)
+        raise HubError(f"{path.name} is damaged: its sha256 is not {blob.name}", "set aside; pull it again")
+
+
+def set_aside(data: Path, blob: Path) -> None:
+    """Moves bytes that are not what `blob` should be to where nothing takes them for a model."""
+    data.replace(rejected_path(blob))
+    _tidy(blob.parents[1])
+
+
+# --- removing ---------------------------------------------------------------------------------------------------------
+
+
+def remove(repo: str, files: Iterable[str], revision: str | None = None) -> int:
+    """Removes these models, all parts, from every snapshot (or the one of `revision`); returns the bytes freed.
+
+    A blob that another file or snapshot still uses stays. With a file go its rejected and unfinished downloads; where
+    one of `files` is not there whole, all unfinished ones of the repository, since they do not say whose they are.
+    Raises HubError where one of them is being written just now.
+    """
+    folder = folder_of(repo)
+    if not folder.is_dir():
+        return 0
+    wanted = {part for file in files for part in part_names(file)}
+    commits = None if revision is None else {commit_of(repo, revision) or revision}
+    with telling(repo), ExitStack() as locks:
+        _tidy(folder)  # a dangling link would hide the whole repository from the client's scan
+        cache = scan_cache_dir(cache_folder())
+        snapshots = (
+            snapshot
+            for entry in cache.repos
+            if entry.repo_path.name == folder.name
+            for snapshot in entry.revisions
+            if commits is None or snapshot.commit_hash in commits
+        )
+        whole = {
+            file: name
+            for snapshot in snapshots
+            for file in snapshot.files
+            if (name := file.file_path.relative_to(snapshot.snapshot_path).as_posix()) in wanted
+        }
+        leftovers = unfinished(folder)
+        if wanted <= set(whole.values()):
+            etags = {file.blob_path.name for file in whole}
+            leftovers = [path for path in leftovers if _etag(path) in etags]
+        for etag in {_etag(path) for path in leftovers}:
+            locks.enter_context(locked(folder / "blobs" / etag, lambda: _in_use(repo)))
+        deletion = cache.delete_files(*whole)
+        freed = deletion.expected_freed_size + sum(path.lstat().st_size for path in leftovers)
+        deletion.execute()
+        for path in leftovers:
+            path.unlink()
+        _tidy(folder)
+    return freed
+
+
+def _etag(leftover: Path) -> str:
+    return leftover.name.partition(".")[0]
+
+
+def _in_use(repo: str) -> None:
+    raise HubError(f"a file of {repo} is being downloaded just now", "wait for it or stop it, then try again")
+
+
+def _tidy(folder: Path) -> None:
+    """Removes a repository's dangling links, empty folders and refs to nothing; and itself, where nothing is left."""
+    snapshots, blobs = folder / "snapshots", folder / "blobs"
+    for path in sorted(snapshots.rglob("*"), reverse=True):  # what a folder holds before the folder
+        if path.is_symlink() and not path.exists():
+            path.unlink()
+        elif path.is_dir() and not entries(path) and not unfinished(folder):  # else it may be waiting for its file
+            path.rmdir()
+    for ref in sorted((folder / "refs").rglob("*")):
+        if ref.is_file() and not (snapshots / ref.read_text()).is_dir():
+            ref.unlink()
+    if not entries(snapshots) and not entries(blobs):
+        shutil.rmtree(folder)
