@@ -1,19 +1,98 @@
 """The decoding loop: sequences in, text deltas out; guess, forward, combine, draw until every answer has ended."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from eftlocal.emulation.combine import Combiner, Logits, Rows
 from eftlocal.emulation.drafts import Block, LookupDrafts, MemberDrafts, Source
-from eftlocal.emulation.engine import Cancelled, Engine, Slot, common_prefix
+from eftlocal.emulation.engine import Cancelled, Engine, Request, Slot, common_prefix
 from eftlocal.emulation.generation import Generation
 from eftlocal.emulation.pace import Pace
+from eftlocal.errors import EftError
 
-__all__ = ["Decoder"]
+__all__ = ["Decoder", "Running"]
 
 BLOCK_ROWS = 64  # positions of all sequences that are checked at once, at most
+
+
+class Running:
+    """Answers that are decoded together, each in a slot of the engine; those that wait for their prompt among them."""
+
+    def __init__(self, decoder: "Decoder", engine: Engine) -> None:
+        self._decoder = decoder
+        self._engine = engine
+        self._drawing: dict[Slot, Generation] = {}
+        self._reading: dict[Slot, Generation] = {}  # their prompts are not fed yet; in the order they came
+
+    def __len__(self) -> int:
+        return len(self._drawing) + len(self._reading)
+
+    def add(self, generation: Generation) -> None:
+        """Decode one more from the next step on."""
+        self._reading[self._engine.begin(generation.prompts)] = generation
+
+    def step(self, cancelled: Callable[[], bool] | None = None) -> list[tuple[Generation, str]]:
+        """Every answer goes on: by a token at least, or by a part of its prompt. Text deltas of those that have any.
+
+        An answer that has ended is among them (`ended`), and its slot is free again. What goes wrong with one answer
+        alone is its `error`; a decode that failed is the error of all that ran. After `cancelled` all have ended.
+        """
+        try:
+            deltas = self._decoder.step(self._drawing, self._admit(), cancelled)
+        except Cancelled:
+            deltas = {slot: generation.end("cancelled") for slot, generation in self._all()}
+        except EftError as error:
+            deltas = dict.fromkeys(self._drawing | self._reading, "")
+            for _, generation in self._all():
+                generation.error = error
+        told = []
+        for slot, generation in self._all():
+            if generation.ended:
+                self._engine.end(slot)
+                self._drawing.pop(slot, None)
+                self._reading.pop(slot, None)
+            if generation.ended or deltas.get(slot):
+                told.append((generation, deltas.get(slot, "")))
+        return told
+
+    def close(self) -> None:
+        """Give every slot back; what has not ended ends as cancelled."""
+        for slot, generation in self._all():
+            self._engine.end(slot)
+            if not generation.ended:
+                generation.end("cancelled")
+        self._drawing.clear()
+        self._reading.clear()
+
+    def _all(self) -> list[tuple[Slot, Generation]]:
+        return [*self._drawing.items(), *self._reading.items()]
+
+    def _admit(self) -> list[Request]:
+        """Lets those draw whose prompt fits into the coming step, and gives the pieces of longer ones to be fed.
+
+        All of that is about one batch, so that those who draw already go on at nearly their pace. A prompt that begins
+        like one that is being fed waits for that beginning and copies it.
+        """
+        n_batch = self._engine.n_batch
+        left = max(n_batch - len(self._drawing), n_batch // 4)
+        pieces: list[Request] = []
+        fed: list[Slot] = []
+        for slot, generation in list(self._reading.items()):
+            if left <= 0:
+                break
+            if self._engine.will_hold_more(slot, fed):
+                continue
+            self._engine.share(slot)
+            fed.append(slot)
+            lacking = self._engine.lacking(slot)
+            if lacking <= left:
+                self._drawing[slot] = self._reading.pop(slot)
+            else:
+                pieces.append(Request(slot, 0, generation.mix.active, most=left))
+            left -= lacking
+        return pieces
 
 
 class Decoder:
@@ -29,85 +108,95 @@ class Decoder:
         self._lookup = LookupDrafts(engine)
         self._paces: dict[tuple[object, ...], Pace] = {}
 
-    def decode(
-        self, waiting: Iterable[Generation], cancelled: Callable[[], bool] | None = None
-    ) -> Iterator[tuple[Generation, str]]:
-        """Decode all of `waiting`, as many at a time as the engine has slots; yields (generation, text delta).
+    def start(self) -> Running:
+        """Nothing yet: add to it."""
+        return Running(self, self._engine)
 
-        A generation that has ended gives its slot to the next at once. When `cancelled` answers True, or when the
-        caller closes the iterator, what runs ends as "cancelled" and keeps the text it has.
+    def decode(self, generation: Generation, cancelled: Callable[[], bool] | None = None) -> Iterator[str]:
+        """Decode one answer; its text deltas. When `cancelled` answers True, or when the caller closes the iterator,
+        it ends as "cancelled" and keeps the text it has. Raises its error.
         """
-        queue, running = iter(waiting), dict[Slot, Generation]()
+        running = self.start()
         try:
-            while True:
-                while len(running) < len(self._engine.slots) and (new := next(queue, None)):
-                    running[self._engine.begin(new.prompts)] = new
-                if not running:
-                    return
-                try:
-                    deltas = self._step(running, cancelled)
-                except Cancelled:
-                    yield from ((generation, generation.end("cancelled")) for generation in running.values())
-                    return
-                for slot, delta in deltas.items():
-                    generation = running[slot]
-                    if generation.finish_reason:
-                        self._engine.end(slot)
-                        del running[slot]
-                    if delta or generation.finish_reason:
-                        yield generation, delta
+            running.add(generation)
+            while running:
+                yield from (delta for _, delta in running.step(cancelled) if delta)
+            if generation.error is not None:
+                raise generation.error
         finally:
-            for slot, generation in running.items():
-                self._engine.end(slot)
-                if generation.finish_reason is None:
-                    generation.end("cancelled")
+            running.close()
 
-    def _step(self, running: Mapping[Slot, Generation], cancelled: Callable[[], bool] | None) -> dict[Slot, str]:
-        """Every sequence goes on by one token at least: guess a block, check it with all members, draw from it."""
+    def step(
+        self, running: Mapping[Slot, Generation], pieces: Sequence[Request], cancelled: Callable[[], bool] | None
+    ) -> dict[Slot, str]:
+        """Every sequence goes on by one token at least: guess a block, check it with all members, draw from it.
+
+        `pieces`: of the prompts of others, fed along with it.
+        """
         started, before = time.perf_counter(), {slot: len(slot.tokens) for slot in running}
-        pace, length = self._pace(running), self._length(running)
+        pace, length = self._pace(running), self._length(running) if running else 0
         deltas, hits, first = dict[Slot, str](), list[bool | None](), 0
         try:
-            blocks = (
-                self._source(running).guess(running, length, cancelled) if length else {s: Block() for s in running}
-            )
-            parts = self._engine.forward([blocks[s].request(s, g.mix.active) for s, g in running.items()], cancelled)
+            blocks = self._source(running).guess(running, length, cancelled) if length else self._forced(running)
+            requests = [blocks[s].request(s, g.mix.active) for s, g in running.items()]
+            parts = self._engine.forward([*requests, *pieces], cancelled)
             mixes = [generation.mix for slot, generation in running.items() for _ in range(blocks[slot].rows)]
             z = self._combiner.combine(parts, mixes)  # (rows, n_real)
             for slot, generation in running.items():
                 rows = slice(first, first := first + blocks[slot].rows)
-                small = None if generation.drafter is None else _rows_of(parts[generation.drafter], rows)
-                deltas[slot], right = self._advance(generation, blocks[slot], z[rows], small)
-                hits += [*right, None] if generation.finish_reason else right
+                alone = {member: _rows_of(parts[member], rows) for member in generation.mix.active}
+                deltas[slot], right = self._advance(generation, blocks[slot], z[rows], alone)
+                hits += [*right, None] if generation.ended else right
         finally:  # whatever happened: no guess outlives its block
             for slot, generation in running.items():
                 _settle(slot, generation, before[slot])
-        if length == max(len(block.guesses) for block in blocks.values()):
+        if not pieces and running and length == max(len(block.guesses) for block in blocks.values()):
             pace.took(length, time.perf_counter() - started)
         pace.saw(hits)
         return deltas
 
-    def _advance(self, generation: Generation, block: Block, z: Logits, small: Logits | None) -> tuple[str, list[bool]]:
+    def _advance(
+        self, generation: Generation, block: Block, z: Logits, alone: Mapping[int, Logits]
+    ) -> tuple[str, list[bool]]:
         """Draw token after token until one is not the guess that the next row follows. Text, and which were right.
 
-        z: (rows, n_real) the emulator's. small: (rows, n_real or more) the draft member's.
+        z: (rows, n_real) the emulator's. alone: (rows, n_real or more) the members'. An error ends this answer only.
         """
         delta, hits = "", list[bool]()
         generation.steps += 1
-        for i in range(block.rows):
-            offered = None
-            if small is not None:
-                known = i < len(block.offered)
-                offered = block.offered[i] if known else generation.distribution(small[i, : self._combiner.n_real])
-            guess = block.guesses[i] if i < len(block.guesses) else offered and generation.offer(offered)
-            token = generation.draw(z[i], offered)
-            if guess is not None:
-                hits.append(token == guess)
-            delta += generation.take(token, self._engine)
-            if generation.finish_reason or i == len(block.guesses) or token != block.guesses[i]:
-                break
+        small = None if generation.drafter is None else alone[generation.drafter]
+        try:
+            for i in range(block.rows):
+                offered = None
+                if small is not None:
+                    known = i < len(block.offered)
+                    offered = block.offered[i] if known else generation.distribution(small[i, : self._combiner.n_real])
+                guess = block.guesses[i] if i < len(block.guesses) else offered and generation.offer(offered)
+                token = generation.draw(z[i], offered)
+                if guess is not None:
+                    hits.append(token == guess)
+                if generation.inform is not None and not self._engine.is_eog(token):
+                    rows = {member: logits[i] for member, logits in alone.items()}
+                    generation.logprobs.append(generation.inform(token, z[i], rows))
+                delta += generation.take(token, self._engine)
+                if generation.ended or i == len(block.guesses) or token != block.guesses[i]:
+                    break
+        except EftError as error:
+            generation.error = error
         generation.hits += hits
         return delta, hits
+
+    def _forced(self, running: Mapping[Slot, Generation]) -> dict[Slot, Block]:
+        """No guesses but those that are certain: what a constraint leaves no choice in."""
+        blocks = {}
+        for slot, generation in running.items():
+            certain: list[int] = []
+            if generation.matcher is not None:
+                certain = generation.matcher.forced(generation.tokens)
+                del certain[min(_most(running), generation.room(self._engine.n_ctx)) :]
+            blocks[slot] = Block(certain)
+            slot.tokens += certain
+        return blocks
 
     def _source(self, running: Mapping[Slot, Generation]) -> Source:
         return self._lookup if any(generation.drafter is None for generation in running.values()) else self._members
@@ -117,7 +206,7 @@ class Decoder:
         # A prompt is fed by all members at the same time: guessing before would make the others wait.
         if any(not generation.tokens for generation in running.values()):
             return 0
-        most = BLOCK_ROWS // len(running) - 1
+        most = _most(running)
         asked = [generation.settings.draft for generation in running.values()]
         fixed = [length for length in asked if length != "auto"]
         return min(most, *fixed) if fixed else self._pace(running).length(most)
@@ -126,6 +215,11 @@ class Decoder:
         """What is known of steps of so many sequences with these members."""
         key = (len(running), *{(generation.mix.active, generation.drafter) for generation in running.values()})
         return self._paces.setdefault(key, Pace())
+
+
+def _most(running: Mapping[Slot, Generation]) -> int:
+    """How many guesses each sequence can have checked in one step."""
+    return max(0, BLOCK_ROWS // max(1, len(running)) - 1)
 
 
 def _rows_of(part: tuple[Logits, Rows], rows: slice) -> Logits:

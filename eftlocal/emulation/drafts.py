@@ -13,6 +13,7 @@ from eftlocal.emulation.combine import Logits
 from eftlocal.emulation.engine import Engine, Known, Request, Slot
 from eftlocal.emulation.generation import Generation
 from eftlocal.emulation.sample import Distribution
+from eftlocal.errors import EftError
 
 __all__ = ["Block", "LookupDrafts", "MemberDrafts", "Source"]
 
@@ -81,7 +82,10 @@ class MemberDrafts:
         return blocks
 
     def _take(self, generation: Generation, slot: Slot, block: Block, row: Logits) -> None:
-        offered = generation.distribution(row, block.guesses)
+        try:
+            offered = generation.distribution(row, block.guesses)
+        except EftError:  # no guess: whatever is wrong with this answer's settings comes up when the emulator draws
+            return
         guess = generation.offer(offered, len(block.guesses))
         block.offered.append(offered)
         if not self._engine.is_eog(guess):
@@ -114,6 +118,8 @@ class LookupDrafts:
         for slot, generation in running.items():
             history = [*next(iter(generation.prompts.values())), *generation.tokens]
             guesses = self.following(history, min(n, generation.room(self._engine.n_ctx)))
+            if generation.matcher is not None:  # a guess that may not come is wrong for certain
+                del guesses[generation.matcher.fitting(generation.tokens, guesses) :]
             end = next((i for i, guess in enumerate(guesses) if self._engine.is_eog(guess)), len(guesses))
             blocks[slot] = Block(guesses[:end])
             slot.tokens += guesses[:end]

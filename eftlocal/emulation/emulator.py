@@ -1,45 +1,32 @@
 """The public face: an emulator that is loaded by name and answers, streams and scores."""
 
-import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-import numpy as np
-
 from eftlocal.catalog import models as catalog
+from eftlocal.emulation.batch import Answer, Job, answers
 from eftlocal.emulation.combine import Combiner, Mix
 from eftlocal.emulation.costs import block_seconds
 from eftlocal.emulation.decoding import Decoder
 from eftlocal.emulation.engine import Engine
 from eftlocal.emulation.generation import Generation, Reply, must_fit
 from eftlocal.emulation.members import Members, assemble
+from eftlocal.emulation.prepare import Preparer, Prompt, Raw, as_messages, new_seed
 from eftlocal.emulation.scoring import Score, ScoredToken, score
 from eftlocal.emulation.settings import Dials, Settings
-from eftlocal.emulation.speculate import Uniforms
-from eftlocal.emulation.stream import TextStream
-from eftlocal.errors import CatalogError, SettingError
+from eftlocal.errors import CatalogError, EftError, SettingError
 from eftlocal.runtime.llama import KV_TYPES, MAX_SEQUENCES
+from eftlocal.runtime.plan.machine import here
+from eftlocal.runtime.plan.memory import Cache
+from eftlocal.runtime.plan.placement import Plan, Wishes
 from eftlocal.runtime.plan.threads import usable_cores
-from eftlocal.runtime.views import RAW, Message, View
 
-__all__ = ["Emulator", "Prompt", "Raw", "Score", "ScoredToken", "Stream"]
+__all__ = ["Answer", "Emulator", "Job", "Prompt", "Raw", "Score", "ScoredToken", "Stream", "as_messages"]
 
 PARALLEL = 8  # sequences at once, where the caller names no number
-
-
-RAW_VIEW = View(template=RAW, variables={})
-
-
-class Raw(str):
-    """A prompt that every member gets as it is: no template, no turns."""
-
-    __slots__ = ()
-
-
-Prompt = str | Sequence[Message]
 
 
 class Stream:
@@ -72,6 +59,7 @@ class Emulator:
         self._engine = engine
         self._combiner = Combiner([spec.name for spec in members.specs], members.n_real, members.skipped)
         self._decoder = Decoder(engine, self._combiner)
+        self._preparer = Preparer(members, engine)
 
     @classmethod
     def load(
@@ -81,8 +69,12 @@ class Emulator:
         models: Path | str | catalog.Catalog | None = None,
         context: int | None = None,
         threads: int | None = None,
-        gpu_layers: int | None = None,
         kv_type: str = "f16",
+        gpu_layers: int | Mapping[str, int] | None = None,
+        device: str | None = None,
+        main_gpu: int | None = None,
+        split: str | None = None,
+        force: bool = False,
         **dials: Unpack[Dials],
     ) -> Self:
         """Load the emulator `name` (None: the catalogue's default) and the members that its settings need.
@@ -90,31 +82,38 @@ class Emulator:
         models      a models.toml beside the packaged and the user's own, or a whole catalogue instead of them
         context     tokens a sequence may have; None: the emulator's, at most what every member was trained for
         threads     CPU threads in all; None: every core this process may use
-        gpu_layers  layers of each model on the device; None: all, where the build can offload
         kv_type     f16, q8_0 (half the cache's memory) or f32 (twice, and exact: no flash attention)
+        gpu_layers  layers of each model on a device, or by the names of roles or models; None: as many as fit
+        device      devices to use, with commas between; "none" is the CPU alone. None: those that there are
+        main_gpu    the number of the device that is filled first
+        split       over several devices: none (each model on one), layer, row, or proportions as "3,1"
+        force       load what does not fit in memory, too
         dials       settings that differ from the emulator's, by the names of `Settings` and `Sampling`
 
-        Raises CatalogError, ModelFileError, ModelLoadError, VocabularyError, ViewError or SettingError.
+        Raises CatalogError, ModelFileError, FitError, ModelLoadError, VocabularyError, ViewError or SettingError.
         """
         started = time.perf_counter()
         cat = models if isinstance(models, catalog.Catalog) else catalog.load(None if models is None else Path(models))
         emulator = cat.emulator(name)
-        members = assemble(cat, emulator, gpu_layers=gpu_layers)
+        members = assemble(cat, emulator)
         if kv_type not in KV_TYPES:
             raise SettingError(f"kv_type is {kv_type!r}; it must be one of {', '.join(KV_TYPES)}.")
         if threads is not None and threads < 1:
             raise SettingError(f"threads is {threads}; it must be at least 1.")
-        engine = Engine(
-            members.specs,
-            n_ctx=members.context(emulator.context if context is None else context),
-            n_threads=threads or usable_cores(),
-            kv_type=kv_type,
-        )
         settings = _configured(emulator)
+        n_ctx = members.context(emulator.context if context is None else context)
+        wishes = Wishes(gpu_layers=gpu_layers, device=device, main_gpu=main_gpu, split=split)
+        plan = members.plan(here(), Cache(n_ctx, kv_type=kv_type), wishes)
+        if not plan.fits and not force:
+            raise plan.error(emulator.name)
+        engine = Engine(members.specs, n_ctx=n_ctx, n_threads=threads or usable_cores(), kv_type=kv_type, plan=plan)
         self = cls(members, engine, name=emulator.name, settings=settings.turned(**dials), load_s=0.0)
         try:
-            for member in self.mix(self.settings).active:
+            active = self.mix(self.settings).active
+            for member in active:
                 engine.model(member)
+            # A device that is too small says so when the caches are made: now, and not at the first prompt.
+            engine.prepare(member for member in active if plan.members[member].offload.layers)
         except BaseException:
             self.close()
             raise
@@ -154,6 +153,21 @@ class Emulator:
         fed = self._engine.n_fed
         return {role: fed[member] for role, member in self._members.roles.items() if member in fed}
 
+    @property
+    def plan(self) -> Plan | None:
+        """Where the members run, and what they need there."""
+        return self._engine.plan
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What went otherwise than planned, a line each: a device that could not hold what it should have."""
+        return tuple(self._engine.notes.values())
+
+    def sequences_that_fit(self, most: int) -> int:
+        """How many sequences, up to `most`, there is memory for at once; what was forced to load is not held back."""
+        plan = self._engine.plan
+        return plan.sequences_that_fit(most) if plan is not None and plan.fits else most
+
     def mix(self, settings: Settings) -> Mix:
         """The members' weights under `settings`. Raises SettingError for a reward that there is none of."""
         return self._members.mix(settings)
@@ -167,9 +181,8 @@ class Emulator:
         when it answers True the stream ends and the reply keeps what came. Closing the iterator does the same.
         Raises ViewError, ContextError, SettingError, and DecodeError while it runs.
         """
-        generation = self._generation(prompt, self.settings.turned(**dials), 0)
-        steps = self._decoder.decode([generation], cancelled)
-        return Stream(generation, (delta for _, delta in steps if delta))
+        generation = self._preparer.generation(prompt, self.settings.turned(**dials), (0,))
+        return Stream(generation, self._decoder.decode(generation, cancelled))
 
     def generate(self, prompt: Prompt, *, cancelled: Callable[[], bool] | None = None, **dials: Unpack[Dials]) -> Reply:
         """Answer a prompt, whole. As `stream`."""
@@ -177,6 +190,28 @@ class Emulator:
         for _ in stream:
             pass
         return stream.reply
+
+    def answers(
+        self, jobs: Iterable[Job], *, parallel: int | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> Iterator[Answer]:
+        """Answer a stream of jobs, `parallel` at a time in one decode per member and step; answers as they finish.
+
+        Fewer at a time where memory is short, which changes no answer.
+        A job is pulled when there is a place for it, so jobs may come without end, and memory stays the same. What is
+        wrong with one job (ViewError, ContextError, SettingError, DecodeError) is its answer; the others go on. When
+        `cancelled` answers True, what runs is answered as cancelled and no job is pulled any more.
+        """
+        parallel = PARALLEL if parallel is None else parallel
+        if not 1 <= parallel <= MAX_SEQUENCES:
+            raise SettingError(f"parallel is {parallel}; it must be between 1 and {MAX_SEQUENCES}.")
+        parallel = self.sequences_that_fit(parallel)
+        self._engine.reserve(parallel, self.context)
+
+        def prepare(job: Job) -> Generation:
+            stream = job.stream if isinstance(job.stream, tuple) else (job.stream,)
+            return self._preparer.generation(job.prompt, self.settings.turned(**job.dials), stream)
+
+        return answers(self._decoder, prepare, jobs, parallel, cancelled)
 
     def generate_many(
         self,
@@ -186,20 +221,21 @@ class Emulator:
         cancelled: Callable[[], bool] | None = None,
         **dials: Unpack[Dials],
     ) -> list[Reply]:
-        """Answer all prompts, `parallel` at a time in one decode per member and step; replies in the prompts' order.
+        """Answer all prompts, `parallel` at a time; replies in the prompts' order. Raises as `stream` does.
+
+        When `cancelled` answers True, the prompts that had no place yet have no reply.
 
         Prompt i draws from the stream (seed, i), so that its answer depends neither on `parallel` nor on the others.
         """
         settings = self.settings.turned(**dials)
-        if settings.seed is None:
-            settings = settings.turned(seed=_new_seed())
-        generations = [self._generation(prompt, settings, i) for i, prompt in enumerate(prompts)]
-        if not 1 <= parallel <= MAX_SEQUENCES:
-            raise SettingError(f"parallel is {parallel}; it must be between 1 and {MAX_SEQUENCES}.")
-        self._engine.reserve(min(parallel, len(prompts)), self.context)
-        for _ in self._decoder.decode(generations, cancelled):
-            pass
-        return [generation.reply for generation in generations]
+        seeded: Dials = {**dials, "seed": new_seed() if settings.seed is None else settings.seed}
+        jobs = [Job(prompt, seeded, i, i) for i, prompt in enumerate(prompts)]
+        replies: dict[int, Reply] = {}
+        for answer in self.answers(jobs, parallel=min(parallel, max(1, len(jobs))), cancelled=cancelled):
+            if isinstance(answer.reply, EftError):
+                raise answer.reply
+            replies[answer.tag] = answer.reply
+        return [replies[i] for i in sorted(replies)]
 
     def block_seconds(self, prompt: Prompt, lengths: Sequence[int]) -> dict[int, float]:
         """Seconds that the decodes of a block of so many guesses take after `prompt`, without anything else."""
@@ -207,34 +243,8 @@ class Emulator:
         prompts = {member: self._prompt(member, prompt) for member in mix.active}
         return block_seconds(self._engine, mix, self._members.drafter(mix), prompts, lengths)
 
-    def _generation(self, prompt: Prompt, settings: Settings, index: int) -> Generation:
-        """An answer that is ready to be decoded. Raises ContextError where a prompt leaves no room for one."""
-        mix = self.mix(settings)
-        prompts = {member: self._prompt(member, prompt) for member in mix.active}
-        if not all(self._engine.model(member).rewinds for member in mix.active):
-            settings = settings.turned(draft=0)  # a wrong guess would cost the whole prompt again
-        drafter = self._members.drafter(mix) if settings.draft else None
-        seed = _new_seed() if settings.seed is None else settings.seed
-        generation = Generation(
-            prompts=prompts,
-            mix=mix,
-            settings=settings,
-            seed=seed,
-            stream=TextStream(self._engine.model(mix.active[0]).piece, self._stops(prompt, mix, settings)),
-            roles={role: member for role, member in self._members.roles.items() if member in prompts},
-            uniforms=Uniforms(np.random.Generator(np.random.PCG64([seed, index])), 1 if drafter is None else 3),
-            drafter=drafter,
-        )
-        must_fit(generation.prompt_tokens, self.context)
-        return generation
-
     def _prompt(self, member: int, prompt: Prompt) -> list[int]:
-        view = RAW_VIEW if isinstance(prompt, Raw) else self._members.views[member]
-        return view.prompt(self._engine.model(member), as_messages(prompt))
-
-    def _stops(self, prompt: Prompt, mix: Mix, settings: Settings) -> tuple[str, ...]:
-        views = () if isinstance(prompt, Raw) else [self._members.views[member] for member in mix.active]
-        return tuple(dict.fromkeys((*settings.stop, *(stop for view in views for stop in view.stops))))
+        return self._preparer.prompt(member, prompt)
 
     # --- scores -------------------------------------------------------------------------------------------------------
 
@@ -268,18 +278,9 @@ class Emulator:
         self.close()
 
 
-def as_messages(prompt: Prompt) -> list[Message]:
-    """A prompt as a conversation: a text is one message of the user's."""
-    return [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
-
-
 def _configured(emulator: catalog.Emulator) -> Settings:
     """The settings that the emulator starts from; a CatalogError where its file gives one out of its range."""
     try:
         return Settings(stop=emulator.stop).turned(**emulator.sampling)  # type: ignore[arg-type]  # keys were checked
     except SettingError as error:
         raise CatalogError(f"{emulator.source}: [emulators.{emulator.name}] sampling: {error.message}") from None
-
-
-def _new_seed() -> int:
-    return secrets.randbits(32)

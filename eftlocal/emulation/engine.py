@@ -16,14 +16,14 @@ from typing import NamedTuple
 import numpy as np
 
 from eftlocal.emulation.combine import Logits, Rows
-from eftlocal.errors import DecodeError
+from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama import Cancelled, Context, Feed, Model
-from eftlocal.runtime.plan.threads import Split, split_threads
+from eftlocal.runtime.plan.placement import Offload, Plan
+from eftlocal.runtime.plan.threads import Split, in_turn, split_threads
 
 __all__ = ["Cancelled", "Engine", "Known", "MemberSpec", "Request", "Slot"]
 
-LIGHT = 32_000_000  # bytes of weights below which threads wait for each other longer than they compute
 FORK_WORTH = 16  # a prefix shorter than this is computed again sooner than it is copied
 
 
@@ -34,7 +34,8 @@ class MemberSpec:
     name: str
     header: Header
     lora: tuple[Path, float] | None = None
-    gpu_layers: int | None = None
+    gpu_layers: int | None = None  # as the catalogue has it; a plan says where it runs
+    model: str = ""  # its name in the catalogue
 
 
 @dataclass(slots=True, eq=False)
@@ -78,12 +79,17 @@ class Known(NamedTuple):
 
 
 class Request(NamedTuple):
-    """Logits wanted for the last `rows` positions of a slot, from these members."""
+    """Logits wanted for the last `rows` positions of a slot, from these members.
+
+    With 0 rows the slot only goes on towards its first row: at most `most` tokens are fed, and never the last, whose
+    logits will be wanted.
+    """
 
     slot: Slot
     rows: int
     members: Sequence[int]
     known: Known | None = None
+    most: int = 0
 
     def lacking(self, member: int) -> int:
         """How many of the rows have to be computed for `member`: the last ones."""
@@ -93,16 +99,26 @@ class Request(NamedTuple):
 class Engine:
     """Members and their caches. Models are loaded when they are first needed; weights of one file once.
 
-    `n_ctx`: tokens of one sequence. Not thread-safe: one call at a time.
+    `n_ctx`: tokens of one sequence. `plan`: where each member runs; None leaves it to llama.cpp. `notes`: what went
+    otherwise than planned, by file. Not thread-safe: one call at a time.
     """
 
     def __init__(
-        self, specs: Sequence[MemberSpec], *, n_ctx: int, n_threads: int, n_slots: int = 1, kv_type: str = "f16"
+        self,
+        specs: Sequence[MemberSpec],
+        *,
+        n_ctx: int,
+        n_threads: int,
+        n_slots: int = 1,
+        kv_type: str = "f16",
+        plan: Plan | None = None,
     ) -> None:
         self.specs = tuple(specs)
         self.n_ctx = n_ctx
         self.n_threads = n_threads
         self.kv_type = kv_type
+        self.plan = plan
+        self.notes: dict[Path, str] = {}
         self.slots = [Slot(i) for i in range(n_slots)]
         self._models: dict[Path, Model] = {}
         self._contexts: dict[int, Context] = {}
@@ -116,10 +132,28 @@ class Engine:
 
     def model(self, member: int) -> Model:
         """The member's weights and tokenizer, loaded now if they were not. Raises ModelLoadError."""
-        spec = self.specs[member]
-        if spec.header.path not in self._models:
-            self._models[spec.header.path] = Model(spec.header, gpu_layers=spec.gpu_layers)
-        return self._models[spec.header.path]
+        header = self.specs[member].header
+        while header.path not in self._models:
+            try:
+                self._models[header.path] = Model(header, self._offload(member))
+            except ModelLoadError as error:
+                self._fall_back(member, error)
+        return self._models[header.path]
+
+    def _offload(self, member: int) -> Offload | None:
+        return None if self.plan is None else self.plan.members[member].offload
+
+    def _fall_back(self, member: int, error: ModelLoadError) -> None:
+        """Plan half the layers on devices for the member's file; `error`, why not all of them, where there are none."""
+        offload, spec = self._offload(member), self.specs[member]
+        if self.plan is None or offload is None or not offload.layers:
+            raise error
+        path, fewer = spec.header.path, offload.halved()
+        self.plan = self.plan.moved(path, fewer)
+        self._splits.clear()
+        rest = f"{fewer.layers} are there, and the rest is on the CPU" if fewer.layers else "it runs on the CPU"
+        reason = error.message.rpartition(": ")[2]
+        self.notes[path] = f"{spec.model or spec.name} did not load as planned on a device ({reason}): {rest}"
 
     @property
     def loaded(self) -> tuple[Model, ...]:
@@ -130,6 +164,11 @@ class Engine:
     def n_fed(self) -> dict[int, int]:
         """Tokens that each running member has decoded so far: what prefix reuse saved does not count."""
         return {member: context.n_fed for member, context in self._contexts.items()}
+
+    @property
+    def n_batch(self) -> int:
+        """Tokens that one decode of each member takes."""
+        return min((context.n_batch for context in self._contexts.values()), default=0)
 
     def is_eog(self, token: int) -> bool:
         """Whether any loaded member's vocabulary ends a generation at `token`."""
@@ -144,17 +183,36 @@ class Engine:
         self.n_ctx = n_ctx
         self.slots = [Slot(i) for i in range(n_slots)]
 
+    def prepare(self, members: Iterable[int]) -> None:
+        """Make the caches of all these members. Raises ModelLoadError."""
+        wanted = list(members)
+        while missing := [m for m in wanted if m not in self._contexts]:  # one that falls back takes its file's with it
+            for member in missing:
+                self._context(member)
+
     def _context(self, member: int) -> Context:
-        if member not in self._contexts:
-            self._contexts[member] = Context(
-                self.model(member),
-                n_ctx=self.n_ctx,
-                n_seq=len(self.slots),
-                n_threads=self.n_threads,
-                lora=self.specs[member].lora,
-                kv_type=self.kv_type,
-            )
+        while member not in self._contexts:
+            try:
+                self._contexts[member] = Context(
+                    self.model(member),
+                    n_ctx=self.n_ctx,
+                    n_seq=len(self.slots),
+                    n_threads=self.n_threads,
+                    lora=self.specs[member].lora,
+                    kv_type=self.kv_type,
+                )
+            except ModelLoadError as error:
+                self._fall_back(member, error)
+                self._unload(self.specs[member].header.path)
         return self._contexts[member]
+
+    def _unload(self, path: Path) -> None:
+        """Free a file's weights, after the caches that use them; a cache made again is filled again."""
+        wait(self._running)
+        for member in [m for m in self._contexts if self.specs[m].header.path == path]:
+            self._contexts.pop(member).close()
+        if (model := self._models.pop(path, None)) is not None:
+            model.close()
 
     def close(self) -> None:
         """Free every cache, then the weights."""
@@ -177,20 +235,48 @@ class Engine:
 
         Where another slot holds a longer beginning, that is copied instead of computed again.
         """
+        self.prepare(prompts)
         slot = max((s for s in self.slots if s.free), key=lambda s: _held(s, prompts))
         slot.free = False
         slot._begin(prompts)
-        for member, prompt in prompts.items():
-            context = self._context(member)
-            source, shared = slot, min(slot._same[member], context.held(slot.index))
-            for other in self.slots:
-                same = min(common_prefix(other._fed.get(member, []), prompt), context.held(other.index))
-                if same >= shared + FORK_WORTH:
-                    source, shared = other, same
-            if source is not slot:
-                kept = context.fork(source.index, slot.index, shared)
-                slot._fed[member], slot._same[member] = source._fed[member][:kept], kept
+        self.share(slot)
         return slot
+
+    def share(self, slot: Slot) -> None:
+        """Copy what other slots hold of the beginning of this one's prompts, where that is more than it holds."""
+        for member in slot.prompts:
+            source, shared = self._longest(slot, member)
+            if source is not slot:
+                kept = self._context(member).fork(source.index, slot.index, shared)
+                slot._fed[member], slot._same[member] = source._fed[member][:kept], kept
+
+    def will_hold_more(self, slot: Slot, others: Sequence[Slot]) -> bool:
+        """Whether one of `others`, once its prompts are fed, has more to copy for this one than any slot has now."""
+        for member, prompt in slot.prompts.items():
+            coming = max((common_prefix(other.prompts.get(member, []), prompt) for other in others), default=0)
+            if coming >= FORK_WORTH and self.model(member).rewinds:
+                _, shared = self._longest(slot, member)
+                if min(coming, len(prompt) - 1) >= shared + FORK_WORTH:
+                    return True
+        return False
+
+    def lacking(self, slot: Slot) -> int:
+        """How many tokens have to be fed for the slot's first row, by the member that lacks most."""
+        return max(
+            slot._length(m) - min(slot._same[m], self._context(m).held(slot.index), slot._length(m) - 1)
+            for m in slot.prompts
+        )
+
+    def _longest(self, slot: Slot, member: int) -> tuple[Slot, int]:
+        """The slot that holds most of this one's prompt, by enough to be copied, else itself; and how much it holds."""
+        context, prompt = self._context(member), slot.prompts[member]
+        source, shared = slot, min(slot._same[member], context.held(slot.index))
+        for other in self.slots:
+            held = context.held(other.index)
+            same = min(common_prefix(other._fed.get(member, []), prompt), held)
+            if same >= shared + FORK_WORTH and (same == held or context.model.rewinds):
+                source, shared = other, same
+        return source, shared
 
     def end(self, slot: Slot) -> None:
         """Give the slot back; what its caches hold stays for a sequence that begins alike."""
@@ -229,7 +315,7 @@ class Engine:
         for future in self._running:
             future.result()
         for request in requests:
-            request.slot._same.update({member: request.slot._length(member) for member in request.members})
+            request.slot._same.update({member: len(request.slot._fed[member]) for member in request.members})
         self.seconds += time.perf_counter() - began
         return {m: (_with_known(m, requests, logits[m]), _rows(m, requests, starts)) for m in members}
 
@@ -239,14 +325,16 @@ class Engine:
         for request in requests:
             if member not in request.members:
                 continue
-            slot, rows = request.slot, request.lacking(member)
+            slot, rows, piece = request.slot, request.lacking(member), request.rows == 0
             length = slot._length(member)
             if length > self.n_ctx:
                 raise DecodeError(
                     f"{self.specs[member].name}: {length} tokens do not fit in a context of {self.n_ctx}."
                 )
-            kept = context.rewind(slot.index, min(slot._same[member], length - rows))
+            kept = context.rewind(slot.index, min(slot._same[member], length - (1 if piece else rows)))
             missing = slot._missing(member, kept)
+            if piece:
+                missing = missing[: min(request.most, len(missing) - 1)]
             slot._fed[member] = slot._fed.get(member, [])
             slot._fed[member][kept:] = missing
             slot._same[member] = kept
@@ -255,13 +343,12 @@ class Engine:
 
     def _split(self, members: tuple[int, ...]) -> Split:
         """The lanes of these members, each of which is told its threads."""
+        costs = [self.plan.members[m].read if self.plan else self.specs[m].header.tensor_bytes for m in members]
         if members not in self._splits:
-            self._splits[members] = split_threads([self.specs[m].header.tensor_bytes for m in members], self.n_threads)
-        in_turn = Split((tuple(range(len(members))),), (self.n_threads,) * len(members))
-        split = in_turn if self.in_turn else self._splits[members]
+            self._splits[members] = split_threads(costs, self.n_threads)
+        split = in_turn(costs, self.n_threads) if self.in_turn else self._splits[members]
         for member, threads in zip(members, split.threads, strict=True):
-            light = self.specs[member].header.tensor_bytes < LIGHT
-            self._contexts[member].set_threads(1 if light else threads)
+            self._contexts[member].set_threads(threads)
         return split
 
 
@@ -295,9 +382,15 @@ def _with_known(member: int, requests: Sequence[Request], computed: Logits) -> L
     return parts[0] if len(parts) == 1 else np.concatenate([part[:, :width] for part in parts])
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix(a: list[int], b: list[int]) -> int:
     """How many tokens `a` and `b` begin with alike."""
-    n = min(len(a), len(b))
-    if a[:n] == b[:n]:
-        return n
-    return next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    alike, unlike = 0, min(len(a), len(b))
+    if a[:unlike] == b[:unlike]:
+        return unlike
+    while unlike - alike > 1:  # slices are compared by far faster than tokens one by one
+        middle = (alike + unlike) // 2
+        if a[alike:middle] == b[alike:middle]:
+            alike = middle
+        else:
+            unlike = middle
+    return alike

@@ -1,17 +1,21 @@
 """One answer in the making: its tokens, how each is drawn, what ends it, and the reply that comes of it."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from eftlocal.emulation.combine import Logits, Mix
+from eftlocal.emulation.constrain import Matcher
 from eftlocal.emulation.engine import Engine
 from eftlocal.emulation.sample import Distribution, warp
+from eftlocal.emulation.scoring import TokenLogprobs
 from eftlocal.emulation.settings import Settings
 from eftlocal.emulation.speculate import Uniforms, coupled
 from eftlocal.emulation.stream import TextStream
-from eftlocal.errors import ContextError
+from eftlocal.errors import ContextError, EftError
 from eftlocal.runtime.views import Message
 
 __all__ = ["FinishReason", "Generation", "Reply", "must_fit"]
@@ -31,6 +35,8 @@ class Reply:
     tokens_per_s   of the tokens after the first
     steps          how often the base ran: fewer than there are tokens, where drafts were accepted
     hits           which of the guesses at successive tokens were right, those that were never decoded included
+    logprobs       of each of the tokens, where the setting asks for them
+    complete       whether the text is all that the constraint asks for, and not a beginning of it; None without one
     """
 
     text: str
@@ -45,6 +51,8 @@ class Reply:
     kept: int  # leading tokens that lie wholly in `text`
     steps: int = 0
     hits: tuple[bool, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    complete: bool | None = None
 
     @property
     def message(self) -> Message:
@@ -64,6 +72,8 @@ class Generation:
     roles: Mapping[str, int]  # role name -> member, of the members that run
     uniforms: Uniforms  # three for each position where a draft member offers a token there, else one
     drafter: int | None = None  # the member whose distribution offers tokens
+    matcher: Matcher | None = None  # of the constraint
+    inform: Callable[[int, Logits, Mapping[int, Logits]], TokenLogprobs] | None = None  # of a token that was drawn
     tokens: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     started: float = field(default_factory=time.perf_counter)
@@ -71,6 +81,13 @@ class Generation:
     last: float = 0.0
     steps: int = 0
     hits: list[bool] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    error: EftError | None = None  # what ended it instead of a finish reason
+
+    @property
+    def ended(self) -> bool:
+        """Whether no token follows."""
+        return self.finish_reason is not None or self.error is not None
 
     @property
     def prompt_tokens(self) -> dict[str, int]:
@@ -94,6 +111,8 @@ class Generation:
             kept=self.stream.kept,
             steps=self.steps,
             hits=tuple(self.hits),
+            logprobs=tuple(self.logprobs),
+            complete=None if self.matcher is None else self.matcher.complete(self.stream.text),
         )
 
     def room(self, n_ctx: int) -> int:
@@ -102,8 +121,14 @@ class Generation:
         return max(0, min(left, n_ctx - max(map(len, self.prompts.values())) - len(self.tokens)))
 
     def distribution(self, row: Logits, guesses: Sequence[int] = ()) -> Distribution:
-        """What a member's or the emulator's row, (n_real,), says of the token after the answer so far and `guesses`."""
-        return warp(row, self.settings.sampling, [*self.tokens, *guesses] if guesses else self.tokens)
+        """What a member's or the emulator's row, (n_real,), says of the token after the answer so far and `guesses`.
+
+        What the constraint forbids is out before sampling settings count: top-p is of what may come.
+        """
+        tokens = [*self.tokens, *guesses] if guesses else self.tokens
+        if self.matcher is not None:
+            row = np.where(self.matcher.allowed(tokens), row, np.float32(-np.inf))
+        return warp(row, self.settings.sampling, tokens)
 
     def offer(self, offered: Distribution, ahead: int = 0) -> int:
         """The draft member's token, `ahead` places after the next."""
@@ -128,6 +153,8 @@ class Generation:
         delta = self.stream.push(token)
         if self.stream.stopped is not None:
             self.finish_reason = "stop"
+        elif self.matcher is not None and self.matcher.ended(self.tokens):
+            delta += self.end("stop")
         elif len(self.tokens) >= self.settings.max_tokens:
             delta += self.end("length")
         elif max(map(len, self.prompts.values())) + len(self.tokens) > engine.n_ctx:

@@ -1,7 +1,8 @@
 """From an emulator of the catalogue to its members: which files take part, with which view, in which roles."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +11,14 @@ from eftlocal.catalog import models as catalog
 from eftlocal.emulation.combine import Mix, Pair
 from eftlocal.emulation.engine import MemberSpec
 from eftlocal.emulation.settings import Settings
-from eftlocal.errors import SettingError, ViewError
+from eftlocal.errors import ModelFileError, SettingError, ViewError
 from eftlocal.runtime import gguf, vocab
+from eftlocal.runtime.plan.machine import Machine
+from eftlocal.runtime.plan.memory import Cache
+from eftlocal.runtime.plan.placement import Member, Plan, Wishes, plan
 from eftlocal.runtime.views import RAW, TRANSCRIPT, TRANSCRIPT_STOPS, View
 
-__all__ = ["Members", "RewardMembers", "assemble"]
+__all__ = ["Found", "Members", "RewardMembers", "assemble", "on_this_machine"]
 
 DEFAULT_CONTEXT = 4096
 
@@ -74,6 +78,18 @@ class Members:
             )
         return found
 
+    def plan(self, machine: Machine, cache: Cache, wishes: Wishes) -> Plan:
+        """Where every member would run on `machine`, and whether they fit. Raises SettingError for a wrong wish."""
+        return plan([self._member(i) for i in range(len(self.specs))], machine, cache, wishes)
+
+    def _member(self, i: int) -> Member:
+        spec = self.specs[i]
+        roles = [role for role, member in self.roles.items() if member == i]
+        names = (*roles, *(role.rpartition(".")[2] for role in roles), spec.model)
+        return Member(
+            header=spec.header, names=tuple(dict.fromkeys(names)), lora=_adapter(spec), gpu_layers=spec.gpu_layers
+        )
+
     def drafter(self, mix: Mix) -> int | None:
         """The member whose tokens are likely the emulator's and cheap: the smallest of those that count for something.
 
@@ -101,17 +117,49 @@ class Members:
         return asked or min(DEFAULT_CONTEXT, trained)
 
 
+def _adapter(spec: MemberSpec) -> gguf.Header | None:
+    """The adapter's header; None where there is none, or not yet."""
+    if spec.lora is None:
+        return None
+    try:
+        return gguf.read(spec.lora[0])
+    except ModelFileError:
+        return None
+
+
 def _trained(spec: MemberSpec) -> int:
     value = spec.header.metadata.get(f"{spec.header.architecture}.context_length")
     return value if isinstance(value, int) and value > 0 else DEFAULT_CONTEXT
 
 
-def assemble(cat: catalog.Catalog, emulator: catalog.Emulator, *, gpu_layers: int | None = None) -> Members:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model's file, and its adapter with its strength."""
+
+    header: gguf.Header
+    lora: tuple[Path, float] | None = None
+
+
+def on_this_machine(model: catalog.Model) -> Found:
+    """The model's files here, checked. Raises CatalogError where they are not, and ModelFileError."""
+    if (lora := catalog.local_lora(model)) is not None:
+        gguf.check_lora(lora[0])
+    return Found(gguf.check(catalog.local_path(model)), lora)
+
+
+def assemble(
+    cat: catalog.Catalog,
+    emulator: catalog.Emulator,
+    *,
+    find: Callable[[catalog.Model], Found] = on_this_machine,
+) -> Members:
     """The members of `emulator`: files checked, vocabularies compared, views resolved; no weights loaded.
 
+    `find` gives each model's header; the caller may have another way to it than a file that is here.
     Raises CatalogError, ModelFileError, VocabularyError or ViewError.
     """
-    headers = {name: _header(cat.model(name)) for name in emulator.models}
+    files = {name: find(cat.model(name)) for name in emulator.models}
+    headers = {name: found.header for name, found in files.items()}
     vocabularies = {name: vocab.Vocabulary.of(header) for name, header in headers.items()}
     shared = vocab.shared(vocabularies, special_tokens_differ=emulator.special_tokens_differ)
     found: list[tuple[MemberSpec, View]] = []
@@ -121,8 +169,9 @@ def assemble(cat: catalog.Catalog, emulator: catalog.Emulator, *, gpu_layers: in
         spec = MemberSpec(
             name=f"{name} ({role}{f' of {reward.name}' if reward else ''})",
             header=headers[name],
-            lora=(model.lora.path, model.lora.scale) if model.lora else None,
-            gpu_layers=model.gpu_layers if gpu_layers is None else gpu_layers,
+            lora=files[name].lora,
+            gpu_layers=model.gpu_layers,
+            model=name,
         )
         view = _view(role, name, reward, emulator, headers)
         for i, (other, others_view) in enumerate(found):
@@ -144,12 +193,6 @@ def assemble(cat: catalog.Catalog, emulator: catalog.Emulator, *, gpu_layers: in
         n_real=shared.n_real,
         skipped=shared.differing,
     )
-
-
-def _header(model: catalog.Model) -> gguf.Header:
-    if model.lora is not None:
-        gguf.check_lora(model.lora.path)
-    return gguf.check(catalog.local_path(model))
 
 
 def _view(

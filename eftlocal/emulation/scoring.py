@@ -1,6 +1,6 @@
 """Log-probabilities of given tokens, under the emulator and under every role by itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from eftlocal.emulation.combine import Combiner, Logits, Mix, check, log_softmax
 from eftlocal.emulation.engine import Engine, Request
 from eftlocal.emulation.members import Members
 
-__all__ = ["Score", "ScoredToken", "score"]
+__all__ = ["Alternative", "Score", "ScoredToken", "TokenLogprobs", "score", "token_logprobs"]
 
 SCORED_ROWS = 64  # rows of logits at a time, which bounds a long completion's memory
 
@@ -36,6 +36,52 @@ class Score:
     tokens: tuple[ScoredToken, ...]
     logprob: float
     top: tuple[tuple[ScoredToken, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that could have come, and its log-probability under the emulator."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprobs:
+    """Log-probabilities of a generated token, as `score` would give them: before constraint and sampling settings.
+
+    A role whose weight is 0 does not run, and has None. `top`: the likeliest tokens at its place under the emulator.
+    """
+
+    id: int
+    text: str
+    logprob: float
+    base: float | None
+    rewards: Mapping[str, Mapping[str, float | None]]
+    top: tuple[Alternative, ...]
+
+
+def token_logprobs(
+    members: Members, piece: Callable[[int], bytes], top: int, token: int, z: Logits, rows: Mapping[int, Logits]
+) -> TokenLogprobs:
+    """Of one token at one place. z: (n_real,) combined; rows: (n_real or more,) of the members that run."""
+    combined = log_softmax(z)
+
+    def text(token: int) -> str:
+        return piece(token).decode("utf-8", "replace")
+
+    def alone(member: int) -> float | None:
+        return float(log_softmax(rows[member][: members.n_real])[token]) if member in rows else None
+
+    return TokenLogprobs(
+        id=token,
+        text=text(token),
+        logprob=float(combined[token]),
+        base=alone(members.base),
+        rewards={r.name: {"tuned": alone(r.tuned), "reference": alone(r.reference)} for r in members.rewards},
+        top=tuple(Alternative(int(i), text(int(i)), float(combined[i])) for i in _largest(combined, top)),
+    )
 
 
 def score(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal, TypedDict, Unpack
 
+from eftlocal.emulation.constrain import Constraint
 from eftlocal.emulation.sample import Sampling
 from eftlocal.errors import SettingError
 
@@ -22,6 +23,8 @@ class Dials(TypedDict, total=False):
     seed: int | None
     draft: int | Literal["auto"]
     stop: Sequence[str]
+    constraint: Constraint | None
+    logprobs: int | None
     temperature: float
     top_k: int
     top_p: float
@@ -35,6 +38,7 @@ class Dials(TypedDict, total=False):
 
 
 MAX_DRAFT = 32
+MAX_LOGPROBS = 1000  # alternatives at each token
 
 _SAMPLING = frozenset(f.name for f in fields(Sampling))
 
@@ -52,6 +56,9 @@ class Settings:
     draft         tokens that a small member guesses at a time, for the large one to check at once: faster where
                   guesses are mostly right, and the same distribution of answers; 0 is off, "auto" measures what pays
     stop          strings that end the answer, beside those of the views
+    constraint    what the answer has to be: JSON, a grammar, a regex, a choice; None is any text. It ends the answer,
+                  so the views' stop strings do not
+    logprobs      tell each token's log-probabilities, and that many alternatives; None is off
     """
 
     beta: float = 1.0
@@ -62,6 +69,8 @@ class Settings:
     seed: int | None = None
     draft: int | Literal["auto"] = 0
     stop: tuple[str, ...] = ()
+    constraint: Constraint | None = None
+    logprobs: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
@@ -76,6 +85,8 @@ class Settings:
             raise SettingError(f"seed is {self.seed}; it must be 0 or above.")
         if self.draft != "auto" and not (isinstance(self.draft, int) and 0 <= self.draft <= MAX_DRAFT):
             raise SettingError(f"draft is {self.draft!r}; it must be auto, or a whole number from 0 to {MAX_DRAFT}.")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise SettingError(f"logprobs is {self.logprobs}; it must be from 0 to {MAX_LOGPROBS}.")
         if "" in self.stop:
             raise SettingError("A stop string is empty; it must have at least one character.")
 

@@ -4,12 +4,13 @@ llama.cpp answers a bad call by aborting the process, so every limit (batch, con
 """
 
 import ctypes
+import platform
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import llama_cpp as lib
 import numpy as np
@@ -17,12 +18,12 @@ from numpy.typing import NDArray
 
 from eftlocal.errors import DecodeError, ModelFileError, ModelLoadError, SettingError
 from eftlocal.runtime.gguf import Header
+from eftlocal.runtime.plan.machine import Device
+from eftlocal.runtime.plan.memory import CPU_BATCH, GPU_BATCH, MAX_ROWS
+from eftlocal.runtime.plan.placement import Offload
 
 Logits = NDArray[np.float32]
 
-ALL_LAYERS = -1  # n_gpu_layers: every layer on the device, when the build has one
-CPU_BATCH = 128  # a chunk of prefill: long enough for full speed, short enough for a prompt Ctrl-C
-GPU_BATCH = 512
 MAX_THREADS = 512  # GGML_MAX_N_THREADS; far beyond it, starting the threads ends the process
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ in llama.cpp's src/llama-cparams.h
 KV_TYPES = {"f32": lib.GGML_TYPE_F32, "f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
@@ -67,10 +68,99 @@ def _backend() -> None:
     lib.llama_backend_init()
 
 
+# --- what this build of llama.cpp has, and what it runs on ------------------------------------------------------------
+
+
 def can_offload() -> bool:
     """Whether this build of llama.cpp can run layers on a device (CUDA, Metal, Vulkan, ...)."""
     _backend()
     return bool(lib.llama_supports_gpu_offload())
+
+
+def version() -> str:
+    """llama-cpp-python's version."""
+    return str(lib.__version__)
+
+
+def build_features() -> Mapping[str, str]:
+    """What this build of llama.cpp can use here: backends beside the CPU ("CUDA"), and their features ("AVX2").
+
+    The value is "1", but for features with a value of their own ("ARCHS" -> "890").
+    """
+    _backend()
+    found = {}
+    for part in lib.llama_print_system_info().decode("utf-8", "replace").split("|"):
+        backend, named, rest = part.rpartition(" : ")  # "CUDA : ARCHS = 890 | CPU : SSE3 = 1 | AVX = 1 | "
+        name, equals, value = (rest if named else part).partition("=")
+        if named and backend.strip() != "CPU":
+            found[backend.strip()] = "1"
+        if equals and value.strip() != "0":
+            found[name.strip()] = value.strip()
+    if lib.llama_supports_rpc():
+        found["RPC"] = "1"
+    return found
+
+
+def devices() -> tuple[Device, ...]:
+    """What llama.cpp can put layers on, beside the CPU; () where its library does not tell."""
+    return tuple(device for device, _ in _devices())
+
+
+DEVICE_KINDS: Mapping[int, Literal["gpu", "igpu", "accel"]] = {1: "gpu", 2: "igpu", 3: "accel"}  # ggml-backend.h
+
+
+def _devices() -> list[tuple[Device, int]]:
+    """Devices with their handles (ggml_backend_dev_t)."""
+    _backend()
+    pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
+    try:
+        count, get = _ggml("ggml_backend_dev_count", size), _ggml("ggml_backend_dev_get", pointer, size)
+        name, describe = (_ggml(f"ggml_backend_dev_{what}", text, pointer) for what in ("name", "description"))
+        kind = _ggml("ggml_backend_dev_type", ctypes.c_int, pointer)
+        backend = _ggml("ggml_backend_dev_backend_reg", pointer, pointer)
+        backend_name = _ggml("ggml_backend_reg_name", text, pointer)
+        memory = _ggml("ggml_backend_dev_memory", None, pointer, ctypes.POINTER(size), ctypes.POINTER(size))
+    except AttributeError:
+        return []
+    found: list[tuple[Device, int]] = []
+    owners: dict[str, str] = {}
+    for i in range(count()):
+        handle = get(i)
+        if (which := DEVICE_KINDS.get(kind(handle))) is None:  # the CPU
+            continue
+        free, total = size(), size()
+        memory(handle, ctypes.byref(free), ctypes.byref(total))
+        owner, description = _text(backend_name(backend(handle))), _text(describe(handle))
+        if owners.setdefault(description, owner) != owner:  # one GPU, seen by two backends
+            continue
+        shared = which == "igpu" or (owner in ("MTL", "Metal") and platform.machine() == "arm64")
+        found.append((Device(_text(name(handle)), description, which, free.value, total.value, shared), handle))
+    return found
+
+
+def _text(raw: bytes | None) -> str:
+    return (raw or b"").decode("utf-8", "replace").strip()
+
+
+def _ggml(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
+    """A function of ggml's that the bindings do not declare. Raises AttributeError where there is none.
+
+    Looked up in the library that is loaded: a second copy of it would have a list of devices of its own. On Windows a
+    library does not answer for those it was linked with, and is found again by its name.
+    """
+    libraries = [lib.llama_cpp._lib]
+    if sys.platform == "win32":
+        folder = lib.llama_cpp._base_path
+        paths = (folder / f"{prefix}ggml{part}.dll" for prefix in ("", "lib") for part in ("", "-base"))
+        libraries += [ctypes.CDLL(str(path)) for path in paths if path.exists()]
+    for library in libraries:
+        try:
+            function = library[name]
+        except AttributeError:
+            continue
+        function.restype, function.argtypes = result, arguments
+        return function  # type: ignore[no-any-return]  # a ctypes function pointer
+    raise AttributeError(name)
 
 
 # --- weights --------------------------------------------------------------------------------------------------------
@@ -83,18 +173,21 @@ class Model:
     Raises ModelLoadError, with llama.cpp's reason, when the file cannot be loaded.
     """
 
-    def __init__(self, header: Header, *, gpu_layers: int | None = None) -> None:
+    def __init__(self, header: Header, offload: Offload | None = None) -> None:
+        """Load the weights, with these layers on devices; None is llama.cpp's own choice: all, where it has devices."""
         _backend()
         path = header.path
         _recent.clear()
         params = lib.llama_model_default_params()
-        params.n_gpu_layers = ALL_LAYERS if gpu_layers is None else gpu_layers
+        self._kept: list[Any] = []  # arrays that llama.cpp reads from
+        if offload is not None:
+            self._kept = _set_offload(params, offload)
         handle = lib.llama_model_load_from_file(str(path).encode(), params)
         if not handle:
             raise ModelLoadError(f"{path}: llama.cpp could not load it: {_reason()}")
         self.path = path
         self.handle = handle
-        self.on_device = can_offload() and params.n_gpu_layers != 0
+        self.on_device = can_offload() if offload is None else offload.layers > 0 and bool(offload.devices)
         self._vocab = lib.llama_model_get_vocab(handle)
         self._loras: dict[Path, lib.llama_adapter_lora_p] = {}
         self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
@@ -167,6 +260,26 @@ class Model:
             self.handle = None
 
 
+def _set_offload(params: lib.llama_model_params, offload: Offload) -> list[Any]:
+    """Fill in the parameters that place a model's layers; returns the arrays that they point into."""
+    handles = {device.name: handle for device, handle in _devices()}
+    if missing := [name for name in offload.devices if name not in handles]:
+        raise ModelLoadError(f"There is no device named {missing[0]}.", f"Devices: {', '.join(handles) or 'none'}.")
+    names = offload.devices if offload.layers > 0 else ()
+    chosen = (ctypes.c_void_p * (len(names) + 1))(*(handles[name] for name in names), None)  # alone, NULL is: none
+    params.devices = ctypes.addressof(chosen)  # type: ignore[assignment]  # the bindings name another type
+    params.n_gpu_layers = offload.layers if names else 0
+    params.main_gpu = 0
+    if len(names) < 2:
+        params.split_mode = lib.LLAMA_SPLIT_MODE_NONE if names else lib.LLAMA_SPLIT_MODE_LAYER
+        return [chosen]
+    params.split_mode = lib.LLAMA_SPLIT_MODE_ROW if offload.rows else lib.LLAMA_SPLIT_MODE_LAYER
+    ratios = offload.ratios or (1.0,) * len(names)
+    shares = (ctypes.c_float * max(lib.LLAMA_MAX_DEVICES, len(names)))(*(ratio / sum(ratios) for ratio in ratios))
+    params.tensor_split = shares  # ctypes takes an array for a pointer to its first element
+    return [chosen, shares]
+
+
 # --- one member's KV cache ------------------------------------------------------------------------------------------
 
 
@@ -210,6 +323,7 @@ class Context:
         params.n_ctx = n_ctx * n_seq
         params.n_batch = params.n_ubatch = max(self.n_batch, n_seq)
         params.n_seq_max = n_seq
+        params.n_outputs_max = self._max_rows = min(params.n_batch, max(MAX_ROWS, n_seq))
         params.n_threads = params.n_threads_batch = n_threads
         params.no_perf = True
         params.type_k = params.type_v = KV_TYPES[kv_type]
@@ -313,9 +427,9 @@ class Context:
                         f"{self.model.path}: token {token} is not in its vocabulary of {self.model.n_vocab}"
                     )
                 (wanted if i >= len(tokens) - rows else quiet).append((token, held + i, sequence))
-        if len(wanted) > len(self._tokens):
+        if len(wanted) > self._max_rows:  # more would abort the process
             raise DecodeError(
-                f"{self.model.path}: {len(wanted)} rows of logits asked for, at most {len(self._tokens)} at once"
+                f"{self.model.path}: {len(wanted)} rows of logits asked for, at most {self._max_rows} at once"
             )
         table = np.array(quiet + wanted, np.int32).reshape(-1, 3)
         return table[:, 0], table[:, 1], table[:, 2], len(wanted)

@@ -84,8 +84,7 @@ class View:
         if messages and messages[-1].role == "assistant":
             *messages, last = messages
             opened = _opened(tokenizer, last)
-        if self.system is not None:
-            messages = [Message("system", self.system), *(m for m in messages if m.role != "system")]
+        messages = self._with_system(messages)
         marks = _marks([self.template, *(m.content for m in messages)])
         tokens = _tokens(tokenizer, self._marked(tokenizer, messages, marks), messages, marks) + opened
         if tokenizer.add_bos and tokens[:1] != [tokenizer.bos]:  # the template may have written it already
@@ -95,6 +94,16 @@ class View:
         if not tokens:
             raise ViewError("The prompt is empty.", "Give at least one character.")
         return tokens
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """The conversation as this view writes it, for people to read. Raises ViewError."""
+        messages = self._with_system(messages)
+        return self._render(messages, [m.content for m in messages])
+
+    def _with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+        if self.system is None:
+            return messages
+        return [Message("system", self.system), *(m for m in messages if m.role != "system")]
 
     def _marked(self, tokenizer: Tokenizer, messages: Sequence[Message], marks: "_Marks") -> str:
         """The rendering, with typed control tokens broken up and generated answers bracketed.

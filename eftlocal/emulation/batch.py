@@ -1,0 +1,65 @@
+"""Streams of prompts: jobs are pulled as places become free, and answers come as they finish."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from eftlocal.emulation.decoding import Decoder
+from eftlocal.emulation.generation import Generation, Reply
+from eftlocal.emulation.prepare import Prompt
+from eftlocal.emulation.settings import Dials
+from eftlocal.errors import EftError
+
+__all__ = ["Answer", "Job", "answers"]
+
+
+class Job(NamedTuple):
+    """A prompt to be answered, with settings of its own and a stream of random numbers of its own: (seed, *stream).
+
+    An answer depends on these alone, not on what else runs. `tag` comes back with the answer.
+    """
+
+    prompt: Prompt
+    dials: Dials = {}  # noqa: RUF012 - never changed
+    stream: int | tuple[int, ...] = 0
+    tag: Any = None
+
+
+class Answer(NamedTuple):
+    """A job's reply, or why there is none."""
+
+    tag: Any
+    reply: Reply | EftError
+
+
+def answers(
+    decoder: Decoder,
+    prepare: Callable[[Job], Generation],
+    jobs: Iterable[Job],
+    parallel: int,
+    cancelled: Callable[[], bool] | None,
+) -> Iterator[Answer]:
+    """Answer jobs, `parallel` at a time; only those that run are held."""
+    queue, running = iter(jobs), decoder.start()
+    tags: dict[Generation, Any] = {}
+    more = True
+    try:
+        while True:
+            while more and len(running) < parallel:
+                job = next(queue, None)
+                more = job is not None and not (cancelled is not None and cancelled())
+                if job is None:
+                    break
+                try:
+                    generation = prepare(job)
+                    running.add(generation)
+                    tags[generation] = job.tag
+                except EftError as error:
+                    yield Answer(job.tag, error)
+            if not running:
+                return
+            for generation, _ in running.step(cancelled):
+                if generation.ended:
+                    yield Answer(tags.pop(generation), generation.error or generation.reply)
+                more = more and generation.finish_reason != "cancelled"
+    finally:
+        running.close()

@@ -1,0 +1,99 @@
+"""From a prompt and settings to an answer that is ready to be decoded: rendered, checked, with its random numbers."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from eftlocal.emulation.combine import Mix
+from eftlocal.emulation.constrain import Constraint, Grammars, Matcher
+from eftlocal.emulation.engine import Engine
+from eftlocal.emulation.generation import Generation, must_fit
+from eftlocal.emulation.members import Members
+from eftlocal.emulation.scoring import token_logprobs
+from eftlocal.emulation.settings import Settings
+from eftlocal.emulation.speculate import Uniforms
+from eftlocal.emulation.stream import TextStream
+from eftlocal.runtime.views import RAW, Message, View
+
+__all__ = ["Preparer", "Prompt", "Raw", "as_messages", "new_seed"]
+
+
+class Raw(str):
+    """A prompt that every member gets as it is: no template, no turns."""
+
+    __slots__ = ()
+
+
+Prompt = str | Sequence[Message]
+
+RAW_VIEW = View(template=RAW, variables={})
+
+
+class Preparer:
+    """Makes generations for the members of one emulator; it keeps what constraints need of their vocabulary."""
+
+    def __init__(self, members: Members, engine: Engine) -> None:
+        self._members = members
+        self._engine = engine
+        self._grammars: dict[tuple[Path, ...], Grammars] = {}  # by the models in memory: each may end an answer
+
+    def generation(self, prompt: Prompt, settings: Settings, stream: Sequence[int]) -> Generation:
+        """An answer that draws from the random numbers of (seed, *stream).
+
+        Raises ContextError where the prompt leaves no room for an answer, ViewError and SettingError.
+        """
+        mix = self._members.mix(settings)
+        prompts = {member: self.prompt(member, prompt) for member in mix.active}
+        if not all(self._engine.model(member).rewinds for member in mix.active):
+            settings = replace(settings, draft=0)  # a wrong guess would cost the whole prompt again
+        drafter = self._members.drafter(mix) if settings.draft else None
+        seed = new_seed() if settings.seed is None else settings.seed
+        piece = self._engine.model(mix.active[0]).piece
+        generation = Generation(
+            prompts=prompts,
+            mix=mix,
+            settings=settings,
+            seed=seed,
+            stream=TextStream(piece, self._stops(prompt, mix, settings)),
+            roles={role: member for role, member in self._members.roles.items() if member in prompts},
+            uniforms=Uniforms(np.random.Generator(np.random.PCG64([seed, *stream])), 1 if drafter is None else 3),
+            drafter=drafter,
+            matcher=None if settings.constraint is None else self._matcher(settings.constraint),
+        )
+        if settings.logprobs is not None:
+            generation.inform = partial(token_logprobs, self._members, piece, settings.logprobs)
+        must_fit(generation.prompt_tokens, self._engine.n_ctx)
+        return generation
+
+    def prompt(self, member: int, prompt: Prompt) -> list[int]:
+        """The member's rendering of a prompt. Raises ViewError."""
+        view = RAW_VIEW if isinstance(prompt, Raw) else self._members.views[member]
+        return view.prompt(self._engine.model(member), as_messages(prompt))
+
+    def _stops(self, prompt: Prompt, mix: Mix, settings: Settings) -> tuple[str, ...]:
+        # A constraint says where the answer ends; what would end a free text may stand in the middle of it.
+        free = not isinstance(prompt, Raw) and settings.constraint is None
+        views = [self._members.views[member] for member in mix.active] if free else []
+        return tuple(dict.fromkeys((*settings.stop, *(stop for view in views for stop in view.stops))))
+
+    def _matcher(self, constraint: Constraint) -> Matcher:
+        loaded = tuple(model.path for model in self._engine.loaded)
+        if loaded not in self._grammars:
+            model, tokens = self._engine.loaded[0], range(self._members.n_real)
+            ends = [token for token in tokens if self._engine.is_eog(token)]
+            self._grammars[loaded] = Grammars([model.piece(token) for token in tokens], ends, model.tokenize)
+        return self._grammars[loaded].matcher(constraint)
+
+
+def as_messages(prompt: Prompt) -> list[Message]:
+    """A prompt as a conversation: a text is one message of the user's."""
+    return [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+
+
+def new_seed() -> int:
+    """Any seed."""
+    return secrets.randbits(32)

@@ -1,0 +1,305 @@
+"""How much memory a model takes, from its GGUF header alone: before it is loaded, or even downloaded.
+
+Weights and caches are llama.cpp's own arithmetic (src/llama-kv-cache.cpp, src/llama-memory-recurrent.cpp); compute
+buffers follow what its graphs hold at once, fitted to dry loads of models from 135M to 70B (tests/runtime/plan). A dry
+load would be exact, but it takes up to 0.3 s for each model and needs the file.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Final, Self
+
+from eftlocal.runtime.gguf import Array, Header, Tensor
+
+__all__ = ["CPU_BATCH", "GPU_BATCH", "MAX_ROWS", "Cache", "Need", "Sizes", "layer_bytes"]
+
+CPU_BATCH: Final = 128  # a chunk of prefill: long enough for full speed, short enough for a prompt Ctrl-C
+GPU_BATCH: Final = 512
+MAX_ROWS: Final = 128  # rows of logits of one decode: for a vocabulary of 152,064 tokens they are 78 MB already
+
+MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS
+CELLS: Final = 256  # llama.cpp rounds a sequence's context up to a multiple of it
+ROWS: Final[Mapping[str, tuple[int, int]]] = {"f32": (1, 4), "f16": (1, 2), "q8_0": (32, 34)}  # values -> bytes
+FLOAT: Final = 4
+
+# Bytes of llama.cpp's tokenizer for each token and each merge, measured as growth of the process.
+TOKEN_BYTES, MERGE_BYTES = 160, 150
+
+INPUTS: Final = (
+    "token_embd.",
+    "per_layer_token_embd.",
+    "position_embd.",
+    "token_types.",
+)  # looked up on the CPU, always
+RECURRENT: Final = (".ssm_", ".shortconv.", ".time_mix_")
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes in one place (the host's memory, or a device's).
+
+    weights    on the host they are mapped from the file: what is not in memory is read again when it is needed, which
+               a model that decodes every weight for every token cannot bear; so they count
+    kv         keys and values of every sequence's whole context, or recurrent states
+    compute    what a decode holds at once; output: rows of logits
+    tokenizer  llama.cpp's vocabulary
+    """
+
+    weights: int = 0
+    kv: int = 0
+    compute: int = 0
+    output: int = 0
+    tokenizer: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, f.name) for f in fields(self))
+
+    def __add__(self, other: "Need") -> "Need":
+        return Need(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @classmethod
+    def sum(cls, needs: Iterable["Need"]) -> "Need":
+        total = cls()
+        for need in needs:
+            total += need
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """What a context is made for: `n_seq` sequences of `n_ctx` tokens, keys and values stored as `kv_type`."""
+
+    n_ctx: int
+    n_seq: int = 1
+    kv_type: str = "f16"
+
+    @property
+    def cells(self) -> int:
+        """Tokens that one sequence has room for, rounded up as llama.cpp does."""
+        return -(-self.n_ctx // CELLS) * CELLS
+
+    @property
+    def flash(self) -> bool:
+        """Whether attention is computed without its table of scores; runtime/llama.py turns that off for f32."""
+        return self.kv_type != "f32"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sizes:
+    """What memory depends on in one model; layers are numbered as `blk.N`, and the output is the one behind the last.
+
+    layers     bytes of each layer's weights; output: of the rest that stands behind them
+    inputs     bytes of what stands before them, and of that the embedding; tied: whether that is the output as well
+    keys       values that a token's keys and values take in each layer; states: bytes of a sequence's recurrent state
+    largest    bytes of the largest weight: what a device takes in when it helps with a layer of the host's
+    read       bytes that one token reads (of experts, those that it uses)
+    """
+
+    layers: tuple[int, ...]
+    inputs: int
+    embedding: int
+    output: int
+    tied: bool
+    keys: tuple[tuple[int, int], ...]
+    states: tuple[int, ...]
+    largest: int
+    read: int
+    n_vocab: int
+    n_merges: int
+    n_embd: int
+    n_head: int
+    inner: int  # floats of one token inside of a layer, at the widest place
+    query: int  # ... and of its query
+
+    @classmethod
+    def of(cls, header: Header) -> Self:
+        """The sizes of a model, from its header (of all parts, where the file is split)."""
+        keys = Keys(header)
+        n_layers = min(max(keys.number("block_count"), 0), MAX_LAYERS)
+        used = max(n_layers - keys.number("nextn_predict_layers"), 0)  # those that guess further tokens are not loaded
+        names = {tensor.name: tensor.shape for tensor in header.tensors}
+        inputs = largest = read = 0
+        n_experts, experts = keys.number("expert_count"), keys.largest("expert_used_count")
+        loaded = [tensor for tensor in header.tensors if _layer(tensor.name, -1) < used]
+        for tensor in loaded:
+            size = tensor.n_bytes
+            if tensor.name.startswith(INPUTS):
+                inputs += size
+                continue
+            read += size * experts // n_experts if "_exps." in tensor.name and n_experts else size
+            if tensor.name.startswith("blk."):
+                largest = max(largest, size)
+        *layers, output = layer_bytes(loaded, n_layers)
+        tied = "output.weight" not in names
+        matrix = sum(t.n_bytes for t in header.tensors if t.name == "token_embd.weight")
+        if tied:
+            read += matrix
+        tokens, merges = header.array("tokenizer.ggml.tokens"), header.array("tokenizer.ggml.merges")
+        shape = names.get("token_embd.weight", (0, 0))
+        widths = [_width(keys, names, il) if il < used else (0, 0) for il in range(n_layers)]
+        own = max(used - keys.number("attention.shared_kv_layers"), 0)  # the last layers read an earlier one's
+        widths[own:] = [(0, 0)] * (n_layers - own)
+        recurrent = {_layer(name, n_layers) for name in names if any(kind in name for kind in RECURRENT)}
+        state = _state(keys)
+        return cls(
+            layers=tuple(layers),
+            inputs=inputs,
+            embedding=matrix,
+            output=output,
+            tied=tied,
+            keys=tuple(widths),
+            states=tuple(state if il in recurrent and il < used else 0 for il in range(n_layers)),
+            largest=largest,
+            read=read,
+            n_vocab=len(tokens) if tokens is not None else shape[-1],
+            n_merges=len(merges) if merges is not None else 0,
+            n_embd=keys.number("embedding_length") or shape[0],
+            n_head=keys.largest("attention.head_count"),
+            inner=_inner(keys),
+            query=_query(keys),
+        )
+
+    @property
+    def n_layers(self) -> int:
+        """Layers that can be on a device: those of the model and its output."""
+        return len(self.layers) + 1
+
+    @cached_property
+    def weights(self) -> int:
+        return sum(self.layers) + self.inputs + self.output
+
+    # --- what a member needs ------------------------------------------------------------------------------------------
+
+    def kv(self, cache: Cache, layers: Iterable[int]) -> int:
+        """Bytes of keys, values and recurrent states of these layers."""
+        values, size = ROWS[cache.kv_type]
+        widest = 0 if cache.flash else max((v for _, v in self.keys), default=0)  # then all are made as wide
+        total = 0
+        for il in layers:
+            if il >= len(self.layers):
+                continue
+            k, v = self.keys[il]
+            row = k // values * size + (widest if v and widest else v) // values * size
+            total += cache.n_seq * (cache.cells * row + self.states[il])
+        return total
+
+    def compute(self, cache: Cache, batch: int, *, whole: bool = True, logits: bool = True) -> int:
+        """Bytes that a decode of `batch` tokens holds at once.
+
+        whole: with the embeddings, as on the CPU. logits: with the output layer.
+        """
+        batch = min(batch, cache.cells * cache.n_seq)
+        rows = min(batch, max(MAX_ROWS, cache.n_seq))
+        k, v = max(self.keys, default=(0, 0))
+        mask = self._mask(cache, batch)
+        residual = (4 if whole else 3) * self.n_embd
+        attention = self.query + k + v + (0 if cache.flash else self.n_embd)
+        if not cache.flash:
+            attention += self.n_head * cache.cells
+        layer = FLOAT * batch * (residual + max(self.inner, attention)) + mask
+        return max(layer, FLOAT * (rows * self.n_vocab + 2 * batch * self.n_embd) if logits else 0)
+
+    def held_for_devices(self, cache: Cache, batch: int) -> int:
+        """Bytes that the host holds for a decode whose layers are all on devices."""
+        batch = min(batch, cache.cells * cache.n_seq)
+        k, v = (0, 0) if cache.flash else max(self.keys, default=(0, 0))
+        return FLOAT * batch * (2 * self.n_embd + k + v) + self._mask(cache, batch)
+
+    def _mask(self, cache: Cache, batch: int) -> int:
+        return batch * cache.cells * (2 if cache.flash else FLOAT) if any(k for k, _ in self.keys) else 0
+
+    def logits(self, cache: Cache) -> int:
+        """Bytes of the rows of logits that are handed out: one for each sequence, until more are asked for."""
+        return FLOAT * cache.n_seq * self.n_vocab
+
+    @cached_property
+    def tokenizer(self) -> int:
+        return TOKEN_BYTES * self.n_vocab + MERGE_BYTES * self.n_merges
+
+
+# --- from the header --------------------------------------------------------------------------------------------------
+
+
+class Keys:
+    """The architecture's own keys of a header."""
+
+    def __init__(self, header: Header) -> None:
+        self._metadata, self._prefix = header.metadata, header.architecture
+
+    def number(self, key: str, default: int = 0) -> int:
+        """A number, or the first of those that are given for each layer."""
+        return next(iter(self.numbers(key)), default)
+
+    def numbers(self, key: str) -> Sequence[int]:
+        value = self._metadata.get(f"{self._prefix}.{key}")
+        if isinstance(value, Array):
+            return [] if value.type == "string" else [int(n) for n in value.values().tolist()]
+        return [value] if isinstance(value, int) else []
+
+    def largest(self, key: str) -> int:
+        return max(self.numbers(key), default=0)
+
+    def of_layer(self, key: str, il: int, default: int = 0) -> int:
+        values = self.numbers(key)
+        return values[il] if il < len(values) > 1 else next(iter(values), default)
+
+
+def layer_bytes(tensors: Iterable[Tensor], n_layers: int) -> list[int]:
+    """Bytes of the weights of each layer, and of the output behind them; what is looked up before them left out."""
+    found = [0] * (n_layers + 1)
+    for tensor in tensors:
+        if not tensor.name.startswith(INPUTS):
+            found[min(_layer(tensor.name, n_layers), n_layers)] += tensor.n_bytes
+    return found
+
+
+def _layer(name: str, other: int) -> int:
+    """The layer that a tensor belongs to; `other` for one of none."""
+    parts = name.split(".", 2)
+    return int(parts[1]) if parts[0] == "blk" and parts[1].isdecimal() else other
+
+
+def _width(keys: Keys, names: Mapping[str, tuple[int, ...]], il: int) -> tuple[int, int]:
+    """Values of one token's key and value in a layer; (0, 0) where it keeps none."""
+    k, v = (names.get(f"blk.{il}.attn_{part}.weight") for part in "kv")
+    if k is not None:
+        return k[-1], (v or k)[-1]
+    fused = any(f"blk.{il}.{name}.weight" in names for name in ("attn_qkv", "attn_kv_b", "attn_kv_a_mqa"))
+    if not fused or f"blk.{il}.ssm_conv1d.weight" in names:  # a linear attention keeps a state instead
+        return 0, 0
+    heads = keys.of_layer("attention.head_count_kv", il, keys.of_layer("attention.head_count", il))
+    head = keys.number("embedding_length") // max(keys.largest("attention.head_count"), 1)
+    k_width = heads * keys.number("attention.key_length", head)
+    if keys.number("attention.key_length_mla"):  # DeepSeek's compressed keys, of which the values are a part
+        return k_width, 0
+    return k_width, heads * keys.number("attention.value_length", head)
+
+
+def _state(keys: Keys) -> int:
+    """Bytes of one sequence's recurrent state in one layer (llama_hparams::n_embd_r and n_embd_s), which is F32."""
+    n_embd, head = keys.number("embedding_length"), keys.number("wkv.head_size")
+    if head:
+        return FLOAT * n_embd * (keys.number("token_shift_count", 2) + head)
+    if taps := keys.number("shortconv.l_cache"):
+        return FLOAT * n_embd * (taps - 1)
+    kernel = keys.number("ssm.conv_kernel")
+    if head := keys.number("kda.head_dim"):
+        heads = keys.largest("attention.head_count")
+        return FLOAT * heads * head * (3 * ((kernel or 4) - 1) + head)
+    inner, state = keys.number("ssm.inner_size"), keys.number("ssm.state_size")
+    taps = max(kernel - 1, 0)
+    return FLOAT * (taps * (inner + 2 * keys.number("ssm.group_count") * state) + state * inner)
+
+
+def _inner(keys: Keys) -> int:
+    """Floats of one token in a feed-forward network (its gate, its rest, their product) or a recurrent layer."""
+    used, n_embd = keys.largest("expert_used_count"), keys.number("embedding_length")
+    experts = used * (2 * n_embd + keys.largest("expert_feed_forward_length"))
+    return max(3 * keys.largest("feed_forward_length"), experts, 5 * keys.number("ssm.inner_size"))
+
+
+def _query(keys: Keys) -> int:
+    heads = keys.largest("attention.head_count")
+    return heads * keys.number("attention.key_length", keys.number("embedding_length") // max(heads, 1))

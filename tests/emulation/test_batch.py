@@ -1,0 +1,236 @@
+"""Streams of jobs: what an answer is does not depend on what else runs, and what is shared is computed once."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eftlocal import Emulator, Message, Raw
+from eftlocal.emulation.emulator import Answer, Job
+from eftlocal.emulation.generation import Reply
+from eftlocal.emulation.settings import Dials
+from eftlocal.errors import ContextError, DecodeError, EftError, SettingError, ViewError
+from eftlocal.runtime import llama
+from tests.builders import load
+from tests.families import Family
+
+CHAT = {"base": "transcript", "tuned": "chat", "reference": "transcript"}
+TEXTS = ["Hello", "the world is", "a", "what is the", "in the end it was", "Hello, world", "é", "user", "on", "to the"]
+
+
+def models(family: Family) -> dict[str, Path]:
+    return {name: getattr(family, name) for name in ("base", "tuned", "reference", "no_template")}
+
+
+@pytest.fixture
+def emulator(family: Family, tmp_path: Path) -> Iterator[Emulator]:
+    with load(tmp_path, models(family), views=CHAT) as made:
+        yield made
+
+
+def replies(answers: Iterator[Answer]) -> dict[Any, Reply]:
+    found = {}
+    for answer in answers:
+        assert isinstance(answer.reply, Reply), answer
+        found[answer.tag] = answer.reply
+    return found
+
+
+def jobs(**dials: Any) -> list[Job]:
+    """Prompts with settings of their own; some much longer than a batch."""
+    made = []
+    for i, text in enumerate(TEXTS * 2):
+        own: Any = {"max_tokens": 3 + 5 * (i % 4), "beta": (1.0, 0.0, 0.5)[i % 3], **dials}
+        made.append(Job(text * (1 + 6 * (i % 2)), own, i, tag=i))
+    return made
+
+
+def test_greedy_answers_are_the_same_however_many_run_at_once(emulator: Emulator) -> None:
+    alone = {job.tag: emulator.generate(job.prompt, **job.dials) for job in jobs()}
+    for parallel in (1, 3, 16):
+        together = replies(emulator.answers(jobs(), parallel=parallel))
+        assert {tag: reply.tokens for tag, reply in together.items()} == {t: r.tokens for t, r in alone.items()}
+        assert all(together[t].finish_reason == r.finish_reason for t, r in alone.items())
+
+
+@pytest.mark.parametrize("draft", [0, 3, "auto"])
+def test_seeded_draws_are_the_same_however_many_run_at_once(emulator: Emulator, draft: Any) -> None:
+    work = jobs(temperature=1.0, seed=4, draft=draft)
+    several = [replies(emulator.answers(work, parallel=parallel)) for parallel in (1, 5)]
+    assert {t: r.tokens for t, r in several[0].items()} == {t: r.tokens for t, r in several[1].items()}
+
+
+def test_a_job_draws_from_its_seed_and_its_stream_alone(emulator: Emulator) -> None:
+    dials: Any = {"temperature": 1.0, "seed": 4}
+    keys: list[Any] = [0, 1, (1,), (1, 1), (1, 2), (2, 1)]
+    found = replies(emulator.answers(Job("Hello", dials, key, key) for key in keys))
+    assert found[0].tokens == emulator.generate("Hello", **dials).tokens
+    assert found[1].tokens == found[(1,)].tokens
+    assert len({reply.tokens for reply in found.values()}) == 5
+
+
+def test_answers_come_as_they_finish(emulator: Emulator) -> None:
+    lengths = [24, 2, 9]
+    work = [Job("Hello", {"max_tokens": n}, tag=n) for n in lengths]
+    assert [answer.tag for answer in emulator.answers(work, parallel=3)] == sorted(lengths)
+    assert [answer.tag for answer in emulator.answers(work, parallel=1)] == lengths
+
+
+def test_jobs_without_end_are_pulled_as_places_become_free(emulator: Emulator) -> None:
+    pulled = 0
+
+    def endless() -> Iterator[Job]:
+        nonlocal pulled
+        for pulled in itertools.count(1):
+            yield Job("Hello" * (pulled % 3), {"max_tokens": 1 + pulled % 5}, tag=pulled)
+
+    for done, _ in enumerate(itertools.islice(emulator.answers(endless(), parallel=4), 40)):
+        assert pulled <= done + 4 + 4  # those that came in one step, and those that run
+
+
+def test_what_is_wrong_with_a_job_is_its_answer_and_the_others_go_on(family: Family, tmp_path: Path) -> None:
+    template = "{{ raise_exception('no') if messages[0].content == 'refused' else messages[0].content }}"
+    with load(tmp_path, models(family), views=CHAT | {"base": {"template": template}}) as made:
+        go_on(made)
+
+
+def go_on(emulator: Emulator) -> None:
+    good: Dials = {"max_tokens": 4}
+    work = [
+        Job("Hello", good, tag="good"),
+        Job("Hello " * 400, good, tag=ContextError),
+        Job("Hello", {"temperature": -1.0}, tag=SettingError),
+        Job("Hello", {"tempreature": 1.0}, tag=SettingError),  # type: ignore[typeddict-unknown-key]
+        Job("refused", good, tag=ViewError),
+        Job("Hello", {"mix": {"other": 1.0}}, tag=SettingError),
+        Job("Hello", {**good, "logit_bias": {9999: 1.0}}, tag=SettingError),  # found when a token is drawn
+        Job("Hello", {**good, "draft": 2, "logit_bias": dict.fromkeys(range(316), float("-inf"))}, tag=SettingError),
+        Job("Hello", good, tag="good"),
+    ]
+    expected = emulator.generate("Hello", max_tokens=4).tokens
+    for parallel in (1, 4):
+        found = list(emulator.answers(work, parallel=parallel))
+        assert len(found) == len(work)
+        for tag, reply in found:
+            if tag == "good":
+                assert isinstance(reply, Reply) and reply.tokens == expected
+            else:
+                assert isinstance(reply, tag)
+    with pytest.raises(ContextError):
+        emulator.generate_many(["Hello", "Hello " * 400])
+
+
+def test_a_decode_that_fails_is_the_error_of_what_ran_and_the_rest_goes_on(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = [Job(text, {"max_tokens": 6}, tag=i) for i, text in enumerate(TEXTS)]
+    alone = replies(emulator.answers(work, parallel=1))
+    real, calls = llama.Context.feed, 0
+
+    def feed(self: llama.Context, *args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise DecodeError("on purpose")
+        return real(self, *args)
+
+    monkeypatch.setattr(llama.Context, "feed", feed)
+    found = dict(emulator.answers(work, parallel=4))
+    failed = [tag for tag, reply in found.items() if isinstance(reply, EftError)]
+    assert len(failed) == 4 and len(found) == len(work)
+    for tag, reply in found.items():
+        assert tag in failed or (isinstance(reply, Reply) and reply.tokens == alone[tag].tokens)
+
+
+def test_when_cancelled_what_runs_is_answered_and_no_job_is_pulled_any_more(emulator: Emulator) -> None:
+    pulled, asked = 0, 0
+
+    def endless() -> Iterator[Job]:
+        nonlocal pulled
+        for pulled in itertools.count(1):
+            yield Job("Hello", {"max_tokens": 6}, tag=pulled)
+
+    def enough() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 40
+
+    found = replies(emulator.answers(endless(), parallel=3, cancelled=enough))
+    assert sorted(found) == list(range(1, pulled + 1))
+    reasons = [found[tag].finish_reason for tag in sorted(found)]
+    assert set(reasons[:-3]) == {"length"} and set(reasons[-3:]) <= {"cancelled", "length"}
+    assert "cancelled" in reasons
+    assert all(slot.free for slot in emulator.engine.slots)
+    refused = emulator.answers((Job("x", {"max_tokens": 0}) for _ in itertools.count()), cancelled=enough)
+    assert len(list(refused)) == 1
+
+
+def test_a_run_that_is_given_up_gives_its_places_back(emulator: Emulator) -> None:
+    whole = emulator.generate("Hello")
+    running = emulator.answers([Job("Hello", tag=i) for i in range(9)], parallel=4)
+    next(running)
+    running.close()  # type: ignore[attr-defined]  # a generator
+    assert all(slot.free for slot in emulator.engine.slots)
+    assert emulator.generate("Hello").tokens == whole.tokens
+
+
+# --- what is computed -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parallel", [1, 8, 16])
+def test_a_shared_system_text_is_computed_once(family: Family, tmp_path: Path, parallel: int) -> None:
+    system = Message("system", "".join(chr(97 + i * i % 26) for i in range(420)))
+    prompts = [[system, Message("user", f"{i} and {i * 7 % 10}?")] for i in range(64)]
+    with load(tmp_path, models(family), views=CHAT, context=512, max_tokens=2) as made:
+        found = replies(made.answers((Job(p, tag=i) for i, p in enumerate(prompts)), parallel=parallel))
+        for member, role in enumerate(made.roles):
+            rendered = [made._prompt(member, prompt) for prompt in prompts]
+            shared = next(i for i in range(1000) if len({tuple(tokens[: i + 1]) for tokens in rendered}) > 1)
+            answered = sum(len(reply.tokens) for reply in found.values())  # but for each one's last, and without ends
+            least = shared + sum(len(tokens) - shared for tokens in rendered)
+            assert shared > 400
+            assert least <= made.fed_tokens[role] <= least + answered
+        made.engine.reserve(17, 512)  # cold caches
+        alone = made.generate_many(prompts[:5], parallel=1)
+    assert [found[i].tokens for i in range(5)] == [reply.tokens for reply in alone]
+
+
+def test_samples_of_one_prompt_compute_it_once(emulator: Emulator) -> None:
+    prompt = "Hello, " * 20
+    work = [Job(prompt, {"max_tokens": 1, "temperature": 1.0, "seed": 1}, (0, i), i) for i in range(6)]
+    found = replies(emulator.answers(work, parallel=6))
+    assert len({reply.tokens for reply in found.values()}) > 1
+    for role, n in found[0].prompt_tokens.items():
+        assert emulator.fed_tokens[role] == n + 5  # the last token of the others' own copies, for its logits
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "sliding"])
+def test_caches_that_cannot_be_rewound_share_nothing_wrongly(family: Family, tmp_path: Path, kind: str) -> None:
+    paths = {"base": getattr(family, kind), "tuned": family.tuned, "reference": family.reference}
+    prompts = [Raw("the end of the world is " * 3 + text) for text in TEXTS]
+    with load(tmp_path, paths, max_tokens=6) as made:
+        alone = made.generate_many(prompts, parallel=1)
+        together = made.generate_many(prompts, parallel=5)
+    assert [reply.tokens for reply in together] == [reply.tokens for reply in alone]
+
+
+def test_a_long_prompt_is_read_in_pieces_while_others_go_on(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama, "CPU_BATCH", 16)
+    sizes: list[int] = []
+    real = llama.Context._decode
+
+    def decode(self: llama.Context, tokens: Any, *args: Any) -> None:
+        sizes.append(len(tokens))
+        real(self, tokens, *args)
+
+    monkeypatch.setattr(llama.Context, "_decode", decode)
+    short, long = Job("Hello", {"max_tokens": 20}, tag="short"), Job("a world " * 20, {"max_tokens": 2}, tag="long")
+    found = replies(emulator.answers([short, long], parallel=2))
+    assert found["short"].steps == len(found["short"].tokens) == 20
+    assert found["long"].prompt_tokens["base"] > 100
+    assert max(sizes) <= 16  # a piece of the prompt, and the other's token beside it
+    assert found["long"].tokens == emulator.generate("a world " * 20, max_tokens=2).tokens

@@ -1,0 +1,91 @@
+"""What llama.cpp itself says that it allocates: the lines of its log, in bytes."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import llama_cpp as lib
+
+from eftlocal.runtime import gguf, llama
+from eftlocal.runtime.plan.memory import MAX_ROWS, Cache, Need
+
+MIB = 1 << 20
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """llama.cpp's log, line by line, as long as this lasts."""
+    lines: list[str] = []
+
+    @lib.llama_log_callback  # type: ignore[untyped-decorator]  # a ctypes function type
+    def keep(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+        lines.append(text.decode("utf-8", "replace"))
+
+    lib.llama_log_set(keep, ctypes.c_void_p())
+    try:
+        yield lines
+    finally:
+        lib.llama_log_set(llama._log, ctypes.c_void_p())
+
+
+def _sum(lines: list[str], pattern: str) -> int:
+    return int(sum(float(size) for line in lines for size in re.findall(pattern, line)) * MIB)
+
+
+def _caches(lines: list[str]) -> int:
+    return _sum(lines, r"llama_kv_cache: size = +([\d.]+) MiB") + _sum(lines, r"RS buffer size = +([\d.]+)")
+
+
+def real(path: Path, cache: Cache) -> Need:
+    """A model and a context loaded as the runtime loads them."""
+    with logged() as lines:
+        model = llama.Model(gguf.check(path))
+        try:
+            llama.Context(model, n_ctx=cache.n_ctx, n_seq=cache.n_seq, kv_type=cache.kv_type).close()
+        finally:
+            model.close()
+    # What is repacked for the CPU is mapped from the file as well, and read once.
+    weights = _sum(lines, r"CPU_Mapped model buffer size = +([\d.]+)") or _sum(lines, r"model buffer size = +([\d.]+)")
+    return Need(
+        weights,
+        _caches(lines),
+        _sum(lines, r"compute buffer size = +([\d.]+)"),
+        _sum(lines, r"output buffer size = +([\d.]+)"),
+    )
+
+
+class Dry:
+    """A model without weights, of which contexts can be made that allocate nothing."""
+
+    def __init__(self, path: Path) -> None:
+        params = lib.llama_model_default_params()
+        params.no_alloc, params.load_mode = True, 0  # LLAMA_LOAD_MODE_NONE: nothing is mapped, either
+        self._handle = lib.llama_model_load_from_file(str(path).encode(), params)
+        assert self._handle, f"llama.cpp does not load {path}"
+
+    def need(self, cache: Cache, batch: int) -> Need:
+        """Caches, compute and output as llama.cpp would allocate them; its log counts no weights here."""
+        params = lib.llama_context_default_params()
+        params.n_ctx, params.n_seq_max = cache.n_ctx * cache.n_seq, cache.n_seq
+        params.n_batch = params.n_ubatch = max(batch, cache.n_seq)
+        params.n_outputs_max = max(MAX_ROWS, cache.n_seq)
+        params.type_k = params.type_v = llama.KV_TYPES[cache.kv_type]
+        if not cache.flash:
+            params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.swa_full, params.kv_unified = True, False
+        with logged() as lines:
+            context = lib.llama_init_from_model(self._handle, params)
+            assert context
+            lib.llama_free(context)
+        return Need(
+            kv=_caches(lines),
+            compute=_sum(lines, r"compute buffer size = +([\d.]+)"),
+            output=_sum(lines, r"output buffer size = +([\d.]+)"),
+        )
+
+    def close(self) -> None:
+        lib.llama_model_free(self._handle)

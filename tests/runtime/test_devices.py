@@ -1,0 +1,173 @@
+"""llama.cpp's devices: what its library tells of them, and how a model is put on them; no device is needed."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import llama_cpp as lib
+import pytest
+
+from eftlocal.errors import DecodeError, ModelLoadError
+from eftlocal.runtime import gguf, llama
+from eftlocal.runtime.plan.machine import Device
+from eftlocal.runtime.plan.memory import CPU_BATCH, MAX_ROWS
+from eftlocal.runtime.plan.placement import Offload
+from tests.families import Family
+
+GB = 1 << 30
+LISTED = [  # kind in ggml-backend.h, backend, name, description, free, total
+    (0, b"CPU", b"CPU", b"AMD EPYC", GB, 2 * GB),
+    (1, b"CUDA", b"CUDA0", b"NVIDIA GeForce RTX 4090", 22 * GB, 24 * GB),
+    (1, b"CUDA", b"CUDA1", b"NVIDIA GeForce RTX 4090", 23 * GB, 24 * GB),
+    (1, b"Vulkan", b"Vulkan0", b"NVIDIA GeForce RTX 4090", 22 * GB, 24 * GB),
+    (2, b"Vulkan", b"Vulkan1", b"Intel UHD Graphics 770", 8 * GB, 16 * GB),
+    (1, b"MTL", b"MTL0", b"Apple M2", 5 * GB, 5 * GB),
+    (3, b"BLAS", b"BLAS", b"OpenBLAS", 0, 0),
+]
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """ggml with every kind of device; a handle is the place in the list, and one more."""
+
+    def memory(handle: int, free: Any, total: Any) -> None:
+        free._obj.value, total._obj.value = LISTED[handle - 1][4:]
+
+    functions: dict[str, Callable[..., Any]] = {
+        "ggml_backend_dev_count": lambda: len(LISTED),
+        "ggml_backend_dev_get": lambda i: i + 1,
+        "ggml_backend_dev_type": lambda handle: LISTED[handle - 1][0],
+        "ggml_backend_dev_backend_reg": lambda handle: handle,
+        "ggml_backend_reg_name": lambda handle: LISTED[handle - 1][1],
+        "ggml_backend_dev_name": lambda handle: LISTED[handle - 1][2],
+        "ggml_backend_dev_description": lambda handle: LISTED[handle - 1][3],
+        "ggml_backend_dev_memory": memory,
+    }
+    monkeypatch.setattr(llama, "_ggml", lambda name, *types: functions[name])
+    yield
+
+
+@pytest.mark.usefixtures("library")
+def test_devices_are_those_beside_the_cpu_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert llama.devices() == (
+        Device("CUDA0", "NVIDIA GeForce RTX 4090", "gpu", 22 * GB, 24 * GB),
+        Device("CUDA1", "NVIDIA GeForce RTX 4090", "gpu", 23 * GB, 24 * GB),
+        Device("Vulkan1", "Intel UHD Graphics 770", "igpu", 8 * GB, 16 * GB, shares_memory=True),
+        Device("MTL0", "Apple M2", "gpu", 5 * GB, 5 * GB, shares_memory=True),
+        Device("BLAS", "OpenBLAS", "accel", 0, 0),
+    )
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")  # an Intel Mac's cards have memory of their own
+    assert [device.name for device in llama.devices() if device.shares_memory] == ["Vulkan1"]
+
+
+def test_a_library_that_does_not_tell_has_no_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str, *types: Any) -> Any:
+        raise AttributeError(name)
+
+    monkeypatch.setattr(llama, "_ggml", missing)
+    assert llama.devices() == ()
+
+
+def test_the_library_that_is_loaded_answers() -> None:
+    count = llama._ggml("ggml_backend_dev_count", ctypes.c_size_t)
+    get = llama._ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    kind = llama._ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+    llama.devices()
+    assert 0 in [kind(get(i)) for i in range(count())]  # the CPU
+    with pytest.raises(AttributeError):
+        llama._ggml("ggml_there_is_no_such_function", ctypes.c_int)
+
+
+def test_the_build_says_its_version_and_features() -> None:
+    assert llama.version() == lib.__version__
+    features = llama.build_features()
+    assert features and all(name and value for name, value in features.items())
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (b"CPU : SSE3 = 1 | AVX2 = 1 | AVX512 = 0 | ", {"SSE3": "1", "AVX2": "1"}),
+        (
+            b"CUDA : ARCHS = 890 | USE_GRAPHS = 1 | CPU : AVX2 = 1 | ",
+            {"CUDA": "1", "ARCHS": "890", "USE_GRAPHS": "1", "AVX2": "1"},
+        ),
+        (b"MTL : EMBED_LIBRARY = 1 | CPU : NEON = 1 | ", {"MTL": "1", "EMBED_LIBRARY": "1", "NEON": "1"}),
+        (b"", {}),
+    ],
+)
+def test_features_are_read_from_what_llama_cpp_prints(
+    monkeypatch: pytest.MonkeyPatch, said: bytes, expected: dict[str, str]
+) -> None:
+    monkeypatch.setattr(lib, "llama_print_system_info", lambda: said)
+    assert llama.build_features() == expected
+    monkeypatch.setattr(lib, "llama_supports_rpc", lambda: True)
+    assert llama.build_features() == expected | {"RPC": "1"}
+
+
+# --- where a model is put ---------------------------------------------------------------------------------------------
+
+
+def handles(params: Any) -> list[int | None]:
+    """The devices that llama.cpp would find in its parameters, up to the NULL at the end."""
+    listed = ctypes.cast(params.devices, ctypes.POINTER(ctypes.c_void_p))
+    found: list[int | None] = []
+    while (handle := listed[len(found)]) is not None:
+        found.append(handle)
+    return found
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    ("offload", "devices", "layers", "split", "ratios"),
+    [
+        pytest.param(Offload(), [], 0, lib.LLAMA_SPLIT_MODE_LAYER, None, id="the CPU alone, whatever there is"),
+        pytest.param(Offload(0, ("CUDA0",)), [], 0, lib.LLAMA_SPLIT_MODE_LAYER, None, id="no layers"),
+        pytest.param(Offload(33, ("CUDA1",)), [3], 33, lib.LLAMA_SPLIT_MODE_NONE, None, id="one device"),
+        pytest.param(
+            Offload(20, ("CUDA1", "CUDA0"), (3.0, 1.0)), [3, 2], 20, lib.LLAMA_SPLIT_MODE_LAYER, [0.75, 0.25], id="two"
+        ),
+        pytest.param(
+            Offload(9, ("CUDA0", "CUDA1"), rows=True), [2, 3], 9, lib.LLAMA_SPLIT_MODE_ROW, [0.5, 0.5], id="by rows"
+        ),
+    ],
+)
+def test_an_offload_becomes_llama_cpps_parameters(
+    offload: Offload, devices: list[int], layers: int, split: int, ratios: list[float] | None
+) -> None:
+    params = lib.llama_model_default_params()
+    kept = llama._set_offload(params, offload)
+    assert kept and handles(params) == devices
+    assert (params.n_gpu_layers, params.split_mode, params.main_gpu) == (layers, split, 0)
+    assert (params.tensor_split[: len(ratios)] if ratios else None) == ratios
+
+
+@pytest.mark.usefixtures("library")
+def test_a_device_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ModelLoadError, match="no device named CUDA7"):
+        llama._set_offload(lib.llama_model_default_params(), Offload(1, ("CUDA7",)))
+
+
+def test_a_model_on_the_cpu_alone_decodes(family: Family) -> None:
+    model = llama.Model(gguf.check(family.base), Offload())
+    context = llama.Context(model, n_ctx=64)
+    assert not model.on_device and context.n_batch == CPU_BATCH
+    assert context.feed([llama.Feed(0, [1, 2, 3], 1)]).shape == (1, model.n_vocab)
+    context.close()
+    model.close()
+
+
+def test_a_batch_of_a_device_has_no_more_rows_of_logits_than_one_of_the_cpu(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama, "CPU_BATCH", 512)  # a device's; one row more would abort the process
+    model = llama.Model(gguf.check(family.base), Offload())
+    context = llama.Context(model, n_ctx=512)
+    assert context.feed([llama.Feed(0, [5] * 300, MAX_ROWS)]).shape == (MAX_ROWS, model.n_vocab)
+    with pytest.raises(DecodeError, match=f"{MAX_ROWS + 1} rows of logits asked for, at most {MAX_ROWS}"):
+        context.feed([llama.Feed(0, [5] * 150, MAX_ROWS + 1)])
+    context.close()
+    model.close()
