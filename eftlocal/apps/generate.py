@@ -53,6 +53,9 @@ def generate(emulator: Emulator, prompt: Prompt, *, as_json: bool) -> int:
 
 
 def _json(emulator: Emulator, reply: Reply) -> dict[str, object]:
+    more: dict[str, object] = {"logprobs": [asdict(token) for token in reply.logprobs]} if reply.logprobs else {}
+    if reply.complete is not None:
+        more["complete"] = reply.complete
     return {
         "text": reply.text,
         "finish_reason": reply.finish_reason,
@@ -62,6 +65,7 @@ def _json(emulator: Emulator, reply: Reply) -> dict[str, object]:
         "seed": reply.seed,
         "usage": {"prompt_tokens": reply.prompt_tokens, "completion_tokens": len(reply.tokens)},
         "timings": {"load_s": emulator.load_s, "ttft_s": reply.ttft_s, "tokens_per_s": reply.tokens_per_s},
+        **more,
     }
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from eftlocal.apps.chat import chat
+from eftlocal.catalog import models
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.generation import Reply
 from eftlocal.emulation.scoring import Score, ScoredToken
@@ -72,6 +73,7 @@ class FakeEmulator:
         self.settings = Settings(max_tokens=3000)
         self.load_s = 0.1
         self.context = context
+        self.notes: tuple[str, ...] = ()
         self.delay = delay
         self.betas: Mapping[str, float] = {"helpful": 1.0, "brief": 0.5}
         self.roles = ("base", "helpful.tuned", "helpful.reference", "brief.tuned", "brief.reference")
@@ -160,7 +162,7 @@ def main(arguments: list[str]) -> int:
     try:
         return chat(
             load,
-            models=Path(given.models) if "models" in given.__dict__ else None,
+            catalog=models.load(Path(given.models) if "models" in given.__dict__ else None),
             session_name=given.session or None,
             plain=bool(given.plain),
             rolling=bool(given.rolling),

@@ -13,9 +13,10 @@ from eftlocal.apps.chat.interrupt import Interrupts
 from eftlocal.apps.chat.loading import Loader
 from eftlocal.apps.chat.screen import Screen
 from eftlocal.apps.chat.state import Chat
+from eftlocal.catalog import models as catalog
 from eftlocal.emulation.scoring import Score
 from eftlocal.emulation.settings import Dials, Settings
-from eftlocal.errors import EftError
+from eftlocal.errors import EftError, SettingError
 from eftlocal.runtime.views import Message
 from tests.apps.fake import FakeEmulator, loads
 
@@ -46,7 +47,7 @@ def chat(tmp_path: Path) -> Iterator[Chat]:
 def make(folder: Path, *, context: int = 8000, **options: Any) -> Chat:
     models = folder / "models.toml"
     models.write_text(MODELS)
-    loader = Loader(lambda name: loads(name, context=context), None, models)
+    loader = Loader(lambda name: loads(name, context=context), None, catalog.load(models))
     loader.start()
     assert loader.wait(10)
     return Chat(loader, Screen(), Interrupts(), **options)
@@ -188,13 +189,23 @@ def test_edit_takes_what_the_editor_wrote(chat: Chat, tmp_path: Path, monkeypatc
 
 
 def test_every_dial_can_be_set_by_its_name(chat: Chat) -> None:
-    values = {"mix": "helpful=0.5", "alone": "base", "stop": "END", "logit_bias": "3=-2"}
+    values = {"mix": "helpful=0.5", "alone": "base", "stop": "END", "logit_bias": "3=-2", "constraint": "choice yes|no"}
     for name in Dials.__annotations__:
         value = values.get(name, "1")
         run(chat, f"/set {name} {value}")
         assert dials.value_of(chat.emulator.settings, name) == (
             ("END",) if name == "stop" else dials.parse(name, value)
         )
+
+
+def test_a_session_keeps_a_constraint(chat: Chat) -> None:
+    run(chat, "/set constraint regex [a-z]+")
+    run(chat, "say a")
+    run(chat, "/save shaped")
+    assert session.load("shaped").settings == chat.emulator.settings
+    for wrong in ("regex", "regexp x", "json_schema [1]", "choice a||b"):
+        with pytest.raises(SettingError):
+            run(chat, f"/set constraint {wrong}")
 
 
 def test_export_writes_markdown_and_json(chat: Chat, tmp_path: Path) -> None:
@@ -339,18 +350,12 @@ def test_a_session_whose_dials_do_not_fit_goes_on_without_them_and_says_so(
     assert chat.messages == [Message("assistant", "a")] and not chat.emulator.settings.mix
 
 
-def test_models_larger_than_the_free_memory_are_said_before_loading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_sizes_of_the_models_are_known_before_loading(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"x" * 5000)
     models = tmp_path / "local.toml"
     models.write_text('[models.m]\npath = "m.gguf"\n[emulators.fake]\nbase = "m"\n')
-    loader = Loader(loads, "fake", models)
+    loader = Loader(loads, "fake", catalog.load(models))
     assert loader.sizes() == {"m": 5000}
-    monkeypatch.setattr("eftlocal.apps.chat.loading.available_memory", lambda: 4000)
-    assert "of memory are free" in (loader.too_large() or "")
-    monkeypatch.setattr("eftlocal.apps.chat.loading.available_memory", lambda: 6000)
-    assert loader.too_large() is None
 
 
 @pytest.mark.parametrize(

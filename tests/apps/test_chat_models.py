@@ -12,6 +12,7 @@ from eftlocal.apps.chat.interrupt import Interrupts
 from eftlocal.apps.chat.loading import Loader
 from eftlocal.apps.chat.screen import Screen
 from eftlocal.apps.chat.state import Chat
+from eftlocal.catalog import models as catalog
 from tests.builders import load
 from tests.families import Family
 
@@ -27,7 +28,7 @@ def emulator(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def over(emulator: Emulator, folder: Path) -> Chat:
-    loader = Loader(lambda name: emulator, None, folder / "models.toml")
+    loader = Loader(lambda name: emulator, None, catalog.load(folder / "models.toml"))
     loader.start()
     assert loader.wait(10)
     return Chat(loader, Screen(), Interrupts())

@@ -291,6 +291,14 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_came(endless: list[str]) -> None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="closes a POSIX pipe")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["show", "demo"]])
+def test_a_full_disk_under_stdout_is_told_in_one_line(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*PROGRAM, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and done.stderr == "eftlocal: [Errno 28] No space left on device\n"
+
+
 def test_a_reader_that_leaves_ends_it_quietly(endless: list[str]) -> None:
     with program(endless) as process:
         assert process.stdout is not None and process.stderr is not None

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from eftlocal.emulation.constrain import Constraint
 from eftlocal.emulation.settings import Dials, Settings
 from eftlocal.errors import SettingError
 
@@ -45,6 +46,8 @@ def shown(value: Any) -> str:
         return "off"
     if isinstance(value, Mapping):
         return " ".join(f"{key}={shown(each)}" for key, each in value.items()) or "-"
+    if isinstance(value, Constraint):
+        return f"{value.kind} {value.text}"
     if isinstance(value, tuple | list):
         return " ".join(repr(each) for each in value) or "-"
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -62,7 +65,15 @@ def _value(hint: Any, text: str) -> Any:
         return [] if text.lower() in (*_OFF, "-", "") else [text.replace("\\n", "\n")]
     if not text:
         raise ValueError("empty")
-    return hint(text)
+    return _constraint(text) if hint is Constraint else hint(text)
+
+
+def _constraint(text: str) -> Constraint:
+    """`regex PATTERN`, `choice A|B`, `grammar GBNF` or `json_schema JSON`."""
+    kind, _, rest = text.partition(" ")
+    if kind not in get_args(get_type_hints(Constraint)["kind"]) or not rest.strip():
+        raise ValueError("no constraint")
+    return Constraint.choice(rest.split("|")) if kind == "choice" else getattr(Constraint, kind)(rest)
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
@@ -80,4 +91,6 @@ def _form(hint: Any) -> str:
         return f"{_form(get_args(hint)[0])}, or off"
     if get_origin(hint) is Mapping:
         return "NAME=VALUE, several with spaces, or off"
+    if hint is Constraint:
+        return "regex PATTERN, choice A|B, grammar GBNF or json_schema JSON"
     return {float: "a number", int: "a whole number", str: "a name"}.get(hint, "a text, or off")

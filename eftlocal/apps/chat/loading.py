@@ -3,13 +3,12 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from eftlocal.catalog import models as catalog
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import CatalogError, EftError
 
-__all__ = ["Load", "Loader", "available_memory"]
+__all__ = ["Load", "Loader"]
 
 Load = Callable[[str | None], Emulator]
 GIB = 1 << 30
@@ -18,12 +17,12 @@ GIB = 1 << 30
 class Loader:
     """The emulator of this chat: loading in a thread, loaded, or failed.
 
-    load: makes an emulator by its name (None: the catalogue's default). models: the models.toml beside the usual ones.
+    load: makes an emulator of the catalogue by its name (None: the default).
     """
 
-    def __init__(self, load: Load, name: str | None, models: Path | None = None) -> None:
+    def __init__(self, load: Load, name: str | None, cat: catalog.Catalog) -> None:
         self._load = load
-        self._models = models
+        self._catalog = cat
         self.name = name
         self.what = ""
         self._found: Emulator | None = None
@@ -76,7 +75,7 @@ class Loader:
 
     def switch(self, name: str) -> None:
         """Free this emulator and begin to load another. Raises CatalogError, before anything is freed, for no name."""
-        catalog.load(self._models).emulator(name)
+        self._catalog.emulator(name)
         self.close()
         self.name = name
         self.start()
@@ -89,27 +88,16 @@ class Loader:
 
     def names(self) -> Mapping[str, str]:
         """The catalogue's emulators with their descriptions."""
-        return {e.name: e.description for e in catalog.load(self._models).emulators.values()}
+        return {e.name: e.description for e in self._catalog.emulators.values()}
 
     # --- how large ----------------------------------------------------------------------------------------------------
 
     def sizes(self) -> Mapping[str, int]:
         """Bytes of the files that the emulator is made of, by the models' names; what is not there counts as 0."""
         try:
-            cat = catalog.load(self._models)
-            return {name: _size(cat.model(name)) for name in cat.emulator(self.name).models}
+            return {name: _size(self._catalog.model(name)) for name in self._catalog.emulator(self.name).models}
         except EftError:
             return {}
-
-    def too_large(self) -> str | None:
-        """A warning where the models' files are larger than the memory that is free; None where they are not."""
-        need, free = sum(self.sizes().values()), available_memory()
-        if free is None or need <= free:
-            return None
-        return (
-            f"these models take {need / GIB:.1f} GiB, and {free / GIB:.1f} GiB of memory are free:"
-            " expect it to be slow, or to fail; a smaller quantization may fit"
-        )
 
     def _describe(self) -> str:
         return ", ".join(f"{name} {_bytes(size)}" if size else name for name, size in self.sizes().items())
@@ -124,14 +112,3 @@ def _size(model: catalog.Model) -> int:
 
 def _bytes(size: int) -> str:
     return f"{size / GIB:.1f} GB" if size >= GIB else f"{size / (1 << 20):.0f} MB"
-
-
-def available_memory() -> int | None:
-    """Bytes of memory that new processes can have without swapping; None where the system does not say (Linux does)."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return None

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from pathlib import Path
 
 from eftlocal.apps.chat import session
 from eftlocal.apps.chat.commands import Leave, run
@@ -12,6 +11,7 @@ from eftlocal.apps.chat.loading import Load, Loader
 from eftlocal.apps.chat.screen import Screen
 from eftlocal.apps.chat.state import Chat
 from eftlocal.apps.common import INTERRUPTED
+from eftlocal.catalog.models import Catalog
 from eftlocal.emulation.settings import Dials
 from eftlocal.errors import EftError
 
@@ -24,7 +24,7 @@ def chat(
     load: Load,
     emulator: str | None = None,
     *,
-    models: Path | None = None,
+    catalog: Catalog,
     system: str | None = None,
     session_name: str | None = None,
     history: bool = True,
@@ -34,19 +34,17 @@ def chat(
 ) -> int:
     """Chat until the user leaves; returns the exit code.
 
-    load: makes an emulator by its name (None: the default). session_name: saved always, and gone on with when it is
-    there. history: keep what is typed. rolling: drop the oldest turns at the context's end.
+    load: makes an emulator of `catalog` by its name (None: the default). session_name: saved always, and gone on with
+    when it is there. history: keep what is typed. rolling: drop the oldest turns at the context's end.
     Raises EftError when the emulator cannot be loaded or the session is damaged.
     """
     saved = None
     if session_name is not None and session.session_path(session_name).exists():
         saved = session.load(session_name)
-    loader = Loader(load, emulator or (saved.emulator if saved else None), models)
+    loader = Loader(load, emulator or (saved.emulator if saved else None), catalog)
     screen = Screen(plain=plain)
     with Interrupts() as interrupts:
         state = Chat(loader, screen, interrupts, system=system, session_name=session_name, rolling=rolling, dials=dials)
-        if warning := loader.too_large():
-            screen.note(warning)
         loader.start()
         if saved is not None:
             state.resume(saved)

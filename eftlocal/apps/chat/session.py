@@ -12,6 +12,7 @@ from typing import Any
 
 import platformdirs
 
+from eftlocal.emulation.constrain import Constraint
 from eftlocal.emulation.settings import Dials, Settings
 from eftlocal.errors import EftError
 from eftlocal.runtime.views import Message
@@ -79,7 +80,7 @@ def as_json(saved: Saved) -> str:
             for m in saved.messages
         ],
     }
-    text = json.dumps(document, ensure_ascii=False, indent=2)
+    text = json.dumps(document, ensure_ascii=False, indent=2, default=asdict)  # a constraint
     # Only structure holds real line breaks: those inside of strings are escaped.
     return re.sub(r"\[\n[\d,\s]+\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
 
@@ -134,6 +135,8 @@ def _parsed(document: object) -> Saved:
     messages = top.get("messages")
     if not isinstance(messages, list):
         raise TypeError('"messages" is no list')
+    if settings.get("constraint") is not None:
+        settings["constraint"] = Constraint(**_table(settings["constraint"], '"constraint"'))
     turned = Settings().turned(**settings, logit_bias={int(token): float(value) for token, value in bias.items()})
     return Saved(
         emulator=emulator, settings=turned, messages=tuple(_message(i, m) for i, m in enumerate(messages, start=1))

@@ -57,6 +57,7 @@ class Chat:
         self.explained: tuple[object, object] | None = None  # the last answer's score, with what it is the score of
         self.remarks: list[str] = []  # to be said when something can be said
         self._dials: Dials = dials or {}  # given for this run: they go before those of a session
+        self._heard: Emulator | None = None  # whose notes were taken
         self._waiting: session.Saved | None = None  # a session whose emulator is still loading
         self._saved: tuple[object, ...] | None = None
 
@@ -69,6 +70,9 @@ class Chat:
             with self.interrupts.raising(), self.screen.waiting(f"loading {self.loader.what}"):
                 self.loader.wait()
         emulator = self.loader.emulator
+        if emulator is not self._heard:
+            self._heard = emulator
+            self.remarks += emulator.notes
         if self._waiting is not None:
             saved, self._waiting = self._waiting, None
             self._apply(emulator, saved)

@@ -1,0 +1,51 @@
+"""Which models made a line: a fingerprint of each file that costs milliseconds, also where the file has gigabytes."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from eftlocal.emulation.engine import MemberSpec
+from eftlocal.errors import ModelFileError
+from eftlocal.runtime.gguf import Header, read
+
+__all__ = ["fingerprint", "models"]
+
+SAMPLE: Final = 4096  # bytes of each tensor
+
+
+def fingerprint(header: Header) -> str:
+    """64 bits of the SHA-256 of the file's size, its whole header, and the first 4,096 bytes of every tensor.
+
+    So it changes with the metadata, the chat template, the quantization and any training of the weights; it does not
+    notice a change deep inside a tensor, which only damage would make.
+    """
+    sha = hashlib.sha256(str(header.file_bytes).encode())
+    try:
+        for i, path in enumerate(header.shards):
+            tensors = sorted((t.offset, t.n_bytes) for t in header.tensors if t.shard == i)
+            with path.open("rb") as file:
+                sha.update(file.read(tensors[0][0] if tensors else -1))
+                for offset, n_bytes in tensors:
+                    file.seek(offset)
+                    sha.update(file.read(min(n_bytes, SAMPLE)))
+    except OSError as error:
+        raise ModelFileError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    return sha.hexdigest()[:16]
+
+
+def models(specs: Iterable[MemberSpec]) -> dict[str, object]:
+    """By member: its file, the file's size and fingerprint, and the same of its adapter."""
+    known: dict[Path, dict[str, object]] = {}
+
+    def described(header: Header) -> dict[str, object]:
+        if header.path not in known:
+            size = header.file_bytes
+            known[header.path] = {"file": header.path.name, "bytes": size, "fingerprint": fingerprint(header)}
+        return known[header.path]
+
+    found: dict[str, object] = {}
+    for spec in specs:
+        lora = {} if spec.lora is None else {"lora": {**described(read(spec.lora[0])), "scale": spec.lora[1]}}
+        found[spec.name] = {**described(spec.header), **lora}
+    return found

@@ -1,0 +1,228 @@
+"""The output: JSON Lines that are appended one by one, and what an earlier run already wrote there.
+
+A line is written whole or not at all: what a full disk or a killed process left of one is cut off. There is no file
+beside the output; its lines say what they were made of.
+"""
+
+import contextlib
+import json
+import os
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, Self
+
+from eftlocal.errors import EftError
+
+__all__ = ["Earlier", "Output"]
+
+STDOUT: Final = "-"
+START: Final = b'{"index": '
+
+
+@dataclass(slots=True)
+class Earlier:
+    """What the output holds already.
+
+    done    line of the input -> (the digest of its fields, a bit for each of its samples)
+    first   the first line, for a comparison with what this run writes
+    seed    the one that was drawn for the lines without a seed of their own; None where there is none such
+    failed  lines that hold an error
+    """
+
+    done: dict[int, tuple[str, int]] = field(default_factory=dict)
+    first: Mapping[str, object] | None = None
+    seed: int | None = None
+    failed: int = 0
+
+    def has(self, line: int, sample: int | None = None) -> bool:
+        """Whether the output has that sample of that line (None: anything of it)."""
+        _, samples = self.done.get(line, ("", 0))
+        return bool(samples if sample is None else samples >> sample & 1)
+
+
+class Output:
+    """Where lines go: a file that is locked and continued, or a stream (`-`, a device, a named pipe). Close it.
+
+    Raises EftError where it cannot be written, or where another run writes it.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.name = "<stdout>" if target == STDOUT else target
+        self._path = None if target == STDOUT else Path(target)
+        self._end = 0  # bytes of whole lines
+        self._file, self._made = self._opened()
+        self.resumable = self._path is not None and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        if self.resumable:
+            try:
+                _lock(self._file, self.name)
+            except BaseException:
+                self._file.close()
+                raise
+
+    def _opened(self) -> tuple[BinaryIO, bool]:
+        """The file, and whether it was made just now."""
+        if self._path is None:
+            if sys.stdout is None:
+                raise EftError("Standard output is closed.", "Name a file: -o FILE.")
+            sys.stdout.flush()
+            # Without the buffer: what could not be written is not tried again when the process ends.
+            return getattr(sys.stdout.buffer, "raw", sys.stdout.buffer), False
+        try:
+            try:
+                return self._path.open("r+b", buffering=0), False
+            except FileNotFoundError:
+                return self._path.open("x+b", buffering=0), True
+            except OSError:
+                if stat.S_ISREG(self._path.stat().st_mode):
+                    raise
+                return self._path.open("wb", buffering=0), False  # a pipe cannot be read and written
+        except (OSError, ValueError) as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError | ValueError) -> EftError:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        hint = "What was written before is whole; the same command goes on." if self._end else None
+        return EftError(f"{self.name} cannot be written: {reason}.", hint)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the lines themselves are watched."""
+        return self._file.isatty()
+
+    def is_same_file(self, other: str) -> bool:
+        """Whether the input is this file."""
+        try:
+            return self.resumable and os.path.samestat(os.fstat(self._file.fileno()), Path(other).stat())
+        except (OSError, ValueError):
+            return False
+
+    # --- what is there already ----------------------------------------------------------------------------------------
+
+    def scan(self) -> Earlier:
+        """Read what an earlier run wrote; its torn last line does not count. EftError for a file that is no output."""
+        earlier = Earlier()
+        for number, line, end in self._whole_lines():
+            record = self._checked(number, line)
+            index, sample = record["index"], record.get("sample", 0)
+            assert isinstance(index, int) and isinstance(sample, int)
+            digest, samples = earlier.done.get(index, (str(record["digest"]), 0))
+            earlier.done[index] = digest, samples | 1 << sample
+            earlier.failed += "error" in record
+            earlier.first = earlier.first or record
+            settings = record["settings"]
+            if earlier.seed is None and isinstance(settings, dict) and record.get("seed") is None:
+                earlier.seed = settings.get("seed")
+            self._end = end
+        return earlier
+
+    def _whole_lines(self) -> Iterator[tuple[int, bytes, int]]:
+        """(number, line, where it ends), without a last line that has no end."""
+        if not self.resumable:
+            return
+        end = 0
+        with open(self._file.fileno(), "rb", closefd=False) as file:
+            file.seek(0)
+            for number, line in enumerate(file, 1):
+                end += len(line)
+                if line.endswith(b"\n"):
+                    yield number, line, end
+                elif not (line.startswith(START) or START.startswith(line) or not line.strip(b"\0")):
+                    raise self._foreign(number)
+
+    def _checked(self, number: int, line: bytes) -> dict[str, object]:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not (isinstance(record, dict) and {"index", "digest", "settings", "emulator", "models"} <= record.keys()):
+            raise self._foreign(number)
+        places = record["index"], record.get("sample", 0)
+        if not all(isinstance(place, int) and place >= 0 for place in places):
+            raise self._foreign(number)
+        return record
+
+    def _foreign(self, number: int) -> EftError:
+        return EftError(
+            f"{self.name}:{number}: is no line of such a run.", "Name another file; --overwrite deletes it."
+        )
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def start(self, *, overwrite: bool) -> None:
+        """Cut off all (`overwrite`) or a torn last line, and write behind what is left."""
+        if not self.resumable:
+            return
+        self._end = 0 if overwrite else self._end
+        try:
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def write(self, line: bytes) -> None:
+        """Append one line, so that it is there whatever happens next. A reader that has left: BrokenPipeError."""
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+            self._file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._cut()
+            raise self._unwritable(error) from None
+        except BaseException:  # a second Ctrl-C, in the middle of a line
+            self._cut()
+            raise
+        self._end += len(line)
+
+    def _cut(self) -> None:
+        if self.resumable:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._end)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._path is None:
+            return
+        try:
+            if self.resumable:
+                os.fsync(self._file.fileno())
+        except OSError as failed:
+            if error is None:
+                raise self._unwritable(failed) from None
+        finally:
+            self._file.close()
+            if self._made and error is not None and not self._end:  # it would say that there was a run
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
+
+
+def _lock(file: BinaryIO, name: str) -> None:
+    """Keep other runs out, until the file is closed or the process dies. Where there are no locks, nothing happens."""
+    busy = EftError(f"{name} is being written by another run.", "Wait for it, or name another file.")
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(1 << 62)  # a place that no one reads: other bytes stay readable
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            raise busy from None
+    else:
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        except OSError:  # a file system without locks
+            return

@@ -1,0 +1,261 @@
+"""The input: JSON Lines, CSV or plain text, read line by line, so that a file of any size takes the same memory."""
+
+import csv
+import hashlib
+import itertools
+import json
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, NamedTuple, NoReturn, get_args
+
+from eftlocal.apps.batch.records import SETTINGS, Form, LineError, Record
+from eftlocal.errors import EftError, SettingError
+
+__all__ = ["STDIN", "Format", "Source", "name_of"]
+
+Format = Literal["jsonl", "csv", "text"]
+
+STDIN: Final = "-"
+LINE_LIMIT = 64 << 20  # bytes; a longer line is no prompt, and would not fit in memory many times over
+SUFFIXES: Final[dict[str, Format]] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "text"}
+BOM: Final = b"\xef\xbb\xbf"
+BROKEN: Final = {*map(chr, range(0xDC80, 0xDD00))}  # what surrogateescape makes of bytes that are no UTF-8
+
+
+class _BadError(EftError):
+    """What is wrong with one line; those after it can still be read."""
+
+
+class _Line(NamedTuple):
+    number: int  # from 1
+    data: bytes  # with its end; the first LINE_LIMIT bytes of a longer one
+    whole: bool = True
+
+    @property
+    def blank(self) -> bool:
+        return not self.data.strip()
+
+    def bad(self, form: Form, problem: str, hint: str | None = None) -> LineError:
+        digest = hashlib.sha256(self.data.rstrip(b"\r\n")).hexdigest()[:16]
+        return LineError(form.where, self.number, problem, digest=digest, fields={}, hint=hint)
+
+    def text(self) -> str:
+        """The line without its end. _BadError where it is no text."""
+        if not self.whole:
+            raise _BadError(f"is longer than {LINE_LIMIT >> 20} MB")
+        try:
+            return self.data.removesuffix(b"\n").removesuffix(b"\r").decode()
+        except UnicodeDecodeError as error:
+            raise _BadError(f"is not UTF-8 text (byte {error.start})") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where lines come from: a file, or standard input where the path is `-`. `format` None: by the name, else sniffed.
+
+    Only a regular file is `rereadable`: it can be read once before the run, so that a mistake is told at its start.
+    """
+
+    path: str
+    format: Format | None
+    rereadable: bool
+
+    @classmethod
+    def of(cls, path: str, format: str | None = None) -> "Source":
+        """Raises EftError for a file that is not there, SettingError for a format that is none."""
+        if format is not None and format not in get_args(Format):
+            raise SettingError(f"format is {format!r}; it must be one of {', '.join(get_args(Format))}.")
+        chosen: Format | None = next((f for f in get_args(Format) if f == format), None)
+        if path == STDIN:
+            return cls(path, chosen, rereadable=False)
+        try:
+            regular = stat.S_ISREG(Path(path).stat().st_mode)
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from None
+        chosen = chosen or SUFFIXES.get(Path(path).suffix.lower())
+        if chosen is None and regular:
+            hint = "Name it .jsonl, .csv or .txt, or give --format."
+            if Path(path).suffix.lower() == ".json":
+                hint = "It must be JSON Lines, an object a line: jq -c '.[]' FILE.json > FILE.jsonl"
+            raise SettingError(f"{path}: its name does not say its format.", hint)
+        return cls(path, chosen, rereadable=regular)
+
+    @property
+    def name(self) -> str:
+        return name_of(self.path)
+
+    def records(self, form: Form) -> Iterator[Record | LineError]:
+        """Every line that is not empty, in order: what it asks for, or what is wrong with it.
+
+        Raises EftError where nothing can be read at all: no such file, or a CSV header without a prompt.
+        """
+        with self._open() as file:
+            lines, format = _sniffed(_lines(file, self.name), self.format)
+            read = {"jsonl": _json_lines, "csv": _csv, "text": _text}[format]
+            yield from read(lines, form)
+
+    @contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
+        if self.path == STDIN:
+            if sys.stdin is None:
+                raise EftError("Standard input is closed.", "Name a file: -i FILE.")
+            yield sys.stdin.buffer
+            return
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(Path(self.path).open("rb"))
+            except OSError as error:
+                raise _unreadable(self.path, error) from None
+            yield file
+
+
+def name_of(path: str) -> str:
+    """The input as errors call it."""
+    return "<stdin>" if path == STDIN else path
+
+
+def _unreadable(path: str, error: OSError | ValueError) -> EftError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or error
+    return EftError(f"{path} cannot be read: {reason}.")
+
+
+def _lines(file: BinaryIO, name: str) -> Iterator[_Line]:
+    """The lines of a file, a byte order mark taken off. Only `\\n` ends one."""
+    for number in itertools.count(1):
+        try:
+            data = file.readline(LINE_LIMIT + 1)
+            whole = len(data) <= LINE_LIMIT or data.endswith(b"\n")
+            rest = data
+            while not whole and rest and not rest.endswith(b"\n"):
+                rest = file.readline(1 << 20)
+        except OSError as error:
+            raise _unreadable(name, error) from None
+        if not data:
+            return
+        if number == 1:
+            if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise EftError(f"{name} is UTF-16 text.", "Save it as UTF-8.")
+            data = data.removeprefix(BOM)
+        yield _Line(number, data, whole)
+
+
+def _sniffed(lines: Iterator[_Line], format: Format | None) -> tuple[Iterator[_Line], Format]:
+    """The lines, and their format where it is not known: JSON Lines if the first begins with a brace, else text."""
+    if format is not None:
+        return lines, format
+    first = next((line for line in lines if not line.blank), None)
+    if first is None:
+        return iter(()), "text"
+    return itertools.chain([first], lines), "jsonl" if first.data.lstrip().startswith(b"{") else "text"
+
+
+# --- the formats ------------------------------------------------------------------------------------------------------
+
+
+def _text(lines: Iterator[_Line], form: Form) -> Iterator[Record | LineError]:
+    for line in lines:
+        if line.blank:
+            continue
+        try:
+            yield form.record(line.number, {"prompt": line.text()})
+        except _BadError as error:
+            yield line.bad(form, error.message)
+
+
+def _json_lines(lines: Iterator[_Line], form: Form) -> Iterator[Record | LineError]:
+    for line in lines:
+        if line.blank:
+            continue
+        try:
+            fields = json.loads(line.text(), parse_constant=_no_constant)
+        except json.JSONDecodeError as error:
+            yield line.bad(form, f"is not JSON: {error.msg} (column {error.colno})")
+        except (ValueError, RecursionError) as error:  # NaN, a number of thousands of digits, brackets without end
+            yield line.bad(form, f"is not JSON: {'nested too deeply' if isinstance(error, RecursionError) else error}")
+        except _BadError as error:
+            yield line.bad(form, error.message)
+        else:
+            if isinstance(fields, dict):
+                yield form.record(line.number, fields)
+            else:
+                yield line.bad(form, "is no JSON object", 'A line is one, as in {"prompt": "..."}.')
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _csv(lines: Iterator[_Line], form: Form) -> Iterator[Record | LineError]:
+    """Records of a CSV file (RFC 4180); the header names the columns, of which one is `prompt`."""
+    reached = [_Line(0, b"")]  # the last line that was read
+
+    def decoded(line: _Line) -> str:
+        reached[0] = line
+        if not line.whole:
+            line.text()  # which says so
+        # (Broken bytes are found afterwards: the reader has to come to the end of the record.)
+        return line.data.decode("utf-8", "surrogateescape")
+
+    csv.field_size_limit(LINE_LIMIT)
+    rows = csv.reader(map(decoded, lines), strict=True)  # a map goes on after an error
+    columns: list[str] | None = None
+    while True:
+        start = reached[0].number + 1
+        try:
+            row = next(rows)
+            if any(BROKEN.intersection(cell) for cell in row):
+                raise _BadError("is not UTF-8 text")
+            if len(row) <= 1 and not "".join(row).strip():
+                continue
+            if columns is None:
+                columns = _header(row, form)
+                continue
+            if len(row) != len(columns):
+                raise _BadError(f"has {len(row)} columns, the header {len(columns)}")
+        except StopIteration:
+            return
+        except (csv.Error, _BadError) as error:
+            bad = reached[0]._replace(number=start).bad(form, _problem(error))
+            if columns is None:
+                raise bad from None
+            yield bad
+        else:
+            yield form.record(start, {name: _cell(name, cell) for name, cell in zip(columns, row, strict=True)})
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, _BadError):
+        return error.message
+    text = str(error)
+    if text == "unexpected end of data":
+        return "a quote is opened here and never closed"
+    return f"is not CSV: {text}"
+
+
+def _header(names: list[str], form: Form) -> list[str]:
+    names = [name.strip() for name in names]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise _BadError(f"two columns are named {min(twice)!r}")
+    for name in ("prompt", "completion") if form.scored else ("prompt",):
+        if name not in names:
+            raise _BadError(f"the header has no column {name!r}")
+    return names
+
+
+def _cell(name: str, cell: str) -> Any:
+    """A column of a setting's name holds that setting, as JSON where it is one; an empty cell is none."""
+    if name not in SETTINGS and name not in ("n", "system"):
+        return cell
+    if not cell.strip():
+        return None
+    if name in ("alone", "system") or (name == "stop" and not cell.lstrip().startswith("[")):
+        return cell
+    try:
+        return json.loads(cell, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return cell

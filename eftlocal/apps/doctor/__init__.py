@@ -1,0 +1,49 @@
+"""`eftlocal doctor`: what is wrong with an installation, or with one emulator from its files to its first token."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.table import Table
+
+from eftlocal.apps.common import console
+from eftlocal.apps.doctor.checks import Finding, findings
+from eftlocal.apps.doctor.emulator import examine
+from eftlocal.apps.doctor.facts import gather
+from eftlocal.catalog.tables import printable
+
+__all__ = ["doctor"]
+
+MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "wrong": ("WRONG", "red")}
+
+
+def doctor(models: Path | None, emulator: str | None, *, as_json: bool) -> int:
+    """Print the findings as they come. Returns the exit code: 1 where something is wrong."""
+    out = console()
+    found = []
+    for finding in _all(models, emulator):
+        found.append(finding)
+        if not as_json:
+            out.print(_row(finding))
+            if finding.todo:  # a command is to be copied: nothing breaks it
+                out.print(printable(f"      -> {finding.todo}"), soft_wrap=True)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in found], ensure_ascii=False))
+    return int(any(finding.state == "wrong" for finding in found))
+
+
+def _all(models: Path | None, emulator: str | None) -> Iterator[Finding]:
+    if emulator is None:
+        yield from findings(gather(models))
+    else:
+        yield from examine(models, emulator)
+
+
+def _row(finding: Finding) -> Table:
+    mark, colour = MARKS[finding.state]
+    row = Table.grid(padding=(0, 1))
+    row.add_column(width=5, justify="right", style=colour)
+    row.add_column(overflow="fold")  # of a long path nothing is cut off
+    row.add_row(mark, printable(f"{finding.name}: {finding.text}"))
+    return row

@@ -1,0 +1,62 @@
+"""One emulator from its files to its first token, step by step; the first step that fails is the last."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from eftlocal.apps.common import size
+from eftlocal.apps.doctor.checks import Finding
+from eftlocal.catalog import hub
+from eftlocal.catalog import models as catalog
+from eftlocal.catalog.files import HubFile
+from eftlocal.emulation.emulator import Emulator
+from eftlocal.emulation.members import assemble
+from eftlocal.errors import EftError
+
+__all__ = ["examine"]
+
+QUESTION = "Say hello."
+
+
+def examine(models: Path | None, name: str) -> Iterator[Finding]:
+    """Files and their checksums, headers and vocabularies, memory, loading, the first token."""
+    step = "catalogue"
+    try:
+        cat = catalog.load(models)
+        emulator = cat.emulator(name)
+        yield Finding(step, "ok", f"{name} is defined in {emulator.source}")
+        step = "files"
+        cat.must_be_here(emulator)
+        for step in emulator.models:
+            yield from _files(cat.model(step))
+        step = "vocabulary"
+        members = assemble(cat, emulator)
+        differing = f"; {len(members.skipped)} special ones differ and get no reward" if len(members.skipped) else ""
+        same = f"{members.n_real - len(members.skipped):,} tokens are the same for all members"
+        yield Finding(step, "ok", f"{same}{differing}")
+        step = "load"
+        with Emulator.load(name, models=cat, max_tokens=1) as loaded:
+            yield Finding(step, "ok", f"loaded in {loaded.load_s:.1f} s")
+            for note in loaded.notes:
+                yield Finding("device", "note", note)
+            step = "first token"
+            reply = loaded.generate(QUESTION)
+            yield Finding(step, "ok", f"{reply.text!r} after {reply.ttft_s or 0:.2f} s")
+    except EftError as error:
+        yield Finding(step, "wrong", error.message, error.hint)
+
+
+def _files(model: catalog.Model) -> Iterator[Finding]:
+    """The model's weights, and its adapter."""
+    yield _file(model.name, model.file, catalog.local_path(model))
+    if model.lora is not None and (lora := catalog.local_lora(model)) is not None:
+        yield _file(f"{model.name} lora", model.lora.file, lora[0])
+
+
+def _file(name: str, file: catalog.File, path: Path) -> Finding:
+    parts = [path.with_name(part) for part in hub.part_names(path.name)]
+    downloaded = isinstance(file, HubFile)
+    if downloaded:
+        for part in parts:
+            hub.verify(part)
+    how = "whole, its checksum is right" if downloaded else "there"
+    return Finding(name, "ok", f"{path} is {how} ({size(sum(part.stat().st_size for part in parts))})")

@@ -1,0 +1,107 @@
+"""What this machine and installation are, gathered for `eftlocal doctor`."""
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from eftlocal.apps.doctor.checks import Facts
+from eftlocal.catalog import hub
+from eftlocal.catalog import models as catalog
+from eftlocal.errors import EftError
+from eftlocal.runtime import llama
+from eftlocal.runtime.plan import machine
+
+__all__ = ["gather", "not_writable"]
+
+VENDORS = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}  # PCI ids, as sysfs gives them
+
+
+def gather(models: Path | None) -> Facts:
+    """Look at everything; nothing here fails, since what fails is what is looked for."""
+    cat, unreadable = None, None
+    try:
+        cat = catalog.load(models)
+    except EftError as error:
+        unreadable = str(error)
+    here = machine.here()
+    folder = hub.cache_folder()
+    emulators = list(cat.emulators.values()) if cat else []
+    return Facts(
+        system={"Darwin": "macOS"}.get(platform.system(), platform.system()),
+        python=sys.version_info[:3],
+        architecture=platform.machine(),
+        translated=_translated(),
+        bindings=llama.version(),
+        features=llama.build_features(),
+        offload=llama.can_offload(),
+        gpus=_gpus(),
+        cuda=_cuda(),
+        machine=here,
+        threads=f"{here.cores} threads, split over members by what they cost",
+        cache=str(folder),
+        cache_free=hub.free_bytes(folder),
+        cache_problem=not_writable(folder),
+        unfinished=hub.unfinished_bytes(),
+        endpoint=hub.endpoint(),
+        network=hub.reachable(),
+        token=hub.token_source(),
+        token_problem=hub.token_problem(),
+        emulators=len(emulators),
+        here=[emulator.name for emulator in emulators if cat and cat.is_local(emulator)],
+        unreadable=unreadable,
+    )
+
+
+def _translated() -> bool:
+    """Whether this is an Intel Python that Rosetta runs on Apple Silicon."""
+    if sys.platform != "darwin" or platform.machine() != "x86_64":
+        return False
+    return _said("sysctl", "-n", "sysctl.proc_translated").strip() == "1"
+
+
+def _gpus() -> tuple[str, ...]:
+    """The makers of the graphics processors that the system shows, whatever llama.cpp was built for."""
+    if sys.platform == "darwin":
+        return ("apple",) if platform.machine() == "arm64" or _translated() else ()
+    found = set()
+    for file in Path("/sys/class/drm").glob("card*/device/vendor"):
+        try:
+            found.add(VENDORS.get(file.read_text(encoding="ascii").strip(), ""))
+        except (OSError, ValueError):
+            continue
+    if Path("/proc/driver/nvidia/version").exists() or "GPU" in _said("nvidia-smi", "-L"):
+        found.add("nvidia")
+    return tuple(sorted(found - {""}))
+
+
+def _cuda() -> tuple[int, int] | None:
+    """The newest CUDA version that the NVIDIA driver takes."""
+    version = re.search(r"CUDA Version: (\d+)\.(\d+)", _said("nvidia-smi"))
+    return (int(version[1]), int(version[2])) if version else None
+
+
+def _said(*command: str) -> str:
+    """What a program prints; nothing where there is no such program, or it fails."""
+    if shutil.which(command[0]) is None:
+        return ""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return ""
+
+
+def not_writable(folder: Path) -> str | None:
+    """Why nothing could be downloaded into `folder`, which need not be there yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        return f"{folder} is no folder"
+    try:
+        with TemporaryFile(dir=folder):  # a disk that is full or read-only is found out by writing alone
+            return None
+    except OSError as error:
+        return f"{folder} is not writable: {error.strerror}"

@@ -1,0 +1,42 @@
+"""Models that may still be on the Hub: their repositories, asked once each, and their headers by range requests."""
+
+from pathlib import Path
+
+from eftlocal.apps.store.survey import held
+from eftlocal.catalog import hub
+from eftlocal.catalog import models as catalog
+from eftlocal.catalog.files import HubFile
+from eftlocal.emulation.members import Found, on_this_machine
+from eftlocal.errors import HubError
+from eftlocal.runtime.remote import check_remote
+
+__all__ = ["Afar"]
+
+
+class Afar:
+    """One look at the Hub: every repository at one commit."""
+
+    def __init__(self) -> None:
+        self._repositories: dict[tuple[str, str | None], hub.Repository] = {}
+
+    def repository(self, file: HubFile) -> hub.Repository:
+        """The repository of `file` at the commit that this look is about. Raises HubError."""
+        key = (file.repo, file.revision)
+        if key not in self._repositories:
+            self._repositories[key] = hub.repository(*key)
+        return self._repositories[key]
+
+    def parts(self, file: HubFile) -> tuple[hub.RemoteFile, ...]:
+        """Every part of `file`; a HubError where it is not there, or not the one that its entry expects."""
+        parts = self.repository(file).parts(file.file)
+        if file.sha256 is not None and len(parts) == 1 and parts[0].sha256 not in (None, file.sha256):
+            problem = f"{file}: its sha256 at the Hub is {parts[0].sha256}, the models.toml expects {file.sha256}"
+            raise HubError(problem, "its publisher has replaced it: correct the entry, or name the old one's revision")
+        return parts
+
+    def find(self, model: catalog.Model) -> Found:
+        """The model's header, from the file that is here or from the Hub. Raises as `on_this_machine`, and HubError."""
+        if all(held(file).path for file in model.files) or not isinstance(model.file, HubFile):
+            return on_this_machine(model)
+        header = check_remote(self.repository(model.file), model.file.file)
+        return Found(header, (Path(str(model.lora.file)), model.lora.scale) if model.lora else None)

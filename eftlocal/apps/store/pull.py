@@ -1,0 +1,89 @@
+"""`eftlocal pull NAME`: makes sure that a model's or an emulator's files are on this machine."""
+
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+
+from eftlocal.apps.common import size
+from eftlocal.apps.store.survey import held, hub_files, models_of
+from eftlocal.catalog import hub
+from eftlocal.catalog import models as catalog
+from eftlocal.catalog.files import HUB, REPO, REVISION, HubFile
+from eftlocal.catalog.tables import printable
+from eftlocal.errors import HubError, SettingError
+
+__all__ = ["pull"]
+
+
+def pull(
+    cat: catalog.Catalog,
+    name: str,
+    *,
+    revision: str | None,
+    yes: bool,
+    dry_run: bool,
+    xet: bool,
+) -> int:
+    """Download what `name` (an emulator, a model, or hf:owner/repo/file.gguf) lacks. Returns the exit code.
+
+    `revision` stands in for the one that its models' entries name. Nothing is asked of the Hub where nothing lacks.
+    """
+    _is_no_repository(name, revision)
+    if revision is not None:
+        cat = _at(cat, name, revision)
+    emulator, models = models_of(cat, name)
+    wanted = emulator or models[0]
+    for model in models:  # what is no download must be here
+        if not isinstance(model.file, HubFile):
+            catalog.local_path(model)
+    files = hub_files(models)
+    missing = [file for file in files if held(file).path is None]
+    if missing:
+        from eftlocal.apps.store.fetch import fetch  # what is here is here at once
+
+        here = [file for file in files if file not in missing]
+        code = fetch(cat, wanted, missing, here, yes=yes, dry_run=dry_run, xet=xet)
+        if code or dry_run:
+            return code
+    _say_how(wanted, files, revision)
+    return 0
+
+
+def _say_how(wanted: catalog.Emulator | catalog.Model, files: Iterable[HubFile], revision: str | None) -> None:
+    if revision is not None:
+        print(f"{wanted.name} is here at {revision}: name it {', '.join(map(str, files))}", file=sys.stderr)
+    elif isinstance(wanted, catalog.Emulator):
+        print(f"{wanted.name} is here: eftlocal chat {wanted.words}", file=sys.stderr)
+    else:
+        print(f"{wanted.name} is here", file=sys.stderr)
+
+
+def _at(cat: catalog.Catalog, name: str, revision: str) -> catalog.Catalog:
+    """The catalogue with the files that `name` needs at another revision. Raises SettingError."""
+    _, models = models_of(cat, name)
+    if len({file.repo for file in hub_files(models)}) > 1:
+        problem = f"{name} has models of several repositories."
+        raise SettingError(problem, "--revision is for one; pull them one by one.")
+
+    def moved(file: catalog.File) -> catalog.File:
+        if not isinstance(file, HubFile) or file.revision == revision:
+            return file
+        return replace(file, revision=revision, sha256=None)  # which was that of its own revision
+
+    def model(model: catalog.Model) -> catalog.Model:
+        lora = model.lora and replace(model.lora, file=moved(model.lora.file))
+        return replace(model, file=moved(model.file), lora=lora)
+
+    return replace(cat, models={**cat.models, **{found.name: model(found) for found in models}})
+
+
+def _is_no_repository(name: str, revision: str | None) -> None:
+    """A HubError that lists a repository's files, where `name` is one: the user has to choose."""
+    found = re.fullmatch(rf"{HUB}({REPO})/?(?:@({REVISION}))?", name, re.ASCII)
+    if found is None:
+        return
+    files = hub.repository(found[1], revision or found[2]).models
+    offered = ", ".join(f"{file.name} ({size(file.size)})" for file in files) or "none"
+    problem = f"{HUB}{found[1]} is a whole repository; its models are: {offered}"
+    raise HubError(printable(problem), f"name one of them: {HUB}{found[1]}/FILE.gguf")

@@ -1,0 +1,177 @@
+"""`eftlocal show NAME`: what an emulator is made of, how each member sees a conversation, and whether it runs here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.table import Column, Table
+
+from eftlocal.apps.common import console, size
+from eftlocal.apps.store.afar import Afar
+from eftlocal.apps.store.cells import cell, one_line
+from eftlocal.apps.store.memory import Memory, memory
+from eftlocal.apps.store.survey import held, models_of
+from eftlocal.catalog import models as catalog
+from eftlocal.catalog.tables import printable
+from eftlocal.emulation.members import Members, assemble
+from eftlocal.errors import EftError
+from eftlocal.runtime.views import Message
+from eftlocal.runtime.vocab import Vocabulary
+
+__all__ = ["show"]
+
+SAMPLE = "Why is the sky blue?"
+MOST_DIFFERING = 20  # ids shown where special tokens differ
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What could be found out about an emulator; `problem` says what stands in its way, or why it is not known."""
+
+    members: Members | None
+    memory: Memory | None
+    vocabulary: str | None
+    problem: EftError | None
+
+
+def show(cat: catalog.Catalog, name: str, *, as_json: bool) -> int:
+    """Print everything about an emulator or a model. Returns the exit code.
+
+    Raises, after all that is known was printed, what stands in its way, or why more cannot be known.
+    """
+    emulator, models = models_of(cat, name)
+    if emulator is None:
+        emulator = catalog.Emulator(name=models[0].name, base=models[0].name)
+    findings = _look(cat, emulator)
+    files = [_file(model) for model in models]
+    if as_json:
+        print(json.dumps(_json(emulator, files, findings), ensure_ascii=False))
+    else:
+        _print(emulator, files, findings)
+    if findings.problem is not None:
+        raise findings.problem
+    return 0
+
+
+def _look(cat: catalog.Catalog, emulator: catalog.Emulator) -> Findings:
+    afar = Afar()
+    try:
+        members = assemble(cat, emulator, find=afar.find)
+        return Findings(members, memory(emulator, members), _vocabulary(members), None)
+    except EftError as error:
+        return Findings(None, None, None, error)
+
+
+def _vocabulary(members: Members) -> str:
+    """What the members' vocabularies have in common, in a line or a few."""
+    vocabularies = {spec.model: Vocabulary.of(spec.header) for spec in members.specs}
+    padded = [f"{name} {len(v) - v.n_real}" for name, v in vocabularies.items() if len(v) > v.n_real]
+    same = f"{members.n_real - len(members.skipped):,} of " if len(members.skipped) else ""
+    line = f"{same}{members.n_real:,} tokens{', the same for all members' if len(vocabularies) > 1 else ''}"
+    if padded:
+        line += f"; rows of padding are left out: {', '.join(padded)}"
+    if not len(members.skipped):
+        return line
+    first, *others = vocabularies.values()
+    shown = ", ".join(
+        f"{i} {' / '.join(dict.fromkeys(v.text(i).decode('utf-8', 'replace') for v in (first, *others)))}"
+        for i in members.skipped[:MOST_DIFFERING].tolist()
+    )
+    return f"{line}; special tokens that differ, where rewards count nothing: {shown}"
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
+
+
+def _file(model: catalog.Model) -> dict[str, object]:
+    files = [held(file) for file in model.files]
+    return {
+        "name": model.name,
+        "source": [str(file.file) for file in files],
+        "path": None if files[0].path is None else str(files[0].path),
+        "size": files[0].size,
+        "local": all(file.path for file in files),
+    }
+
+
+def _role(role: str, member: int, members: Members) -> dict[str, object]:
+    spec = members.specs[member]
+    by_type: dict[str, int] = {}
+    for tensor in spec.header.tensors:
+        by_type[tensor.type] = by_type.get(tensor.type, 0) + tensor.n_bytes
+    return {
+        "role": role,
+        "model": spec.model,
+        "architecture": spec.header.architecture,
+        "weights": max(by_type, key=lambda kind: by_type[kind], default=""),
+        "context": spec.header.metadata.get(f"{spec.header.architecture}.context_length"),
+        "chat_template": bool(spec.header.text("tokenizer.chat_template")),
+        "licence": spec.header.text("general.license") or None,
+    }
+
+
+def _views(emulator: catalog.Emulator, members: Members) -> dict[str, str]:
+    """By role: a short conversation as its member is given it, or why it cannot be."""
+    system = [Message("system", emulator.system)] if emulator.system else []
+    texts = {}
+    for role, member in members.roles.items():
+        try:
+            texts[role] = members.views[member].text([*system, Message("user", SAMPLE)])
+        except EftError as error:
+            texts[role] = f"({error.message})"
+    return texts
+
+
+def _json(emulator: catalog.Emulator, files: Sequence[Mapping[str, object]], found: Findings) -> dict[str, object]:
+    members = found.members
+    return {
+        "name": emulator.name,
+        "description": emulator.description,
+        "base": emulator.base,
+        "rewards": [
+            {"name": r.name, "tuned": r.tuned, "reference": r.reference, "beta": r.beta} for r in emulator.rewards
+        ],
+        "models": files,
+        "roles": [] if members is None else [_role(r, m, members) for r, m in members.roles.items()],
+        "views": {} if members is None else _views(emulator, members),
+        "vocabulary": found.vocabulary,
+        "memory": None if found.memory is None else found.memory.as_json(),
+        "problem": None if found.problem is None else str(found.problem),
+    }
+
+
+def _print(emulator: catalog.Emulator, files: Sequence[Mapping[str, object]], found: Findings) -> None:
+    out = console()
+    out.print(one_line(f"{emulator.name}: {emulator.description}" if emulator.description else emulator.name))
+    narrow = [Column(name, no_wrap=True) for name in ("here", "size")]
+    table = Table("model", *narrow, "from", box=None, pad_edge=False)
+    for file in files:
+        n, source = file["size"], file["source"]
+        assert isinstance(source, list)
+        shown = size(n) if isinstance(n, int) else "?"
+        name, place = cell(str(file["name"])), cell(" + ".join(source))
+        table.add_row(name, "yes" if file["local"] else "no", shown, place)
+    out.print(table)
+    if (members := found.members) is None:
+        return
+    table = Table("role", "model", "weights", "trained for", "licence", box=None, pad_edge=False)
+    for role, member in members.roles.items():
+        facts = _role(role, member, members)
+        context = facts["context"]
+        tokens = f"{context:,} tokens" if isinstance(context, int) else ""
+        model, licence = cell(str(facts["model"])), cell(str(facts["licence"] or ""))
+        table.add_row(cell(role), model, str(facts["weights"]), tokens, licence)
+    out.print()
+    out.print(table)
+    out.print()
+    out.print(printable(f"vocabulary: {found.vocabulary}"))
+    if found.memory is not None:
+        out.print(f"memory: {found.memory.line}")
+        for line in found.memory.advice:
+            out.print(f"  {line}")
+    if emulator.sampling:
+        out.print("sampling: " + ", ".join(f"{key} {value}" for key, value in emulator.sampling.items()))
+    for role, text in _views(emulator, members).items():
+        out.print(f"\n{printable(role)} sees:")
+        for line in text.split("\n"):
+            out.print(f"  {printable(line)}", soft_wrap=True)

@@ -1,0 +1,71 @@
+"""Which of the catalogue's files are on this machine, how large they are, and roughly what memory they want."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from eftlocal.catalog import hub
+from eftlocal.catalog import models as catalog
+from eftlocal.catalog.files import NAMING, File, HubFile, named
+from eftlocal.catalog.tables import nearest
+from eftlocal.errors import CatalogError
+
+__all__ = ["Held", "held", "hub_files", "models_of", "rough_memory", "sizes"]
+
+BESIDE_WEIGHTS = 1.1  # memory over files: caches and buffers at the usual context
+ONCE = 300_000_000  # bytes of memory whatever runs
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A file that an entry names: where it is on this machine, or None; and its bytes, or None where nobody knows."""
+
+    file: File
+    path: Path | None
+    size: int | None
+
+
+def held(file: File) -> Held:
+    """What this machine holds of `file`; no network."""
+    try:
+        path = catalog.local(file, "", "")
+        return Held(file, path, sum(part.stat().st_size for part in _parts(path)))
+    except (CatalogError, OSError):
+        return Held(file, None, file.size if isinstance(file, HubFile) else None)
+
+
+def _parts(path: Path) -> Iterable[Path]:
+    return [path.with_name(name) for name in hub.part_names(path.name)]
+
+
+def models_of(cat: catalog.Catalog, name: str) -> tuple[catalog.Emulator | None, tuple[catalog.Model, ...]]:
+    """The emulator of that name with its models, or the one model that `name` names."""
+    if name in cat.emulators:
+        emulator = cat.emulator(name)
+        return emulator, tuple(cat.model(model) for model in emulator.models)
+    if name not in cat.models and named(name, Path.cwd()) is None:
+        near = nearest(name, [*cat.models, *cat.emulators])
+        hint = f"`eftlocal list` shows {len(cat.emulators)} emulators and {len(cat.models)} models; else {NAMING}"
+        raise CatalogError(f'no emulator or model is named "{name}"{near}', hint)
+    return None, (cat.model(name),)
+
+
+def hub_files(models: Iterable[catalog.Model]) -> tuple[HubFile, ...]:
+    """The files of these models that come from the Hub, each once."""
+    return tuple(dict.fromkeys(file for model in models for file in model.files if isinstance(file, HubFile)))
+
+
+def sizes(models: Iterable[catalog.Model]) -> tuple[int | None, int | None]:
+    """Bytes of all files of these models, each once, and of those that are not here; None where one is unknown."""
+    files = [held(file) for file in dict.fromkeys(file for model in models for file in model.files)]
+    return _sum(files), _sum(file for file in files if file.path is None)
+
+
+def _sum(files: Iterable[Held]) -> int | None:
+    found = [file.size for file in files]
+    return None if None in found else sum(n for n in found if n is not None)
+
+
+def rough_memory(size: int) -> int:
+    """Bytes of memory that models of so many bytes want, to a fifth: the memory plan needs their headers."""
+    return int(size * BESIDE_WEIGHTS) + ONCE

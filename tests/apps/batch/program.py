@@ -1,0 +1,54 @@
+"""A run in a process of its own, to be killed: `python -m tests.apps.batch.program IN OUT KEY=VALUE ...`.
+
+`kind`: scripted, or an emulator of the catalogue. `limit`: bytes that a file may have. `user`: whom to become.
+The rest are dials.
+"""
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from eftlocal.apps import batch
+from eftlocal.emulation.emulator import Emulator
+from eftlocal.errors import EftError
+from tests.apps.batch.fake import Scripted
+
+
+def main(source: str, target: str, *given: str) -> int:
+    values: dict[str, Any] = {key: _value(text) for key, _, text in (word.partition("=") for word in given)}
+    kind, step = values.pop("kind", "scripted"), values.pop("step", 0.0)
+    if (limit := values.pop("limit", None)) is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    options = {key: values.pop(key) for key in ("quiet", "ordered", "parallel", "samples") if key in values}
+    if (user := values.pop("user", None)) is not None:
+        os.setuid(user)
+
+    def load() -> Emulator:
+        if kind == "scripted":
+            return Scripted(on_step=lambda _: time.sleep(step), **values).__enter__()
+        return Emulator.load(kind, threads=1, kv_type="f32", **values)
+
+    try:
+        return batch.generate(load, source, target, **options)
+    except BrokenPipeError:
+        return 0
+    except EftError as error:
+        print(f"eftlocal: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,31 @@
+"""A model's fingerprint: the same for the same file, wherever it lies; another for other weights."""
+
+import shutil
+from pathlib import Path
+
+from eftlocal.apps.batch.fingerprint import fingerprint, models
+from eftlocal.emulation.engine import MemberSpec
+from eftlocal.runtime import gguf
+from tests.families import Family
+
+
+def test_a_copy_has_the_same_fingerprint_and_other_weights_another(family: Family, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(family.base, tmp_path / "copy.gguf"))
+    header = gguf.check(copy)
+    first = fingerprint(header)
+    assert first == fingerprint(gguf.check(family.base)) and len(first) == 16
+    assert first not in (fingerprint(gguf.check(family.tuned)), fingerprint(gguf.check(family.reference)))
+    data = bytearray(copy.read_bytes())
+    data[header.tensors[-1].offset + 1] ^= 1  # one weight, and nothing of the header
+    copy.write_bytes(data)
+    assert fingerprint(gguf.check(copy)) != first
+
+
+def test_members_are_told_by_name_with_their_adapters(family: Family) -> None:
+    header = gguf.check(family.base)
+    plain, adapted = MemberSpec("a (base)", header), MemberSpec("b (tuned)", header, lora=(family.lora, 0.5))
+    found = models([plain, adapted])
+    base = {"file": family.base.name, "bytes": header.file_bytes, "fingerprint": fingerprint(header)}
+    lora = gguf.read(family.lora)
+    adapter = {"file": family.lora.name, "bytes": lora.file_bytes, "fingerprint": fingerprint(lora), "scale": 0.5}
+    assert found == {"a (base)": base, "b (tuned)": {**base, "lora": adapter}}

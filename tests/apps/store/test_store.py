@@ -1,0 +1,185 @@
+"""`list`, `show` and `rm`: what is here, what it is made of, and what goes when it goes."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.apps.store.conftest import World
+from tests.families import Family
+
+
+def test_list_says_what_is_here(world: World) -> None:
+    found = json.loads(world.run("list", "--json").out)
+    emulators = {entry["name"]: entry for entry in found["emulators"]}
+    assert {name: entry["local"] for name, entry in emulators.items()} == {"tiny": False, "other": False, "here": True}
+    assert emulators["here"]["fits"] is True and emulators["tiny"]["fits"] is None
+    assert emulators["tiny"]["description"] == "a tiny one"
+    world.run("pull", "small")
+    found = json.loads(world.run("list", "--json").out)
+    small = next(entry for entry in found["models"] if entry["name"] == "small")
+    assert small["local"] and small["size"] > 0 and small["path"].endswith("small.Q8_0.gguf")
+    assert [e["name"] for e in json.loads(world.run("list", "--local", "--json").out)["emulators"]] == ["other", "here"]
+    done = world.run("list")
+    assert done.code == 0 and done.err == "" and "\x1b" not in done.out
+    assert any(line.split()[:2] == ["tiny", "no"] for line in done.out.splitlines())
+
+
+def test_show_looks_at_models_that_are_far_away(world: World) -> None:
+    done = world.run("show", "tiny")
+    assert done.code == 0, done.err
+    assert "tokens, the same for all members" in done.out and "memory:" in done.out
+    assert "base sees:\n  User:\n  Why is the sky blue?" in done.out
+    assert "tuned sees:\n  <|im_start|>" in done.out
+    assert not list((world.home / "hub").rglob("blobs/*.gguf"))
+    shown = json.loads(world.run("show", "tiny", "--json").out)
+    assert set(shown["views"]) == {"base", "tuned", "reference"} and shown["memory"]["fits"] is True
+    assert [role["role"] for role in shown["roles"]] == ["base", "tuned", "reference"]
+    world.run("pull", "tiny")
+    world.server.close()
+    assert json.loads(world.run("show", "tiny", "--json").out)["views"] == shown["views"]
+
+
+def test_show_says_what_it_cannot_know(world: World) -> None:
+    world.server.close()
+    done = world.run("show", "tiny")
+    assert done.code == 1 and done.out.startswith("tiny: a tiny one\n") and "vocabulary" not in done.out
+    assert done.err.startswith("eftlocal: cannot reach") and done.err.count("\n") == 2
+    found = world.run("show", "tiny", "--json")
+    assert found.code == 1 and json.loads(found.out)["problem"].startswith("cannot reach")
+
+
+def test_show_of_a_model_is_about_that_model(world: World) -> None:
+    done = world.run("show", "own")
+    assert done.code == 0 and done.out.startswith("own\n") and "trio" not in done.out
+    assert "vocabulary: " in done.out and "for all members" not in done.out
+    assert json.loads(world.run("show", "own", "--json").out)["name"] == "own"
+
+
+def test_special_tokens_that_differ_are_shown(world: World, family: Family) -> None:
+    world.server.add("us/Odd-GGUF", {"odd.gguf": family.other_specials})
+    world.catalog.write_text(
+        world.catalog.read_text() + '[emulators.odd]\nbase = "hf:us/Odd-GGUF/odd.gguf"\ncontext = 256\n'
+        'rewards = [{ tuned = "small-chat", reference = "small" }]\nspecial_tokens_differ = true\n'
+    )
+    done = world.run("show", "odd")
+    assert done.code == 0 and "vocabulary: 314 of 316 tokens, the same for all members; special tokens" in done.out
+    assert "314 <|User|> / <|im_start|>, 315 <|Assistant|> / <|im_end|>" in done.out
+    world.run("pull", "odd")
+    assert "314 tokens are the same for all members; 2 special ones differ" in world.run("doctor", "odd").out
+
+
+def test_what_a_models_toml_says_is_no_markup_and_no_control_code(world: World) -> None:
+    text = world.catalog.read_text().replace('"a tiny one"', '"a [/b] :cat: \\u001b[31m one,\\nof two lines"')
+    world.catalog.write_text(text + '[models."odd[/x]"]\npath = "own.gguf"\n')
+    for words in (["list"], ["show", "tiny"], ["show", "odd[/x]"], ["doctor", "tiny"]):
+        done = world.run(*words)
+        assert "\x1b" not in done.out + done.err and "Traceback" not in done.err
+    out = world.run("list").out
+    assert "a [/b] :cat: \\x1b[31m one, of two lines\n" in out and "odd[/x]" in out
+
+
+def test_each_entry_is_one_line_of_a_pipe(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    long = "a description that is longer than forty columns are wide"
+    world.catalog.write_text(world.catalog.read_text().replace("a tiny one", long))
+    rows = world.run("list").out.splitlines()
+    assert len(rows) == 4 + 3 + 3 and sum(long in row for row in rows) == 1
+    assert rows[-4].split()[:2] == ["emulator", "here"]  # what most people look for stands last
+
+
+def test_rm_frees_what_no_other_emulator_here_uses(world: World) -> None:
+    world.run("pull", "tiny")
+    blobs = {path: path.stat().st_size for path in (world.home / "hub").rglob("blobs/*")}
+    assert len(blobs) == 3
+    refused = world.run("rm", "tiny")
+    assert refused.code == 1 and "--yes" in refused.err
+    done = json.loads(world.run("rm", "tiny", "--yes", "--json").out)
+    assert [entry["file"] for entry in done["kept"]] == ["hf:us/Small-GGUF/small.Q8_0.gguf"]
+    assert done["kept"][0]["used_by"] == ["other"]
+    gone = [path for path in blobs if not path.exists()]
+    assert len(gone) == 2 and done["freed"] == sum(blobs[path] for path in gone)
+    assert world.run("generate", "-e", "other", "--max-tokens", "2", "hi").code == 0
+    again = world.run("rm", "tiny", "--yes")
+    assert again.code == 0 and "nothing to delete" in again.err
+    assert world.run("rm", "small", "--yes").code == 0
+    assert not list((world.home / "hub").rglob("blobs/*"))
+
+
+def test_rm_keeps_what_is_used_under_another_entry(world: World) -> None:
+    world.run("pull", "tiny")
+    text = world.catalog.read_text() + '[emulators.mine]\nbase = "hf:us/Big-GGUF/Big.Q4_K_M.gguf@main"\n'
+    world.catalog.write_text(text)
+    kept = json.loads(world.run("rm", "tiny", "--yes", "--json").out)["kept"]
+    assert {entry["file"]: entry["used_by"] for entry in kept} == {
+        "hf:us/Big-GGUF/Big.Q4_K_M.gguf": ["mine"],
+        "hf:us/Small-GGUF/small.Q8_0.gguf": ["other"],
+    }
+
+
+INIT = {
+    "no name": (["--name", ""], "cannot be the name"),
+    "a name of two lines": (["--name", "a\nb"], "cannot be the name"),
+    "a name that looks like an option": (["--name", "--"], "cannot be the name"),
+    "a name that looks like a path": (["--name", "a/b"], "cannot be the name"),
+    "the name of what is named one by one": (["--name", "trio"], "cannot be the name"),
+    "an emulator's name": (["--name", "tiny"], 'the emulator "tiny" is defined already'),
+    "a name that would hide a model": (["--name", "my"], 'the model "my-base" is defined already'),
+    "no such file": (["--name", "x", "--base", "./nope.gguf"], "does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", INIT)
+def test_init_writes_nothing_that_hides_or_breaks_something(case: str, world: World, tmp_path: Path) -> None:
+    words, problem = INIT[case]
+    world.catalog.write_text(world.catalog.read_text() + '[models.my-base]\npath = "own.gguf"\n')
+    done = world.run("init", "--base", str(tmp_path / "own.gguf"), "--file", str(tmp_path / "new.toml"), *words)
+    assert done.code == 1 and problem in done.err and done.err.count("\n") <= 2
+    assert not (tmp_path / "new.toml").exists()
+
+
+def test_init_says_how_to_use_a_file_of_another_place(world: World, tmp_path: Path) -> None:
+    own = tmp_path / "spa ce" / "é\x7f.gguf"
+    own.parent.mkdir()
+    own.write_bytes((tmp_path / "own.gguf").read_bytes())
+    target = str(tmp_path / "my models.toml")
+    done = world.run("init", "--base", str(own), "--name", "é.1", "--file", target)
+    assert done.code == 0 and done.err.endswith(f": eftlocal chat é.1 --models '{target}'\n")
+    assert world.run("generate", "-e", "é.1", "--models", target, "--raw", "--max-tokens", "2", "hi").code == 0
+
+
+def test_init_refuses_a_path_that_toml_cannot_hold(world: World, tmp_path: Path) -> None:
+    own = tmp_path / os.fsdecode(b"\xff.gguf")
+    own.write_bytes((tmp_path / "own.gguf").read_bytes())
+    done = world.run("init", "--base", str(own), "--file", str(tmp_path / "new.toml"))
+    assert done.code == 1 and "UTF-8" in done.err
+
+
+def test_rm_never_touches_a_file_that_was_not_downloaded(world: World) -> None:
+    done = world.run("rm", "here", "--yes")
+    assert done.code == 0 and "is your own file" in done.err
+    assert (world.catalog.parent / "own.gguf").exists()
+
+
+def test_doctor_examines_an_emulator_from_file_to_first_token(world: World) -> None:
+    missing = world.run("doctor", "tiny")
+    assert missing.code == 1 and "WRONG" in missing.out and "eftlocal pull tiny" in missing.out
+    world.run("pull", "tiny")
+    done = world.run("doctor", "tiny", "--json")
+    findings = json.loads(done.out)
+    assert done.code == 0 and {finding["state"] for finding in findings} == {"ok"}
+    assert [finding["name"] for finding in findings][-3:] == ["vocabulary", "load", "first token"]
+    blob = max((world.home / "hub").rglob("blobs/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(blob.read_bytes())
+    data[-1] ^= 1
+    blob.write_bytes(data)
+    broken = world.run("doctor", "tiny")
+    assert broken.code == 1 and "damaged" in broken.out and "pull it again" in broken.out
+
+
+def test_doctor_looks_at_this_machine(world: World) -> None:
+    done = world.run("doctor", "--json")
+    names = {finding["name"] for finding in json.loads(done.out)}
+    assert {"python", "build", "device", "cores", "memory", "cache", "network", "token", "catalogue"} <= names
+    assert done.err == ""
