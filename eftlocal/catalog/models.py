@@ -147,7 +147,12 @@ def load(extra: Path | None = None) -> Catalog:
     named = os.environ.get("EFTLOCAL_MODELS")
     asked = extra or (Path(named) if named else None)
     if asked is not None:
-        documents.append((asked, document(asked)))
+        try:
+            documents.append((asked, document(asked)))
+        except CatalogError as error:
+            if extra is not None:
+                raise
+            raise CatalogError(f"EFTLOCAL_MODELS: {error.message}", error.hint) from error
         if not documents[-1][1]:
             raise CatalogError(f"{asked}: defines nothing", "it needs [models.NAME] and [emulators.NAME] tables")
     return _merged(documents)

@@ -12,6 +12,8 @@ from eftlocal.runtime.remote import check_remote
 
 __all__ = ["Afar"]
 
+OFFERED = 2  # other quantizations that are named
+
 
 class Afar:
     """One look at the Hub: every repository at one commit."""
@@ -33,6 +35,15 @@ class Afar:
             problem = f"{file}: its sha256 at the Hub is {parts[0].sha256}, the models.toml expects {file.sha256}"
             raise HubError(problem, "its publisher has replaced it: correct the entry, or name the old one's revision")
         return parts
+
+    def smaller(self, file: HubFile, by: int) -> tuple[str, ...]:
+        """The largest models of the same repository that are smaller `by` so many bytes: other quantizations of it."""
+        repository = self.repository(file)
+        most = sum(part.size for part in repository.parts(file.file)) - by
+        names = [other.name for other in repository.files if other.name.endswith(".gguf")]
+        firsts = [name for name in names if name == hub.part_names(name)[0]]
+        sized = [(sum(part.size for part in repository.parts(name)), name) for name in firsts]
+        return tuple(name for size, name in sorted(sized, reverse=True) if size <= most)[:OFFERED]
 
     def find(self, model: catalog.Model) -> Found:
         """The model's header, from the file that is here or from the Hub. Raises as `on_this_machine`, and HubError."""

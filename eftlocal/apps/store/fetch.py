@@ -69,6 +69,8 @@ def fetch(
     else:
         afar.find(wanted)  # its header, before all of it comes
     _show(wanted.name, here, items, fits)
+    if isinstance(wanted, catalog.Emulator) and fits is not None and not fits.fits:
+        _offer_smaller(afar, cat.model(wanted.base).file, fits.lacking)
     _must_have_room(items)
     if dry_run:
         return 0
@@ -113,6 +115,12 @@ def _show(title: str, here: Sequence[HubFile], items: Sequence[Item], fits: Memo
         out.print(fits.line)
         for line in fits.advice:
             out.print(f"  {line}")
+
+
+def _offer_smaller(afar: Afar, base: catalog.File, lacking: int) -> None:
+    """Name other quantizations of the base, by far the largest model mostly, with which it would fit."""
+    if isinstance(base, HubFile) and (names := afar.smaller(base, lacking)):
+        console(stderr=True).print(f"  {' or '.join(names)} of the same repository as the base fits")
 
 
 def _must_have_room(items: Iterable[Item]) -> None:

@@ -34,6 +34,11 @@ class Memory:
         return f"{verdict}{where}: {gib(need.total)} with a context of {self.plan.cache.n_ctx:,} tokens ({parts}){room}"
 
     @property
+    def lacking(self) -> int:
+        """Bytes that are needed beyond what can be used."""
+        return sum(short.needed - short.usable for short in self.plan.shortfalls)
+
+    @property
     def advice(self) -> tuple[str, ...]:
         """What would fit."""
         return self.plan.advice

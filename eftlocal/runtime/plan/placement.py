@@ -94,7 +94,7 @@ class Plan:
     def error(self, name: str) -> FitError:
         """Why the emulator `name` does not fit, and the ways out."""
         problems = " and ".join(_problem(short, self) for short in self.shortfalls)
-        hint = "; ".join(self.advice)
+        hint = "; ".join((*self.advice, "--force loads it anyway"))
         return FitError(f"{name} does not fit: it needs {problems}.", f"{hint[:1].upper()}{hint[1:]}.")
 
 
@@ -311,7 +311,6 @@ def _advice(
             if longest := _longest(replace(cache, kv_type=kind), works):
                 yield f"--kv-type {kind} --ctx {longest} fits"
     yield "a smaller quantization needs less"
-    yield "--force loads it anyway"
 
 
 def _longest(cache: Cache, works: Callable[[Cache], bool]) -> int:

@@ -9,6 +9,7 @@ from rich.progress import Progress
 
 from eftlocal.apps.store.fetch import Item, _Bar
 from eftlocal.catalog import hub
+from eftlocal.runtime.plan.machine import Machine
 from tests.apps.store.conftest import World
 from tests.families import Family, write_lora
 
@@ -214,3 +215,16 @@ def test_the_default_is_what_was_pulled_and_else_what_ships(world: World) -> Non
     world.run("pull")
     after = world.run("generate", "--json", "--max-tokens", "2", "hi")
     assert after.code == 0 and after.err == "" and '"emulator": "tiny"' in after.out
+
+
+def test_what_does_not_fit_is_told_before_the_download_with_a_quantization_that_would(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = json.loads(world.run("show", "tiny", "--json").out)["memory"]["needed"]
+    memory = Machine(cores=2, memory=needed, free=int(needed * 0.8))
+    monkeypatch.setattr("eftlocal.runtime.plan.machine.here", lambda **_: memory)
+    monkeypatch.setattr("eftlocal.runtime.plan.loads.TINY", 0)  # below it nothing is ever refused
+    done = world.run("pull", "tiny", "--dry-run")
+    assert done.code == 0 and "it DOES NOT FIT" in done.err
+    assert "Big.Q8_0.gguf of the same repository as the base fits" in done.err  # the smaller one, here
+    assert "--force" not in done.err  # pull has no such option

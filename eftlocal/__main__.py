@@ -1,0 +1,5 @@
+"""`python -m eftlocal`: the command line."""
+
+from eftlocal.cli import main
+
+main()
