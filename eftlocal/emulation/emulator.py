@@ -23,6 +23,7 @@ from eftlocal.runtime.plan.machine import here
 from eftlocal.runtime.plan.memory import Cache
 from eftlocal.runtime.plan.placement import Plan, Wishes
 from eftlocal.runtime.plan.threads import usable_cores
+from eftlocal.runtime.views import View
 
 __all__ = ["Answer", "Emulator", "Job", "Prompt", "Raw", "Score", "ScoredToken", "Stream", "as_messages"]
 
@@ -141,6 +142,11 @@ class Emulator:
     def n_vocab(self) -> int:
         """Token ids that the members share: 0 to below it."""
         return self._members.n_real
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Each member's, in the order of the engine's."""
+        return self._members.views
 
     @property
     def engine(self) -> Engine:

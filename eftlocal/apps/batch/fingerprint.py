@@ -1,6 +1,7 @@
-"""Which models made a line: a fingerprint of each file that costs milliseconds, also where the file has gigabytes."""
+"""Which models made a line, and how they saw it: fingerprints that cost milliseconds, also of files of gigabytes."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -8,6 +9,7 @@ from typing import Final
 from eftlocal.emulation.engine import MemberSpec
 from eftlocal.errors import ModelFileError
 from eftlocal.runtime.gguf import Header, read
+from eftlocal.runtime.views import View
 
 __all__ = ["fingerprint", "models"]
 
@@ -34,8 +36,8 @@ def fingerprint(header: Header) -> str:
     return sha.hexdigest()[:16]
 
 
-def models(specs: Iterable[MemberSpec]) -> dict[str, object]:
-    """By member: its file, the file's size and fingerprint, and the same of its adapter."""
+def models(specs: Iterable[MemberSpec], views: Iterable[View]) -> dict[str, dict[str, object]]:
+    """By member: its file, the file's size and fingerprint, the same of its adapter, and a fingerprint of its view."""
     known: dict[Path, dict[str, object]] = {}
 
     def described(header: Header) -> dict[str, object]:
@@ -44,8 +46,13 @@ def models(specs: Iterable[MemberSpec]) -> dict[str, object]:
             known[header.path] = {"file": header.path.name, "bytes": size, "fingerprint": fingerprint(header)}
         return known[header.path]
 
-    found: dict[str, object] = {}
-    for spec in specs:
+    found: dict[str, dict[str, object]] = {}
+    for spec, view in zip(specs, views, strict=True):
         lora = {} if spec.lora is None else {"lora": {**described(read(spec.lora[0])), "scale": spec.lora[1]}}
-        found[spec.name] = {**described(spec.header), **lora}
+        found[spec.name] = {**described(spec.header), **lora, "view": _of_view(view)}
     return found
+
+
+def _of_view(view: View) -> str:
+    text = json.dumps([view.template, view.variables, view.stops, view.system], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

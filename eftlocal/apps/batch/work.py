@@ -57,7 +57,7 @@ class _Origin:
         self._emulator = emulator
         self._form = form
         self._seed: Dials = {} if seed is None else {"seed": seed}
-        self._models = models(emulator.engine.specs)
+        self._models = models(emulator.engine.specs, emulator.views)
 
     def dials(self, record: Record | None) -> Dials:
         return {**self._seed, **(record.dials if record is not None else {})}

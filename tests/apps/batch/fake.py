@@ -28,6 +28,7 @@ class Scripted:
     def __init__(self, *, parallel: int = 4, on_step: Callable[[int], None] = lambda _: None, **dials: Any) -> None:
         self.settings = Settings().turned(**dials)
         self.engine = SimpleNamespace(specs=(), kv_type="f32")
+        self.views = ()
         self.parallel = parallel
         self.on_step = on_step  # is told how many steps were made
         self.pulled = 0

@@ -1,11 +1,13 @@
 """A model's fingerprint: the same for the same file, wherever it lies; another for other weights."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from eftlocal.apps.batch.fingerprint import fingerprint, models
 from eftlocal.emulation.engine import MemberSpec
 from eftlocal.runtime import gguf
+from eftlocal.runtime.views import RAW, TRANSCRIPT, View
 from tests.families import Family
 
 
@@ -24,8 +26,13 @@ def test_a_copy_has_the_same_fingerprint_and_other_weights_another(family: Famil
 def test_members_are_told_by_name_with_their_adapters(family: Family) -> None:
     header = gguf.check(family.base)
     plain, adapted = MemberSpec("a (base)", header), MemberSpec("b (tuned)", header, lora=(family.lora, 0.5))
-    found = models([plain, adapted])
+    raw, spoken = View(template=RAW, variables={}), View(template=TRANSCRIPT, variables={}, system="Be brief.")
+    found = models([plain, adapted], [raw, spoken])
     base = {"file": family.base.name, "bytes": header.file_bytes, "fingerprint": fingerprint(header)}
     lora = gguf.read(family.lora)
     adapter = {"file": family.lora.name, "bytes": lora.file_bytes, "fingerprint": fingerprint(lora), "scale": 0.5}
+    views = [entry.pop("view") for entry in found.values()]
     assert found == {"a (base)": base, "b (tuned)": {**base, "lora": adapter}}
+    assert len(set(views)) == 2 and all(len(str(view)) == 16 for view in views)
+    for other in (replace(raw, template=TRANSCRIPT), replace(raw, variables={"a": 1}), replace(raw, system="x")):
+        assert models([plain], [other])["a (base)"]["view"] != views[0]
