@@ -1,7 +1,8 @@
 """The commands that run an emulator: chat, generate, score, demo and bench."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,6 +23,10 @@ from eftlocal.cli.options import (
     with_options,
 )
 from eftlocal.cli.values import not_both, shape
+
+if TYPE_CHECKING:
+    from eftlocal.catalog.models import Catalog
+    from eftlocal.emulation.emulator import Emulator
 
 SHAPE = "The answer's shape"
 KeepContext = Literal["ask", "rolling"]
@@ -208,16 +213,32 @@ def bench(
     ] = None,
     tokens: Annotated[int, typer.Option(min=8, help="Tokens decoded after each prompt.")] = 64,
     repetitions: Annotated[int, typer.Option(min=1, help="How often each way is measured.")] = 5,
+    sweep_threads: Annotated[
+        bool, typer.Option("--sweep-threads", help="Also a token's cost with 1, 2, 4 ... threads, up to all cores.")
+    ] = False,
+    sweep_ctx: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Also a token's cost with so many in the context: 256,1024,4096.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also a picture of it all: .png, .svg or .pdf (extra: plot).")
+    ] = None,
     json: JsonOption = False,
 ) -> int:
     """Measure what emulation and drafts cost and gain on this machine."""
     from eftlocal.apps import bench
 
+    def load(catalog: "Catalog", name: str, ctx: int | None = None, threads: int | None = None) -> "Emulator":
+        changed = replace(options, ctx=ctx or options.ctx, threads=threads or options.threads)
+        return changed.load_and_tell(catalog, name)
+
     return bench.bench(
-        options.load_and_tell,
+        load,
         *options.catalog(emulator),
         synthetic_base=synthetic_base,
         tokens=tokens,
         repetitions=repetitions,
+        sweep_threads=sweep_threads,
+        sweep_ctx=sweep_ctx,
+        plot_file=plot,
         as_json=json,
     )

@@ -3,19 +3,23 @@
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from eftlocal.apps.bench.measure import Report, measure
+from eftlocal.apps.bench import plot
+from eftlocal.apps.bench.measure import measure
 from eftlocal.apps.bench.prompts import CITIES, GENERAL
+from eftlocal.apps.bench.report import Sweeps
+from eftlocal.apps.bench.show import show
+from eftlocal.apps.bench.sweep import Load, check_contexts, context_costs, parse_contexts, thread_costs, thread_counts
 from eftlocal.apps.bench.synthetic import parse_size, widen
+from eftlocal.apps.common import console
 from eftlocal.catalog import models as catalog
 from eftlocal.emulation.emulator import Emulator
+from eftlocal.errors import SettingError
+from eftlocal.runtime.plan.threads import usable_cores
 
 __all__ = ["bench"]
 
@@ -23,17 +27,25 @@ DEMO = "demo"
 
 
 def bench(
-    load: Callable[[catalog.Catalog, str], Emulator],
+    load: Load,
+    cat: catalog.Catalog,
     emulator: str | None,
     *,
-    models: Path | None,
     synthetic_base: str | None,
     tokens: int,
     repetitions: int,
+    sweep_threads: bool,
+    sweep_ctx: str | None,
+    plot_file: Path | None,
     as_json: bool,
 ) -> int:
-    """Measure one emulator and print the report. Returns the exit code."""
-    cat = catalog.load(models)
+    """Measure one emulator and print the report; draw it, where a file for it is given. Returns the exit code.
+
+    What is asked for and cannot be had is an error before anything is measured.
+    """
+    if plot_file is not None:
+        plot.check(plot_file)
+    contexts = () if sweep_ctx is None else parse_contexts(sweep_ctx)
     entry = cat.emulator(emulator)
     prompts = CITIES if entry.name.startswith(DEMO) else GENERAL
     with ExitStack() as stack:
@@ -44,52 +56,43 @@ def bench(
             print(f"writing a synthetic base of {synthetic_base} ...", file=sys.stderr)
             widen(catalog.local_path(cat.model(entry.base)), large, size, kind)
             cat = _with_base(cat, entry, large)
-        loaded = stack.enter_context(load(cat, entry.name))
-        note = Console(stderr=True)
-        with note.status("measuring ...") as status:
-            report = measure(
-                loaded,
-                prompts,
-                tokens=tokens,
-                repetitions=repetitions,
-                progress=lambda text: status.update(f"measuring: {text} ..."),
-            )
+        status = stack.enter_context(console(stderr=True).status("loading ..."))
+
+        def progress(text: str) -> None:
+            status.update(f"measuring: {text} ...")
+
+        with _loaded(load, cat, entry.name, contexts) as loaded:
+            if contexts:
+                check_contexts(loaded, contexts, repetitions)
+            report = measure(loaded, prompts, tokens=tokens, repetitions=repetitions, progress=progress)
+            ctx = context_costs(loaded, contexts, repetitions, progress) if contexts else ()
+        counts = thread_counts(usable_cores()) if sweep_threads else ()
+        threads = thread_costs(load, cat, entry.name, counts, repetitions, progress) if counts else ()
+    report = replace(report, sweeps=Sweeps(threads, ctx))
     if as_json:
         print(json.dumps(asdict(report)))
     else:
-        _show(report)
+        show(report)
+    if plot_file is not None:
+        plot.draw(report, plot_file)
+        print(f"drawn to {plot_file}", file=sys.stderr)
     return 0
+
+
+def _loaded(load: Load, cat: catalog.Catalog, name: str, contexts: Sequence[int]) -> Emulator:
+    """The emulator, with room for the longest of these contexts."""
+    loaded = load(cat, name)
+    if not contexts or contexts[-1] <= loaded.context:
+        return loaded
+    loaded.close()
+    try:
+        return load(cat, name, ctx=contexts[-1])
+    except SettingError as error:  # a context that the members were not trained for: everything else was right before
+        raise SettingError(error.message, "Give --sweep-ctx at most that.") from None
 
 
 def _with_base(cat: catalog.Catalog, entry: catalog.Emulator, path: Path) -> catalog.Catalog:
     """The catalogue with another file as this emulator's base."""
-    base = catalog.Model(name="synthetic-base", path=path)
+    base = catalog.Model(name="synthetic-base", file=path)
     changed = replace(entry, base=base.name)
     return replace(cat, models={**cat.models, base.name: base}, emulators={**cat.emulators, entry.name: changed})
-
-
-def _show(report: Report) -> None:
-    console = Console()
-    console.print(f"{report.emulator}: {report.threads} threads, {report.tokens} tokens a prompt, medians")
-    members = Table("member alone", "decode tokens/s", "prefill tokens/s")
-    for role, rates in report.members.items():
-        members.add_row(role, f"{rates['decode']:.1f}", f"{rates['prefill']:.0f}")
-    console.print(members)
-    table = Table("", "tokens/s", "/ base", "/ plain", "accepted", "a block", "/ limit")
-    plain, base = report.tokens_per_s["concurrent"], report.tokens_per_s["base_alone"]
-    for name, rate in report.tokens_per_s.items():
-        drafted = name in report.acceptance
-        table.add_row(
-            name,
-            f"{rate:.1f}",
-            f"{report.ratios.get(f'{name} / base_alone', rate / base):.2f}",
-            f"{report.ratios.get(f'{name} / concurrent', rate / plain):.2f}",
-            f"{report.acceptance[name]:.3f}" if drafted else "",
-            f"{report.tokens_per_block[name]:.2f}" if drafted else "",
-            f"{rate / report.limit[name]:.2f}" if drafted else "",
-        )
-    console.print(table)
-    blocks = ", ".join(f"{n}: {ms:.1f}" for n, ms in report.block_ms.items())
-    console.print(f"decodes of a block of so many guesses, ms: {blocks}")
-    console.print(f"combination, sampling and Python: {report.overhead_ms_per_token:.2f} ms a token")
-    console.print(f"peak memory: {report.peak_rss_mb:.0f} MB")

@@ -1,20 +1,27 @@
 """What `eftlocal bench` measures: every way to decode, interleaved, so that a busy machine slows all of them alike."""
 
-import resource
-import sys
-from collections.abc import Callable, Iterable, Sequence
+import platform
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+import psutil
+
+from eftlocal.apps.bench.prompts import PASSAGE
+from eftlocal.apps.bench.report import Report, counted
 from eftlocal.emulation.emulator import Emulator, Raw
 from eftlocal.emulation.pace import tokens_per_block
+from eftlocal.errors import SettingError
+from eftlocal.runtime.plan.machine import here
 
-__all__ = ["LENGTHS", "Report", "measure"]
+__all__ = ["LENGTHS", "Memory", "measure"]
 
 LENGTHS = (2, 4, 8)  # of the fixed blocks
 CURVE = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16)  # of those whose cost is measured
-PREFILL = 96  # tokens, about
+PREFILL = 96  # tokens, about: cut and joined, a text may have others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,27 +53,20 @@ class Samples:
         return tokens_per_block([hit for hits in self.hits for hit in (*hits, None)], length)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What one run measured; rates are medians of the repetitions, in tokens per second.
+class Memory:
+    """The most memory that this process was seen to hold, weights that are mapped from their files included.
 
-    limit: what the decodes alone would allow at the tokens per block that were reached (for auto: at those that the
-    best length would have given for the same guesses). block_ms: what the decodes of a block of so many guesses take.
+    Looked at between answers: the system's own record also counts what writing a synthetic base took, on Linux even
+    what the parent process held, and its unit differs from system to system.
     """
 
-    emulator: str
-    threads: int
-    tokens: int
-    repetitions: int
-    tokens_per_s: dict[str, float]
-    members: dict[str, dict[str, float]]
-    acceptance: dict[str, float]
-    tokens_per_block: dict[str, float]
-    limit: dict[str, float]
-    block_ms: dict[int, float]
-    overhead_ms_per_token: float
-    peak_rss_mb: float
-    ratios: dict[str, float]
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self.peak = 0  # bytes
+
+    def look(self) -> None:
+        """Another look."""
+        self.peak = max(self.peak, int(self._process.memory_info().rss))
 
 
 def measure(
@@ -81,28 +81,45 @@ def measure(
 
     Answers do not end by themselves, so that every mode decodes as much.
     """
-    mix = emulator.mix(emulator.settings)
+    active = emulator.mix(emulator.settings).active
+    off = _drafts_off(emulator, active)
+    modes = _modes(emulator, drafts=off is None)
+    for member in range(len(emulator.engine.specs)):  # each decodes alone, those that the mix leaves out as well
+        emulator.engine.model(member)
     ends = {i: -float("inf") for i in range(emulator.n_vocab) if emulator.engine.is_eog(i)}
-    modes = _modes(emulator, drafts=len(mix.active) > 1)
     samples = {mode.name: Samples() for mode in modes}
     prefill: dict[str, list[float]] = {role: [] for role in emulator.roles}
+    rewinds = all(emulator.engine.model(member).rewinds for member in active)  # or a block costs the prompt again
+    blocks: dict[int, list[float]] = {n: [] for n in CURVE if rewinds}
+    memory = Memory()
     for repetition in range(repetitions + 1):
         progress(f"repetition {repetition} of {repetitions}")
         once = {mode.name: [0.0, 0.0, 0.0] for mode in modes}  # tokens, seconds, seconds in decodes
         for prompt in prompts:
             for mode in modes:
                 _decode(emulator, mode, prompt, tokens, repetition, ends, samples[mode.name], once[mode.name])
-        for role in emulator.roles:
-            prefill[role].append(_prefill(emulator, role, f"{repetition} {prompts[0]} "))
-        if repetition:
-            for name, (n, seconds, decoding) in once.items():
-                samples[name].rates.append(n / seconds)
-                samples[name].overheads.append((seconds - decoding) / n)
-        else:
+                memory.look()
+        rates = {role: _prefill(emulator, role, repetition) for role in emulator.roles}
+        if repetition == 0:
             samples = {mode.name: Samples() for mode in modes}
-    progress("blocks")
-    blocks = emulator.block_seconds(prompts[0], CURVE)
-    return _report(emulator, samples, prefill, blocks, tokens=tokens, repetitions=repetitions)
+            continue
+        for role, rate in rates.items():
+            prefill[role].append(rate)
+        for name, (n, seconds, decoding) in once.items():
+            if not n:
+                raise SettingError(
+                    f"Every answer of {name.replace('_', ' ')} ended at its first token, so nothing can be timed.",
+                    "Views that stop so early suit no measurement: try another emulator, or other dials.",
+                )
+            samples[name].rates.append(n / seconds)
+            samples[name].overheads.append((seconds - decoding) / n)
+        if rewinds:
+            progress(f"blocks, repetition {repetition} of {repetitions}")
+            for length, cost in emulator.block_seconds(prompts[0], CURVE).items():
+                blocks[length].append(cost)
+            memory.look()
+    costs = {length: median(own) for length, own in blocks.items()}
+    return _report(emulator, samples, prefill, costs, tokens=tokens, repetitions=repetitions, off=off, memory=memory)
 
 
 def _modes(emulator: Emulator, *, drafts: bool) -> list[Mode]:
@@ -127,7 +144,7 @@ def _decode(
 ) -> None:
     emulator.engine.in_turn = mode.in_turn
     try:
-        stream = emulator.stream(prompt, max_tokens=tokens, seed=seed, logit_bias=ends, **mode.dials)
+        stream = emulator.stream(prompt, max_tokens=tokens, seed=seed, logit_bias=ends, stop=(), **mode.dials)
         deltas = iter(stream)
         while not stream.reply.tokens and next(deltas, None) is not None:  # the prompt's decode is not counted
             pass
@@ -147,11 +164,40 @@ def _decode(
     samples.hits.append(reply.hits)
 
 
-def _prefill(emulator: Emulator, role: str, text: str) -> float:
-    """Tokens of a prompt that a member decodes in a second; the text is one that no cache begins with."""
-    reply = emulator.generate(Raw(text * max(1, PREFILL // (len(text) // 4))), alone=role, max_tokens=1, draft=0)
-    assert reply.ttft_s is not None or not reply.tokens
-    return reply.prompt_tokens[next(iter(reply.prompt_tokens))] / (reply.ttft_s or float("inf"))
+def _prefill(emulator: Emulator, role: str, repetition: int) -> float:
+    """Tokens of a prompt that a role's model decodes in a second; the text is one that no cache begins with."""
+    model = emulator.engine.model(0)
+    tokens = model.tokenize(f"{role} {repetition}: {PASSAGE}")[:PREFILL]
+    text = b"".join(map(model.piece, tokens)).decode("utf-8", "replace")
+    reply = emulator.generate(Raw(text), alone=role, max_tokens=1, draft=0)
+    assert reply.ttft_s is not None  # one token was drawn, if only the one that ends an answer
+    return max(reply.prompt_tokens.values()) / reply.ttft_s
+
+
+def _drafts_off(emulator: Emulator, active: Sequence[int]) -> str | None:
+    """Why there is nothing to measure of drafts; None where there is."""
+    if len(active) < 2:
+        return "only one model runs, and none that is smaller could guess for it"
+    for member in active:
+        if not emulator.engine.model(member).rewinds:
+            return f"{emulator.engine.specs[member].name} keeps a state that a wrong guess cannot be taken out of"
+    return None
+
+
+def _machine(emulator: Emulator) -> str:
+    """What it ran on: the system, the processor, and the devices that hold a part of a model."""
+    machine = here()
+    used = () if emulator.plan is None else emulator.plan.devices
+    devices = [device.description for device in machine.devices if device.name in used]
+    return ", ".join([f"{platform.system()} {_processor()}", counted(machine.cores, "core"), *devices])
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return f"{platform.machine()} ({found[1].strip()})" if found else platform.machine()
 
 
 def _report(
@@ -162,6 +208,8 @@ def _report(
     *,
     tokens: int,
     repetitions: int,
+    off: str | None,
+    memory: Memory,
 ) -> Report:
     rates = {name: median(s.rates) for name, s in samples.items()}
     drafts = {name: s for name, s in samples.items() if name.startswith("draft_")}
@@ -172,7 +220,9 @@ def _report(
     alone = {"base": "base_alone", **{role: f"alone {role}" for role in emulator.roles[1:]}}
     return Report(
         emulator=emulator.name,
+        machine=_machine(emulator),
         threads=emulator.engine.n_threads,
+        context=emulator.context,
         tokens=tokens,
         repetitions=repetitions,
         tokens_per_s={name: rate for name, rate in rates.items() if not name.startswith("alone ")},
@@ -182,22 +232,18 @@ def _report(
         limit=limit,
         block_ms={n: 1000 * seconds for n, seconds in blocks.items()},
         overhead_ms_per_token=1000 * median(samples["concurrent"].overheads),
-        peak_rss_mb=_peak_rss(),
-        ratios=_ratios(samples, drafts),
+        peak_rss_mb=memory.peak / 1e6,
+        ratios=_ratios(samples),
+        drafts_off=off,
     )
 
 
-def _ratios(samples: dict[str, Samples], drafts: Iterable[str]) -> dict[str, float]:
+def _ratios(samples: dict[str, Samples]) -> dict[str, float]:
     """Medians of the ratios within each repetition: what slowed one slowed the other."""
-    pairs = [("concurrent", "base_alone"), ("concurrent", "sequential")]
-    pairs += [(name, other) for name in drafts for other in ("base_alone", "sequential", "concurrent")]
+    ways = [name for name in samples if not name.startswith("alone ")]
     return {
         f"{one} / {other}": median(a / b for a, b in zip(samples[one].rates, samples[other].rates, strict=True))
-        for one, other in pairs
+        for one in ways
+        for other in ("base_alone", "sequential", "concurrent")
+        if one != other
     }
-
-
-def _peak_rss() -> float:
-    """MB; macOS counts in bytes, Linux in kB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)

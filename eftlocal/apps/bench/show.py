@@ -1,0 +1,71 @@
+"""A bench's report as tables for people, with what matters as sentences at the end."""
+
+from rich.table import Column, Table
+
+from eftlocal.apps.bench.report import Report, counted
+from eftlocal.apps.common import console
+
+__all__ = ["show"]
+
+
+def show(report: Report) -> None:
+    """Print it on standard output."""
+    out = console()
+    out.print(f"{report.emulator}: {counted(report.threads, 'thread')} of {report.machine}")
+    repetitions = counted(report.repetitions, "repetition")
+    out.print(f"{report.tokens} tokens a prompt, medians of {repetitions} and of the ratios within each\n")
+    members = _table("member alone", "decode tokens/s", "prefill tokens/s")
+    for role, rates in report.members.items():
+        members.add_row(role, f"{rates['decode']:.1f}", f"{rates['prefill']:.0f}")
+    out.print(members, "")
+    out.print(_ways(report), "")
+    if report.sweeps.threads:
+        threads = _table("threads", "base alone ms/token", "concurrent ms/token")
+        for with_so_many in report.sweeps.threads:
+            threads.add_row(
+                str(with_so_many.threads), f"{with_so_many.base_alone:.2f}", f"{with_so_many.concurrent:.2f}"
+            )
+        out.print(threads, "")
+    if report.sweeps.ctx:
+        contexts = _table("context", "base alone ms/token", "concurrent ms/token", "caches MB")
+        for at in report.sweeps.ctx:
+            contexts.add_row(str(at.ctx), f"{at.base_alone:.2f}", f"{at.concurrent:.2f}", f"{at.kv_mb:.1f}")
+        out.print(contexts, "")
+    if report.block_ms:
+        blocks = ", ".join(f"{n}: {ms:.1f}" for n, ms in report.block_ms.items())
+        out.print(f"Decodes of a block of so many guesses, ms: {blocks}")
+    out.print(f"Combination, sampling and Python: {report.overhead_ms_per_token:.2f} ms a token")
+    out.print(f"Peak memory: {report.peak_rss_mb:.0f} MB, with caches of {report.context} tokens\n")
+    for sentence in sentences(report):
+        out.print(sentence)
+
+
+def sentences(report: Report) -> list[str]:
+    """The two lines that matter: emulation / base alone, drafts / plain."""
+    rates = report.tokens_per_s
+    plain = f"Emulation decodes {rates['concurrent']:.1f} tokens/s: "
+    plain += f"{report.ratio('concurrent', 'base_alone'):.2f} of the base alone's {rates['base_alone']:.1f}."
+    if report.drafts_off is not None:
+        return [plain, f"Drafts were not measured: {report.drafts_off}."]
+    auto = f"Drafts (auto) decode {rates['draft_auto']:.1f} tokens/s: {report.ratio('draft_auto', 'concurrent'):.2f} "
+    auto += f"of plain emulation's, {report.ratio('draft_auto', 'base_alone'):.2f} of the base alone's, "
+    auto += f"{rates['draft_auto'] / report.limit['draft_auto']:.2f} of what the decodes alone would allow."
+    return [plain, auto]
+
+
+def _ways(report: Report) -> Table:
+    names = ["", "tokens/s", "/ base", "/ plain"]
+    drafts = ["accepted", "tokens a block", "/ limit"] if report.acceptance else []
+    table = _table(*names, *drafts)
+    for way, rate in report.tokens_per_s.items():
+        cells = [way, f"{rate:.1f}", f"{report.ratio(way, 'base_alone'):.2f}", f"{report.ratio(way, 'concurrent'):.2f}"]
+        if way in report.acceptance:
+            cells.append(f"{report.acceptance[way]:.3f}")
+            cells.append(f"{report.tokens_per_block[way]:.2f}")
+            cells.append(f"{rate / report.limit[way]:.2f}")
+        table.add_row(*cells)
+    return table
+
+
+def _table(first: str, *numbers: str) -> Table:
+    return Table(first, *(Column(name, justify="right", no_wrap=True) for name in numbers), box=None, pad_edge=False)
