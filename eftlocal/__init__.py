@@ -6,15 +6,17 @@
         for text in emulator.stream("Why is the sky blue?", beta=0.8):
             print(text, end="")
 
-`Emulator` loads by name, and answers (`stream`, `generate`, `generate_many`) or scores (`score`). A prompt is a text,
-a list of `Message`, or `Raw` text. `Reply`, `Score` and `Settings` are what comes back and what can be turned. Every
-error is an `EftError`; the tree is in `eftlocal.errors`.
+`Emulator` loads by name, and answers (`stream`, `generate`, `generate_many`; `answers` a stream of `Job`s) or scores
+(`score`). A prompt is a text, a list of `Message`, or `Raw` text. `Reply`, `Answer`, `Score` and `Settings` are what
+comes back and what can be turned; a `Constraint` says what an answer has to be. Every error is an `EftError`; the tree
+is in `eftlocal.errors`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eftlocal.emulation.emulator import Emulator, Raw, Stream
+    from eftlocal.emulation.constrain import Constraint
+    from eftlocal.emulation.emulator import Answer, Emulator, Job, Raw, Stream
     from eftlocal.emulation.generation import Reply
     from eftlocal.emulation.scoring import Score, ScoredToken
     from eftlocal.emulation.settings import Settings
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
     from eftlocal.runtime.views import Message
 
 _HOMES = {
-    "eftlocal.emulation.emulator": ("Emulator", "Raw", "Stream"),
+    "eftlocal.emulation.constrain": ("Constraint",),
+    "eftlocal.emulation.emulator": ("Answer", "Emulator", "Job", "Raw", "Stream"),
     "eftlocal.emulation.generation": ("Reply",),
     "eftlocal.emulation.scoring": ("Score", "ScoredToken"),
     "eftlocal.emulation.settings": ("Settings",),
@@ -42,13 +45,16 @@ _HOMES = {
 }
 
 __all__ = [
+    "Answer",
     "CatalogError",
+    "Constraint",
     "ContextError",
     "DecodeError",
     "EftError",
     "Emulator",
     "FitError",
     "HubError",
+    "Job",
     "Message",
     "ModelFileError",
     "ModelLoadError",

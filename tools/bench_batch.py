@@ -23,7 +23,7 @@ from tests.builders import write_catalog
 
 TOPICS = ("the sea", "a small town", "bread", "the moon", "old books", "a railway", "rain", "music", "mountains")
 VIEWS = {"base": "transcript", "tuned": "chat", "reference": "transcript"}
-LIMIT = 32  # tokens of an answer
+LIMIT = 96  # tokens of an answer
 
 
 def trio(folder: Path) -> Path:
@@ -38,10 +38,10 @@ def trio(folder: Path) -> Path:
 
 
 def jobs(n: int, *, temperature: float) -> list[Job]:
-    """Prompts of 10 to about 300 tokens."""
+    """Prompts of about 10 to 150 tokens."""
     rng = random.Random(0)
     texts = [
-        f"{i}. Write about {', '.join(rng.choice(TOPICS) for _ in range(rng.choice((1, 2, 5, 20, 80))))}."
+        f"{i}. Write about {', '.join(rng.choice(TOPICS) for _ in range(rng.choice((1, 2, 5, 10, 40))))}."
         for i in range(n)
     ]
     return [Job(text, {"max_tokens": LIMIT, "temperature": temperature, "seed": 1}, i) for i, text in enumerate(texts)]

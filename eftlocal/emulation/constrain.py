@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.emulation import gbnf, lark
-from eftlocal.emulation.engine import common_prefix
+from eftlocal.emulation.slots import common_prefix
 from eftlocal.errors import SettingError
 
 __all__ = ["Constraint", "Grammars", "Matcher"]
 
 LIMITS = llguidance.LLParserLimits(verbose_errors=False)
-TOO_COMPLEX = ("ParserTooComplex", "LexerTooComplex", "InternalError")
 REMEMBERED = 16  # constraints that are kept compiled
 
 
@@ -30,8 +29,8 @@ class Constraint:
     """What an answer has to be as a whole; made by one of the four functions, which raise SettingError.
 
     It holds for every token: an answer that ends by itself ("stop") is valid. One that is cut ("length", "context",
-    "cancelled", or a stop string) may be a beginning only: `Reply.complete` tells. Strings, lists and numbers are as
-    long as the constraint lets them be, so give a schema maxLength, maxItems and maximum where a model may ramble.
+    "cancelled", or a stop string) may be a beginning only: `Reply.complete` tells. Strings, lists and fractions are as
+    long as the constraint lets them be: a schema says maxLength, maxItems and multipleOf where a model may ramble.
     """
 
     kind: Literal["json_schema", "grammar", "regex", "choice"]
@@ -167,7 +166,7 @@ class Matcher:
     def allowed(self, tokens: list[int]) -> NDArray[np.bool_]:
         """(n_real,) which tokens may follow: an end where the answer is complete, or where nothing else can follow.
 
-        Overwritten by the next call. Raises SettingError where the constraint is too complex.
+        Raises SettingError where the constraint is too complex.
         """
         self._at(tokens)
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
@@ -207,6 +206,6 @@ class Matcher:
             self._matcher.consume_tokens(new)
 
     def _check(self) -> None:
-        if self._matcher.is_error() and self._matcher.stop_reason() in TOO_COMPLEX:
-            error = self._matcher.get_error()
+        error = self._matcher.get_error()
+        if error and "NoExtensionBias" not in error:  # which is: no token of this vocabulary can follow
             raise _refused(self._constraint, f"after {len(self._fed)} tokens: {error}")

@@ -7,9 +7,10 @@ import numpy as np
 
 from eftlocal.emulation.combine import Combiner, Logits, Rows
 from eftlocal.emulation.drafts import Block, LookupDrafts, MemberDrafts, Source
-from eftlocal.emulation.engine import Cancelled, Engine, Request, Slot, common_prefix
+from eftlocal.emulation.engine import Cancelled, Engine, Request, Slot
 from eftlocal.emulation.generation import Generation
 from eftlocal.emulation.pace import Pace
+from eftlocal.emulation.slots import common_prefix
 from eftlocal.errors import EftError
 
 __all__ = ["Decoder", "Running"]
@@ -40,7 +41,8 @@ class Running:
         alone is its `error`; a decode that failed is the error of all that ran. After `cancelled` all have ended.
         """
         try:
-            deltas = self._decoder.step(self._drawing, self._admit(), cancelled)
+            pieces = self._admit()
+            deltas = self._decoder.step(self._drawing, pieces, cancelled)
         except Cancelled:
             deltas = {slot: generation.end("cancelled") for slot, generation in self._all()}
         except EftError as error:
@@ -92,7 +94,22 @@ class Running:
             else:
                 pieces.append(Request(slot, 0, generation.mix.active, most=left))
             left -= lacking
+        self._close_ranks()
         return pieces
+
+    def _close_ranks(self) -> None:
+        """Slots in ascending order, and no gaps between them where nothing comes to fill one: llama.cpp computes
+        neighbouring sequences together, and reads all weights again for others. Copying a cache costs less than that.
+        """
+        if not self._reading and self._drawing:
+            first = min(slot.index for slot in self._drawing)
+            for gap in [slot for slot in self._engine.slots[first:] if slot.free]:
+                last = max(self._drawing, key=lambda slot: slot.index)
+                if last.index < gap.index:
+                    break
+                self._engine.move(last, gap)
+                self._drawing[gap] = self._drawing.pop(last)
+        self._drawing = dict(sorted(self._drawing.items(), key=lambda item: item[0].index))
 
 
 class Decoder:

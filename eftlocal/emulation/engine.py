@@ -8,14 +8,12 @@ rejected draft, a cancelled prefill and a failed step are all the same case: a c
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from eftlocal.emulation.combine import Logits, Rows
+from eftlocal.emulation.slots import Known, Request, Slot, common_prefix, rows_of, with_known
 from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama import Cancelled, Context, Feed, Model
@@ -36,64 +34,6 @@ class MemberSpec:
     lora: tuple[Path, float] | None = None
     gpu_layers: int | None = None  # as the catalogue has it; a plan says where it runs
     model: str = ""  # its name in the catalogue
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """Room for one sequence in every member's cache: what each should hold, and what it was fed."""
-
-    index: int
-    prompts: dict[int, list[int]] = field(default_factory=dict)  # by member: its own rendering of the conversation
-    tokens: list[int] = field(default_factory=list)  # what all members have in common after their prompts
-    free: bool = True
-    _fed: dict[int, list[int]] = field(default_factory=dict)  # by member: what its cache was given, in order
-    _same: dict[int, int] = field(default_factory=dict)  # by member: how much of that is known to be what it should be
-
-    def truncate(self, n: int) -> None:
-        """Keep the first `n` common tokens; the caches follow at the next forward."""
-        del self.tokens[n:]
-        for member, prompt in self.prompts.items():
-            self._same[member] = min(self._same[member], len(prompt) + n)
-
-    def _begin(self, prompts: Mapping[int, list[int]]) -> None:
-        self.prompts, self.tokens = dict(prompts), []
-        self._same.update({m: common_prefix(self._fed.get(m, []), prompt) for m, prompt in prompts.items()})
-
-    def _missing(self, member: int, start: int) -> list[int]:
-        prompt = self.prompts[member]
-        return self.tokens[start - len(prompt) :] if start >= len(prompt) else prompt[start:] + self.tokens
-
-    def _length(self, member: int) -> int:
-        return len(self.prompts[member]) + len(self.tokens)
-
-
-class Known(NamedTuple):
-    """Logits that the caller has of one member already: for the first `n` of the positions it will ask for.
-
-    `logits`: (rows or more, n_real or more) float32; forward writes the rows that lack into it.
-    """
-
-    member: int
-    logits: Logits
-    n: int
-
-
-class Request(NamedTuple):
-    """Logits wanted for the last `rows` positions of a slot, from these members.
-
-    With 0 rows the slot only goes on towards its first row: at most `most` tokens are fed, and never the last, whose
-    logits will be wanted.
-    """
-
-    slot: Slot
-    rows: int
-    members: Sequence[int]
-    known: Known | None = None
-    most: int = 0
-
-    def lacking(self, member: int) -> int:
-        """How many of the rows have to be computed for `member`: the last ones."""
-        return self.rows - (self.known.n if self.known is not None and self.known.member == member else 0)
 
 
 class Engine:
@@ -231,12 +171,14 @@ class Engine:
     # --- sequences --------------------------------------------------------------------------------------------------
 
     def begin(self, prompts: Mapping[int, list[int]]) -> Slot:
-        """A free slot for a sequence whose members start from `prompts`, by member: the one that holds most of them.
+        """A free slot for a sequence whose members start from `prompts`, by member: the one that holds most of them,
+        and least else.
 
         Where another slot holds a longer beginning, that is copied instead of computed again.
         """
         self.prepare(prompts)
-        slot = max((s for s in self.slots if s.free), key=lambda s: _held(s, prompts))
+        free = [s for s in self.slots if s.free]
+        slot = max(free, key=lambda s: (_held(s, prompts), -sum(map(len, s._fed.values()))))
         slot.free = False
         slot._begin(prompts)
         self.share(slot)
@@ -278,6 +220,15 @@ class Engine:
                 source, shared = other, same
         return source, shared
 
+    def move(self, slot: Slot, to: Slot) -> None:
+        """Let the sequence of one slot go on in another, which is free."""
+        for member in slot.prompts:
+            context = self._context(member)
+            kept = context.fork(slot.index, to.index, context.held(slot.index))
+            to._fed[member], to._same[member] = slot._fed[member][:kept], min(slot._same[member], kept)
+        to.prompts, to.tokens, to.free = slot.prompts, slot.tokens, False
+        slot.prompts, slot.tokens, slot.free = {}, [], True
+
     def end(self, slot: Slot) -> None:
         """Give the slot back; what its caches hold stays for a sequence that begins alike."""
         slot.free = True
@@ -317,7 +268,7 @@ class Engine:
         for request in requests:
             request.slot._same.update({member: len(request.slot._fed[member]) for member in request.members})
         self.seconds += time.perf_counter() - began
-        return {m: (_with_known(m, requests, logits[m]), _rows(m, requests, starts)) for m in members}
+        return {m: (with_known(m, requests, logits[m]), rows_of(m, requests, starts)) for m in members}
 
     def _feeds(self, member: int, requests: Sequence[Request]) -> list[Feed]:
         """What the member's cache lacks for each request, after a rewind to what it may keep."""
@@ -354,43 +305,3 @@ class Engine:
 
 def _held(slot: Slot, prompts: Mapping[int, list[int]]) -> int:
     return sum(common_prefix(slot._fed.get(member, []), prompt) for member, prompt in prompts.items())
-
-
-def _rows(member: int, requests: Sequence[Request], starts: Sequence[int]) -> Rows:
-    if all(member in request.members for request in requests):
-        return slice(None)
-    mine = [np.arange(start, start + r.rows) for start, r in zip(starts, requests, strict=False) if member in r.members]
-    return np.concatenate(mine)
-
-
-def _with_known(member: int, requests: Sequence[Request], computed: Logits) -> Logits:
-    """A member's rows of all requests, (rows, at least n_real): those just computed, and those that were known."""
-    mine = [request for request in requests if member in request.members]
-    if all(request.lacking(member) == request.rows for request in mine):
-        return computed
-    parts, start = [], 0
-    for request in mine:
-        lacking = request.lacking(member)
-        part = computed[start : start + lacking]
-        start += lacking
-        if request.known is not None and request.known.member == member:
-            buffer = request.known.logits
-            buffer[request.known.n : request.rows] = part[:, : buffer.shape[1]]
-            part = buffer[: request.rows]
-        parts.append(part)
-    width = min(part.shape[1] for part in parts)
-    return parts[0] if len(parts) == 1 else np.concatenate([part[:, :width] for part in parts])
-
-
-def common_prefix(a: list[int], b: list[int]) -> int:
-    """How many tokens `a` and `b` begin with alike."""
-    alike, unlike = 0, min(len(a), len(b))
-    if a[:unlike] == b[:unlike]:
-        return unlike
-    while unlike - alike > 1:  # slices are compared by far faster than tokens one by one
-        middle = (alike + unlike) // 2
-        if a[alike:middle] == b[alike:middle]:
-            alike = middle
-        else:
-            unlike = middle
-    return alike

@@ -409,7 +409,7 @@ class Context:
                 tokens[start:stop], positions[start:stop], sequences[start:stop], max(0, stop - (total - rows))
             )
             start = stop
-        return self._logits(rows)
+        return self._logits(sequences[total - rows :])
 
     def _flatten(self, feeds: Sequence[Feed]) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], int]:
         """Tokens, positions and sequences of all feeds, those whose logits are wanted last; and how many those are."""
@@ -438,8 +438,9 @@ class Context:
         self, tokens: NDArray[np.int32], positions: NDArray[np.int32], sequences: NDArray[np.int32], rows: int
     ) -> None:
         n = len(tokens)
-        self._tokens[:n], self._positions[:n], self._sequences[:n] = tokens, positions, sequences
-        self._wanted[: n - rows], self._wanted[n - rows : n] = 0, 1
+        order = np.argsort(sequences, kind="stable")  # llama.cpp computes neighbours together only where they ascend
+        self._tokens[:n], self._positions[:n], self._sequences[:n] = tokens[order], positions[order], sequences[order]
+        self._wanted[:n] = order >= n - rows
         self._batch.n_tokens = n
         touched = sequences.tolist()
         for sequence in touched:
@@ -451,11 +452,15 @@ class Context:
             self._held[sequence], self._torn[sequence] = position + 1, False
         self.n_fed += n
 
-    def _logits(self, rows: int) -> Logits:
-        if rows == 0:
+    def _logits(self, sequences: NDArray[np.int32]) -> Logits:
+        """The last decode's rows, in the order of their sequences here."""
+        if len(sequences) == 0:
             return np.empty((0, self.model.n_vocab), np.float32)
         pointer = lib.llama_get_logits(self._handle)
-        return np.ctypeslib.as_array(pointer, (rows, self.model.n_vocab))
+        logits = np.ctypeslib.as_array(pointer, (len(sequences), self.model.n_vocab))
+        if (sequences[:-1] <= sequences[1:]).all():
+            return logits
+        return logits[np.argsort(np.argsort(sequences, kind="stable"))]  # the batch was in ascending order
 
     def close(self) -> None:
         """Free the cache."""

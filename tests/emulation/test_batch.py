@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import pytest
 
 from eftlocal import Emulator, Message, Raw
@@ -234,3 +235,35 @@ def test_a_long_prompt_is_read_in_pieces_while_others_go_on(
     assert found["long"].prompt_tokens["base"] > 100
     assert max(sizes) <= 16  # a piece of the prompt, and the other's token beside it
     assert found["long"].tokens == emulator.generate("a world " * 20, max_tokens=2).tokens
+
+
+def test_what_runs_stands_side_by_side_in_every_decode(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    # llama.cpp computes neighbouring sequences in one go, and others in another.
+    decoded: list[list[int]] = []
+    real = llama_cpp.llama_decode
+
+    def decode(handle: Any, batch: Any) -> int:
+        decoded.append([batch.seq_id[i][0] for i in range(batch.n_tokens)])
+        return int(real(handle, batch))
+
+    monkeypatch.setattr(llama_cpp, "llama_decode", decode)
+    work = [Job(text, {"max_tokens": 3 + 7 * i % 12}, tag=i) for i, text in enumerate(TEXTS)]
+    alone = [emulator.generate(job.prompt, **job.dials).tokens for job in work]
+    emulator.engine.reserve(6, 256)
+    decoded.clear()
+    together = replies(emulator.answers(work, parallel=6))
+    assert [together[i].tokens for i in range(len(work))] == alone
+    assert all(sequences == sorted(sequences) for sequences in decoded)
+    last = decoded[-3 * 3 :]  # nothing comes after these
+    assert all(sequences == list(range(sequences[0], sequences[0] + len(sequences))) for sequences in last)
+
+
+def test_conversations_keep_their_caches_beside_each_other(emulator: Emulator) -> None:
+    emulator.engine.reserve(3, 256)
+    texts = [Raw("Hello, how are you"), Raw("the world is on"), Raw("in the end it was")]
+    for text in texts:
+        emulator.generate(text)
+    for text in texts:
+        before = dict(emulator.fed_tokens)
+        emulator.generate(text, max_tokens=1)
+        assert {role: n - before[role] for role, n in emulator.fed_tokens.items()} == dict.fromkeys(emulator.roles, 1)

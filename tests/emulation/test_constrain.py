@@ -245,6 +245,14 @@ def test_guesses_are_cut_at_the_first_that_may_not_come(grammars: Grammars) -> N
     assert matcher.fitting(list(b"abc"), list(b"d")) == 0
 
 
+def test_a_text_that_no_tokens_can_go_on_with_ends_and_is_not_complete() -> None:
+    without_b = [b"a", b"c", b""]
+    matcher = Grammars(without_b, [2], lambda text: []).matcher(Constraint.regex("acc?(b|d)"))
+    assert matcher.allowed([0]).tolist() == [False, True, False]
+    assert matcher.allowed([0, 1, 1]).tolist() == [False, False, True]
+    assert not matcher.complete("acc")
+
+
 def test_a_tokenizer_that_puts_a_blank_first_forces_the_right_bytes() -> None:
     pieces = [bytes([byte]) for byte in range(256)] + [b" a", b"ab", b""]
 

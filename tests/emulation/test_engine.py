@@ -183,6 +183,33 @@ def test_sequences_with_members_and_row_counts_of_their_own_get_their_own_rows(f
     )
 
 
+def test_requests_in_another_order_than_the_slots_get_their_own_rows(family: Family, trio: Engine) -> None:
+    paths = [family.base, family.tuned, family.reference]
+    starts = [{0: [10 * i + 1, 2], 1: [10 * i + 3], 2: [4, 10 * i + 5, 6]} for i in range(3)]
+    slots = [trio.begin(start) for start in starts]
+    for i, slot in enumerate(slots):
+        slot.tokens = list(ANSWER[i : i + 3])
+    together = trio.forward([Request(slots[i], i + 1, (0, 1, 2)) for i in (2, 0, 1)])
+    for i, rows in ((2, slice(0, 3)), (0, slice(3, 4)), (1, slice(4, 6))):
+        same({m: z[rows] for m, (z, _) in together.items()}, cold(paths, starts[i], ANSWER[i : i + 3], i + 1))
+
+
+def test_a_sequence_goes_on_in_another_slot_without_being_fed_again(family: Family, trio: Engine) -> None:
+    paths = [family.base, family.tuned, family.reference]
+    prompts = {m: PROMPTS[m] for m in range(3)}
+    first, second = trio.begin({m: [9] for m in range(3)}), trio.begin(prompts)
+    second.tokens = list(ANSWER[:4])
+    rows(trio, second, 1)
+    trio.end(first)
+    before = dict(trio.n_fed)
+    trio.move(second, first)
+    assert second.free and not first.free
+    first.tokens.append(5)
+    got = rows(trio, first, 1)
+    assert {m: trio.n_fed[m] - before[m] for m in range(3)} == {0: 1, 1: 1, 2: 1}
+    same(got, cold(paths, prompts, [*ANSWER[:4], 5], 1))
+
+
 def test_a_sequence_that_begins_like_another_copies_that_beginning_instead_of_computing_it(
     family: Family, trio: Engine
 ) -> None:
