@@ -6,6 +6,7 @@ which is log p_base + sum_k beta_k (log p_tuned_k - log p_reference_k) up to a c
 normalisers cancel, so none is computed (EFT, arXiv 2310.12962, equation 4; proxy-tuning, arXiv 2401.08565, equation 1).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -82,16 +83,49 @@ class Combiner:
             self._total = np.empty((n, self.n_real), np.float32)
             self._term = np.empty((n, self.n_real), np.float32)
         total = self._total[:n]
-        total[:] = 0
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is found below
+            self._sum(total, parts, mixes)
+        filtered = [row for row, mix in enumerate(mixes) if mix.reward_top_p is not None]
+        fine = _finite(total)  # so are the members then, but for a +inf that was subtracted
+        for member, (logits, _) in parts.items():
+            if not fine or filtered or any(mix.weights[member] < 0 for mix in mixes):
+                check(logits[:, : self.n_real], self.names[member])
+        for row in filtered:
+            mix = mixes[row]
+            self._filtered(total[row], {m: _row(part, row) for m, part in parts.items() if m in mix.active}, mix)
+        return total if fine and not filtered else check(total, "the combination")
+
+    def _sum(self, total: Logits, parts: Mapping[int, tuple[Logits, Rows]], mixes: Sequence[Mix]) -> None:
+        """Writes the weighted sum of all rows, (rows, n_real), 0 where a reward_top_p is still to come.
+
+        Passes over the rows are what it costs: a member that is added or subtracted takes one, and the first none.
+        """
+        so_far: Logits | None = None  # the first member's own rows, until another is added
         for member, (logits, rows) in parts.items():
-            logits = check(logits[:, : self.n_real], self.names[member])
-            weights = np.array([mix.weights[member] if mix.reward_top_p is None else 0 for mix in mixes], np.float32)
-            term = np.multiply(logits, weights[rows, None], out=self._term[: len(logits)])
-            total[rows] += term
-        for row, mix in enumerate(mixes):
-            if mix.reward_top_p is not None:
-                self._filtered(total[row], {m: _row(part, row) for m, part in parts.items() if m in mix.active}, mix)
-        return check(total, "the combination")
+            logits = logits[:, : self.n_real]
+            each = [float(mix.weights[member]) if mix.reward_top_p is None else 0.0 for mix in mixes]
+            everywhere = isinstance(rows, slice)
+            if so_far is None and everywhere and set(each) == {1.0}:
+                so_far = logits
+                continue
+            if so_far is None:
+                total[:] = 0
+            elif so_far is not total and not everywhere:
+                total[:] = so_far
+            if so_far is None or not everywhere:
+                so_far = total
+            if everywhere and set(each) in ({1.0}, {-1.0}):
+                (np.add if each[0] > 0 else np.subtract)(so_far, logits, out=total)
+            else:
+                weights = np.array(each, np.float32)[rows, None]  # (rows of the member, 1)
+                term = np.multiply(logits, weights, out=self._term[: len(logits)])
+                if everywhere:
+                    np.add(so_far, term, out=total)
+                else:
+                    total[rows] += term
+            so_far = total
+        if so_far is not None and so_far is not total:
+            total[:] = so_far
 
     def _filtered(self, out: Logits, logits: Mapping[int, Logits], mix: Mix) -> None:
         """Writes one row, (n_real,). Where rewards are cut off, the normalisers do not cancel."""
@@ -113,9 +147,13 @@ def _row(part: tuple[Logits, Rows], row: int) -> Logits:
     return found
 
 
+def _finite(logits: Logits) -> bool:
+    return math.isfinite(sum(logits.max(axis=-1).tolist()))
+
+
 def check(logits: Logits, name: str) -> Logits:
     """`logits` itself; DecodeError when the largest of a row is no finite number (NaN spreads through max)."""
-    if not np.isfinite(logits.max(axis=-1)).all():
+    if not _finite(logits):
         raise DecodeError(
             f"The logits of {name} are not finite.", "Its file may be damaged, or its weights overflow on this device."
         )

@@ -113,6 +113,43 @@ def test_a_row_without_one_finite_logit_names_the_member_it_came_from() -> None:
         Combiner(NAMES, 40).combine(parts(rows), [Mix(3, 0, (Pair(1, 2, 1.0),))])
 
 
+def test_infinities_that_cancel_still_name_a_member_and_warn_of_nothing() -> None:
+    rows = {member: logits(2) for member in range(3)}
+    rows[0][1, 5] = rows[2][1, 5] = np.inf
+    with pytest.raises(DecodeError, match="base"):
+        Combiner(NAMES, 40).combine(parts(rows), [Mix(3, 0, (Pair(1, 2, 1.0),))] * 2)
+
+
+def test_finite_logits_whose_sum_is_not_are_the_combinations_fault() -> None:
+    rows = {0: np.full((1, 40), 3e38, np.float32), 1: np.full((1, 40), -3e38, np.float32)}
+    with pytest.raises(DecodeError, match="the combination"):
+        Combiner(NAMES, 40).combine(parts(rows), [Mix(2, 0, (Pair(0, 1, 1.0),))])
+
+
+@pytest.mark.parametrize("beta", [1.0, -1.0, 0.7])
+@pytest.mark.parametrize("first", [0, 1, 2])
+@pytest.mark.parametrize("partial", [False, True])
+def test_the_sum_is_the_same_whichever_member_comes_first_and_whoever_has_all_rows(
+    beta: float, first: int, partial: bool
+) -> None:
+    rows = {member: logits(3) for member in range(3)}
+    some = np.array([0, 2])
+    mix, none = Mix(3, 0, (Pair(1, 2, beta),)), Mix(3, 0)
+    members: dict[int, tuple[Logits, Rows]] = parts(rows)
+    if partial:
+        members |= {1: (rows[1][some], some), 2: (rows[2][some], some)}
+    order = dict(sorted(members.items(), key=lambda item: item[0] != first))
+    z = Combiner(NAMES, 40).combine(order, [mix, none if partial else mix, mix])
+    weights = np.array([[beta], [0 if partial else beta], [beta]])
+    np.testing.assert_allclose(z, rows[0] + weights * (rows[1] - rows[2]), atol=1e-5)
+
+
+def test_the_only_member_is_copied_and_left_as_it_is() -> None:
+    rows = logits(2)
+    z = Combiner(NAMES, 40).combine({0: (rows, slice(None))}, [Mix(1, 0)] * 2)
+    assert np.array_equal(z, rows) and not np.shares_memory(z, rows)
+
+
 def test_a_step_allocates_nothing_that_grows_with_the_vocabulary() -> None:
     import tracemalloc
 
