@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ Ids = NDArray[np.intp]
 
 BLOCK = 512  # weights summed at a time: a draw looks at the blocks' sums, then inside one block
 SLOTS = 1024  # ranges of keys in which `_fewest` looks for its border
+CERTAIN = np.ones(1, np.float32)
 COLDEST = 1e-30  # a temperature below this would be 0 in float32; at it, every difference already decides
 
 
@@ -99,12 +100,26 @@ class Distribution:
     whole vocabulary, which is then never written out.
     """
 
-    __slots__ = ("_ends", "_ids", "_weights")
+    __slots__ = ("_ids", "_known_ends", "_weights")
 
     def __init__(self, weights: Floats, ids: Ids | None = None) -> None:
         self._weights = weights  # (k,)
         self._ids = ids  # (k,) or None
-        self._ends = _block_sums(weights).cumsum(dtype=np.float64)  # (blocks,) the mass up to each block's end
+        self._known_ends: NDArray[np.float64] | None = None
+
+    @property
+    def only(self) -> int | None:
+        """The token that is certain; None where several may come."""
+        if len(self._weights) > 1:
+            return None
+        return 0 if self._ids is None else int(self._ids[0])
+
+    @property
+    def _ends(self) -> NDArray[np.float64]:
+        """(blocks,) the mass up to each block's end."""
+        if self._known_ends is None:
+            self._known_ends = _block_sums(self._weights).cumsum(dtype=np.float64)
+        return self._known_ends
 
     @property
     def ids(self) -> Ids:
@@ -140,6 +155,12 @@ class Distribution:
 
     def quantile(self, u: float) -> int:
         """The token where the running sum of the probabilities passes `u`, from 0 to below 1: a draw of that number."""
+        if (only := self.only) is not None:
+            return only
+        if len(self._weights) <= BLOCK:
+            sums = self._weights.cumsum(dtype=np.float64)  # (k,)
+            chosen = _first_above(sums, u * sums[-1])
+            return chosen if self._ids is None else int(self._ids[chosen])
         at = u * self._ends[-1]
         block = _first_above(self._ends, at)
         start = self._ends[block - 1] if block else 0.0
@@ -159,13 +180,15 @@ def warp(z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] | NDA
     token outside of the row or where bias and penalties leave none, DecodeError where the row itself is no distribution
     (NaN, +inf, all -inf).
     """
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # what comes of it is caught at the peak
-        z = _adjusted(z, sampling, recent)  # (V,)
-        if sampling.temperature == 0:
-            best = z.argmax()  # the first of equal ones
-            _check_peak(z[best], sampling)
-            return Distribution(np.ones(1, np.float32), np.array([best]))
-        _check_peak(z.max(), sampling)
+    if sampling.logit_bias or sampling.penalizes:
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # what comes of it is caught at the peak
+            z = _adjusted(z, sampling, recent)  # (V,)
+    if sampling.temperature == 0:
+        best = z.argmax()  # the first of equal ones
+        _check_peak(z[best], sampling)
+        return Distribution(CERTAIN, np.array([best]))
+    _check_peak(z.max(), sampling)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         ids, z = _survivors(z, sampling)  # (k,), (k,)
         weights = z - z.max()  # (k,) the likeliest at 0, so that nothing overflows
         weights /= max(sampling.temperature, COLDEST)
@@ -174,7 +197,7 @@ def warp(z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] | NDA
 
 def _check_peak(peak: np.float32, sampling: Sampling) -> None:
     """The largest logit is NaN if any is, and -inf if all are: one look tells whether the row is a distribution."""
-    if np.isfinite(peak):
+    if math.isfinite(peak):
         return
     if sampling.logit_bias or sampling.penalizes:
         raise SettingError(
@@ -186,8 +209,6 @@ def _check_peak(peak: np.float32, sampling: Sampling) -> None:
 
 def _adjusted(z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] | NDArray[Any]) -> NDArray[np.float32]:
     """(V,) after logit bias and penalties: llama_sampler_logit_bias_apply, llama_sampler_penalties_apply."""
-    if not sampling.logit_bias and not sampling.penalizes:
-        return z
     z = z.copy()
     for token, bias in sampling.logit_bias.items():
         if token >= len(z):
@@ -247,9 +268,10 @@ def _typical(z: NDArray[np.float32], p: float) -> Ids:
     distance = np.abs(below - np.float32(np.dot(mass, below) / total))
     for reach in (1, 4, 8, 150):  # the last holds every mass above 0: exp underflows at -104, the mean is above -12
         near: Ids = np.flatnonzero(distance <= reach)
-        if _total(mass[near]) > p * total:
+        near_mass = mass[near]
+        if near_mass.sum(dtype=np.float64) > p * total:
             break
-    return near[_fewest(distance[near], mass[near], p * total, np.greater)]
+    return near[_fewest(distance[near], near_mass, p * total, "right")]
 
 
 def _top_p(z: NDArray[np.float32], p: float) -> Ids:
@@ -260,9 +282,10 @@ def _top_p(z: NDArray[np.float32], p: float) -> Ids:
     # All that lies below the last floor weighs less than the nucleus may lack, so what is above it always suffices.
     for floor in (1e-3, 3e-5, max((1 - p) * total / len(z), 1e-40)):
         near: Ids = np.flatnonzero(mass >= floor)
-        if _total(mass[near]) >= p * total:
+        near_mass = mass[near]
+        if near_mass.sum(dtype=np.float64) >= p * total:
             break
-    return near[_fewest(-z[near], mass[near], p * total, np.greater_equal)]
+    return near[_fewest(-z[near], near_mass, p * total, "left")]
 
 
 def _min_p(z: NDArray[np.float32], p: float) -> Ids:
@@ -270,32 +293,38 @@ def _min_p(z: NDArray[np.float32], p: float) -> Ids:
     return np.flatnonzero(z >= z.max() + np.float32(math.log(p)))
 
 
-def _fewest(key: Floats, mass: Floats, target: float, reaches: Callable[[Any, float], Any]) -> Ids:
+def _fewest(key: Floats, mass: Floats, target: float, side: Literal["left", "right"]) -> Ids:
     """The ascending positions of the fewest entries, in the order of (key, position), whose mass reaches the target.
 
-    All of them if none do. Sorts only the one of SLOTS equal ranges of keys in which the target is reached.
+    All of them if none do. `side`: "left" if the target itself is enough, "right" if it has to be exceeded. Sorts only
+    the one of SLOTS equal ranges of keys in which the target is reached.
     """
-    kept = np.ones(len(key), np.bool_)
-    border = np.arange(len(key))
+    if len(key) <= SLOTS or key.max() - key.min() <= 1e-30:  # (SLOTS / span must be a float32)
+        return np.sort(_first(key, mass, target, side))
     lowest = key.min()
-    span = key.max() - lowest
-    if len(key) > SLOTS and span > 1e-30:  # (SLOTS / span must be a float32)
-        slot = ((key - lowest) * (SLOTS / span)).astype(np.intp)  # (n,) rises with the key
-        sums = np.bincount(slot, weights=mass).cumsum()
-        reached = reaches(sums, target)
-        at = int(reached.argmax()) if reached[-1] else len(sums) - 1  # short of it by rounding only
-        np.less_equal(slot, at, out=kept)
-        border = np.flatnonzero(slot == at)
-        target -= float(sums[at - 1]) if at else 0.0
-    border = border[np.argsort(key[border], kind="stable")]
-    enough = np.count_nonzero(~reaches(mass[border].cumsum(dtype=np.float64), target)) + 1
-    kept[border[enough:]] = False
+    slot = ((key - lowest) * (SLOTS / (key.max() - lowest))).astype(np.intp)  # (n,) rises with the key
+    sums = np.bincount(slot, weights=mass).cumsum()
+    at = min(int(np.searchsorted(sums, target, side)), len(sums) - 1)  # beyond the last by rounding only
+    kept = slot < at
+    border = np.flatnonzero(slot == at)
+    kept[border[_first(key[border], mass[border], target - float(sums[at - 1]) if at else target, side)]] = True
     return np.flatnonzero(kept)
+
+
+def _first(key: Floats, mass: Floats, target: float, side: Literal["left", "right"]) -> Ids:
+    """What `_fewest` returns, in the order of (key, position), by sorting all."""
+    order = np.argsort(key, kind="stable")
+    return order[: np.searchsorted(mass[order].cumsum(dtype=np.float64), target, side) + 1]
 
 
 def _block_sums(weights: Floats) -> Floats:
     """(ceil(n / BLOCK),) sums of short runs: float32 keeps its digits, and no pass in float64 over the vocabulary."""
-    return np.add.reduceat(weights, np.arange(0, len(weights), BLOCK))
+    n, rest = divmod(len(weights), BLOCK)
+    sums = np.empty(n + (rest > 0), weights.dtype)
+    np.einsum("ij->i", weights[: n * BLOCK].reshape(n, BLOCK), out=sums[:n])  # twice as fast as numpy's other sums
+    if rest:
+        sums[n] = weights[n * BLOCK :].sum()
+    return sums
 
 
 def _total(weights: Floats) -> float:
@@ -304,4 +333,4 @@ def _total(weights: Floats) -> float:
 
 def _first_above(sums: NDArray[np.float64], at: float) -> int:
     """Where running sums first exceed `at`; never an entry that adds nothing, even if rounding put `at` on the last."""
-    return int(np.searchsorted(sums, min(at, np.nextafter(sums[-1], 0)), side="right"))
+    return int(sums.searchsorted(min(at, math.nextafter(sums[-1], 0)), "right"))

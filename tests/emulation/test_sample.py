@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from eftlocal.emulation.sample import Distribution, Sampling, warp
+from eftlocal.emulation.sample import BLOCK, Distribution, Sampling, warp
 from eftlocal.errors import DecodeError, SettingError
 
 Row = NDArray[np.float32]
@@ -301,6 +301,23 @@ class Fixed(np.random.Generator):
 
     def random(self, *_: Any, **__: Any) -> Any:
         return self.value
+
+
+def test_a_certain_token_is_known_without_a_number() -> None:
+    assert warp(np.array([1, 3, 2], np.float32), Sampling(temperature=0), []).only == 1
+    assert warp(np.array([1, 9, 2], np.float32), Sampling(top_p=0.5), []).only == 1
+    assert warp(np.array([1, 3, 2], np.float32), Sampling(top_p=1), []).only is None
+    assert Distribution(np.ones(1, np.float32)).only == 0
+
+
+@pytest.mark.parametrize("n", [2, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 3 * BLOCK + 5])
+def test_quantiles_cut_where_the_probabilities_sum_to_them_however_many_tokens_there_are(n: int) -> None:
+    distribution = Distribution(np.random.default_rng(n).random(n).astype(np.float32) + np.float32(0.1))
+    ends = distribution.probabilities.cumsum()
+    for token in (0, 1, n // 2, n - 1):
+        inside = ends[token] - distribution.probability(token) / 2
+        assert distribution.quantile(inside) == token
+    assert distribution.quantile(np.nextafter(1.0, 0.0)) == n - 1
 
 
 def test_every_uniform_draws_the_token_in_whose_interval_it_lies_and_never_an_impossible_one() -> None:
