@@ -132,6 +132,8 @@ class Generation:
 
     def offer(self, offered: Distribution, ahead: int = 0) -> int:
         """The draft member's token, `ahead` places after the next."""
+        if (only := offered.only) is not None:  # greedy: no number need be drawn, each belongs to its position
+            return only
         return offered.quantile(self.uniforms.at(len(self.tokens) + ahead)[0])
 
     def draw(self, row: Logits, offered: Distribution | None) -> int:
@@ -139,7 +141,10 @@ class Generation:
 
         A function of the two, the seed and the position alone (see `speculate`).
         """
-        wanted, uniforms = self.distribution(row), self.uniforms.at(len(self.tokens))
+        wanted = self.distribution(row)
+        if (only := wanted.only) is not None:
+            return only
+        uniforms = self.uniforms.at(len(self.tokens))
         return wanted.quantile(uniforms[0]) if offered is None else coupled(wanted, offered, uniforms)
 
     def take(self, token: int, engine: Engine) -> str:

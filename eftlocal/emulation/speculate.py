@@ -24,6 +24,8 @@ from eftlocal.emulation.sample import Distribution
 
 __all__ = ["Uniforms", "acceptance", "coupled", "residual"]
 
+AHEAD = 64  # positions whose numbers are drawn at once
+
 
 class Uniforms:
     """The uniform numbers of each position of one sequence: rows of `width`, drawn from `rng` in the positions' order.
@@ -39,7 +41,7 @@ class Uniforms:
     def at(self, position: int) -> NDArray[np.float64]:
         """(width,) numbers from 0 to below 1, always the same for one position."""
         while len(self._rows) <= position:
-            self._rows.append(self._rng.random(self.width))
+            self._rows += list(self._rng.random((AHEAD, self.width)))
         return self._rows[position]
 
 

@@ -85,6 +85,12 @@ def models(family: Family) -> dict[str, Path]:
     return {name: getattr(family, name) for name in ("base", "tuned", "reference", "tuned2", "reference2")}
 
 
+def test_a_position_has_the_streams_own_numbers_in_order_however_many_are_drawn_at_once() -> None:
+    uniforms = Uniforms(np.random.Generator(np.random.PCG64(5)), 3)
+    expected = np.random.Generator(np.random.PCG64(5)).random((200, 3))
+    np.testing.assert_array_equal([uniforms.at(n) for n in range(200)], expected)
+
+
 @pytest.fixture
 def emulator(family: Family, tmp_path: Path) -> Iterator[Emulator]:
     with load(tmp_path, models(family), max_tokens=LONG) as made:
