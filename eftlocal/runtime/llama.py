@@ -190,6 +190,8 @@ class Model:
         self.on_device = can_offload() if offload is None else offload.layers > 0 and bool(offload.devices)
         self._vocab = lib.llama_model_get_vocab(handle)
         self._loras: dict[Path, lib.llama_adapter_lora_p] = {}
+        self._pieces: dict[int, bytes] = {}  # of the tokens that were asked for: a call costs more than a look
+        self._ends: dict[int, bool] = {}
         self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
         bos = int(lib.llama_vocab_bos(self._vocab))
         self.bos = bos if bos >= 0 else None
@@ -231,17 +233,21 @@ class Model:
 
     def piece(self, token: int) -> bytes:
         """The bytes that `token` stands for; a control token stands for none."""
+        if (known := self._pieces.get(token)) is not None:
+            return known
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
             n = lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
             if n >= 0:
-                return buffer.raw[:n]
+                return self._pieces.setdefault(token, buffer.raw[:n])
             room = -n
 
     def is_eog(self, token: int) -> bool:
         """Whether `token` ends a generation (llama.cpp's set, which it builds from the tokens' texts)."""
-        return bool(lib.llama_vocab_is_eog(self._vocab, token))
+        if (known := self._ends.get(token)) is None:
+            known = self._ends[token] = bool(lib.llama_vocab_is_eog(self._vocab, token))
+        return known
 
     def lora(self, path: Path) -> lib.llama_adapter_lora_p:
         """The LoRA adapter at `path`, loaded once for these weights. Raises ModelLoadError."""
@@ -350,6 +356,7 @@ class Context:
             )
             if lib.llama_set_adapters_lora(handle, adapters, 1, (ctypes.c_float * 1)(lora[1])) != 0:
                 raise ModelLoadError(f"{lora[0]}: llama.cpp could not set this adapter on {model.path}")
+        self._n_threads = n_threads
         self._tokens = np.zeros(params.n_batch, np.int32)
         self._positions = np.zeros(params.n_batch, np.int32)
         self._sequences = np.zeros(params.n_batch, np.int32)
@@ -386,7 +393,9 @@ class Context:
 
     def set_threads(self, n: int) -> None:
         """Decode with `n` threads from now on."""
-        lib.llama_set_n_threads(self._handle, n, n)
+        if n != self._n_threads:
+            lib.llama_set_n_threads(self._handle, n, n)
+            self._n_threads = n
 
     def feed(self, feeds: Sequence[Feed], cancelled: Callable[[], bool] | None = None) -> Logits:
         """Decode tokens after what each sequence holds; returns the wanted rows, (rows, n_vocab) float32.
