@@ -151,7 +151,7 @@ class Decoder:
         `pieces`: of the prompts of others, fed along with it.
         """
         started, before = time.perf_counter(), {slot: len(slot.tokens) for slot in running}
-        pace, length = self._pace(running), self._length(running) if running else 0
+        length = self._length(running) if running else 0
         deltas, hits, first = dict[Slot, str](), list[bool | None](), 0
         try:
             blocks = self._source(running).guess(running, length, cancelled) if length else self._forced(running)
@@ -167,9 +167,11 @@ class Decoder:
         finally:  # whatever happened: no guess outlives its block
             for slot, generation in running.items():
                 _settle(slot, generation, before[slot])
-        if not pieces and running and length == max(len(block.guesses) for block in blocks.values()):
-            pace.took(length, time.perf_counter() - started)
-        pace.saw(hits)
+        if any(generation.settings.draft for generation in running.values()):
+            pace = self._pace(running)
+            if not pieces and length == max(len(block.guesses) for block in blocks.values()):
+                pace.took(length, time.perf_counter() - started)
+            pace.saw(hits)
         return deltas
 
     def _advance(

@@ -62,7 +62,7 @@ class Engine:
         self.slots = [Slot(i) for i in range(n_slots)]
         self._models: dict[Path, Model] = {}
         self._contexts: dict[int, Context] = {}
-        self._splits: dict[tuple[int, ...], Split] = {}
+        self._splits: dict[tuple[tuple[int, ...], bool], Split] = {}  # by members, and whether in turn
         self.in_turn = False  # decode members one after the other, each with all threads: the comparison of `bench`
         self.seconds = 0.0  # spent in forward: what a step takes beyond it is ours
         self._pool = ThreadPoolExecutor(max(1, len(self.specs)), thread_name_prefix="eftlocal-member")
@@ -243,7 +243,8 @@ class Engine:
         after a KeyboardInterrupt, the next forward puts right what the caches hold.
         """
         began = time.perf_counter()
-        wait(self._running)  # an interrupted call may have left members decoding
+        if self._running:  # an interrupted call may have left members decoding
+            wait(self._running)
         starts = [0, *accumulate(request.rows for request in requests)]
         members = tuple(sorted({member for request in requests for member in request.members}))
         feeds = {member: self._feeds(member, requests) for member in members}
@@ -262,7 +263,8 @@ class Engine:
         try:
             run(lanes[0])
         finally:
-            wait(self._running)
+            if self._running:
+                wait(self._running)
         for future in self._running:
             future.result()
         for request in requests:
@@ -294,10 +296,11 @@ class Engine:
 
     def _split(self, members: tuple[int, ...]) -> Split:
         """The lanes of these members, each of which is told its threads."""
-        costs = [self.plan.members[m].read if self.plan else self.specs[m].header.tensor_bytes for m in members]
-        if members not in self._splits:
-            self._splits[members] = split_threads(costs, self.n_threads)
-        split = in_turn(costs, self.n_threads) if self.in_turn else self._splits[members]
+        key = (members, self.in_turn)
+        if key not in self._splits:
+            costs = [self.plan.members[m].read if self.plan else self.specs[m].header.tensor_bytes for m in members]
+            self._splits[key] = (in_turn if self.in_turn else split_threads)(costs, self.n_threads)
+        split = self._splits[key]
         for member, threads in zip(members, split.threads, strict=True):
             self._contexts[member].set_threads(threads)
         return split
