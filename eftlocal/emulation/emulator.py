@@ -15,9 +15,9 @@ from eftlocal.emulation.engine import Engine
 from eftlocal.emulation.generation import Generation, Reply, must_fit
 from eftlocal.emulation.members import Members, assemble
 from eftlocal.emulation.prepare import Preparer, Prompt, Raw, as_messages, new_seed
-from eftlocal.emulation.scoring import Score, ScoredToken, score
+from eftlocal.emulation.scoring import Score, ScoredToken, Task, score_all
 from eftlocal.emulation.settings import Dials, Settings
-from eftlocal.errors import CatalogError, EftError, SettingError
+from eftlocal.errors import CatalogError, DecodeError, EftError, SettingError
 from eftlocal.runtime.llama import KV_TYPES, MAX_SEQUENCES
 from eftlocal.runtime.plan.machine import here
 from eftlocal.runtime.plan.memory import Cache
@@ -260,14 +260,40 @@ class Emulator:
         Under the emulator and under every role alone, also those whose weight is 0; no sampling setting enters. `top`:
         also the likeliest tokens at each place. Raises as `stream` does.
         """
-        everyone = range(len(self._members.specs))
-        prompts = {member: self._prompt(member, prompt) for member in everyone}
+        task = self._task(prompt, completion, top, dials)
+        return score_all(self._engine, self._combiner, self._members, [task])[0]
+
+    def score_many(self, pairs: Sequence[tuple[Prompt, str | Sequence[int], Dials]]) -> list[Score | EftError]:
+        """Score pairs of a prompt and a completion, each with settings of its own, at the same time: at most PARALLEL.
+
+        What is wrong with one pair is its result; the others are scored.
+        """
+        found: dict[int, Score | EftError] = {}
+        tasks: dict[int, Task] = {}
+        for i, (prompt, completion, dials) in enumerate(pairs):
+            try:
+                tasks[i] = self._task(prompt, completion, 0, dials)
+            except EftError as error:
+                found[i] = error
+        at_once = self.sequences_that_fit(min(PARALLEL, max(1, len(tasks))))
+        self._engine.reserve(at_once, self.context)
+        numbers = list(tasks)
+        for start in range(0, len(numbers), at_once):
+            some = numbers[start : start + at_once]
+            try:
+                scores = score_all(self._engine, self._combiner, self._members, [tasks[i] for i in some])
+                found.update(zip(some, scores, strict=True))
+            except DecodeError as error:
+                found.update(dict.fromkeys(some, error))
+        return [found[i] for i in range(len(pairs))]
+
+    def _task(self, prompt: Prompt, completion: str | Sequence[int], top: int, dials: Dials) -> Task:
+        prompts = {member: self._prompt(member, prompt) for member in range(len(self._members.specs))}
         tokens = self._engine.model(0).tokenize(completion) if isinstance(completion, str) else list(completion)
         if not tokens:
             raise SettingError("The completion is empty.", "Give at least one character to score.")
         must_fit({r: len(prompts[m]) + len(tokens) - 1 for r, m in self._members.roles.items()}, self.context)
-        mix = self.mix(self.settings.turned(**dials))
-        return score(self._engine, self._combiner, self._members, mix, prompts, tokens, top)
+        return Task(self.mix(self.settings.turned(**dials)), prompts, tokens, top)
 
     # --- its end ------------------------------------------------------------------------------------------------------
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.emulation.combine import Combiner, Logits, Mix, check, log_softmax
-from eftlocal.emulation.engine import Engine, Request
+from eftlocal.emulation.engine import Engine, Request, Slot
 from eftlocal.emulation.members import Members
 
-__all__ = ["Alternative", "Score", "ScoredToken", "TokenLogprobs", "score", "token_logprobs"]
+__all__ = ["Alternative", "Score", "ScoredToken", "Task", "TokenLogprobs", "score_all", "token_logprobs"]
 
 SCORED_ROWS = 64  # rows of logits at a time, which bounds a long completion's memory
 
@@ -84,36 +85,70 @@ def token_logprobs(
     )
 
 
-def score(
-    engine: Engine,
-    combiner: Combiner,
-    members: Members,
-    mix: Mix,
-    prompts: Mapping[int, list[int]],
-    tokens: Sequence[int],
-    top: int,
-) -> Score:
-    """Score `tokens` after each member's prompt. Every role is run, also those whose weight in `mix` is 0."""
-    everyone = tuple(range(len(members.specs)))
-    slot = engine.begin(prompts)
-    scored: list[ScoredToken] = []
-    likeliest: list[tuple[ScoredToken, ...]] = []
+class Task(NamedTuple):
+    """Tokens to score after each member's prompt, and how many of the likeliest to name at each place."""
+
+    mix: Mix
+    prompts: Mapping[int, list[int]]
+    tokens: Sequence[int]
+    top: int = 0
+
+
+def score_all(engine: Engine, combiner: Combiner, members: Members, tasks: Sequence[Task]) -> list[Score]:
+    """Score all tasks, each in a slot of its own. Every role is run, also those whose weight in a mix is 0.
+
+    What prompts begin with in common is computed once: those that can copy it wait for those that compute it.
+    """
+    slots = dict[int, Slot]()
+    scores = dict[int, Score]()
     try:
-        for start in range(0, len(tokens), SCORED_ROWS):
-            targets = tokens[start : start + SCORED_ROWS]
-            # The row that predicts a token is the one of the token before it.
-            slot.tokens = list(tokens[: start + len(targets) - 1])
-            rows = engine.forward([Request(slot, len(targets), everyone)])
-            alone = {m: log_softmax(check(rows[m][0][:, : members.n_real], members.specs[m].name)) for m in everyone}
-            combined = log_softmax(combiner.combine({m: rows[m] for m in mix.active}, [mix] * len(targets)))
-            for row, token in enumerate(targets):
-                ids = [token, *_largest(combined[row], top)]
-                first, *others = _scored(engine, members, ids, combined[row], {m: alone[m][row] for m in everyone})
-                scored.append(first)
-                likeliest.append(tuple(others))
+        for i, task in enumerate(tasks):
+            slots[i] = engine.begin(task.prompts)
+        while len(scores) < len(tasks):
+            wave: list[int] = []
+            for i in (i for i in slots if i not in scores):
+                if not engine.will_hold_more(slots[i], [slots[j] for j in wave]):
+                    engine.share(slots[i])
+                    wave.append(i)
+            found = _together(engine, combiner, members, [(slots[i], tasks[i]) for i in wave])
+            scores.update(zip(wave, found, strict=True))
     finally:
-        engine.end(slot)
-    return Score(tokens=tuple(scored), logprob=sum(token.logprob for token in scored), top=tuple(likeliest))
+        for slot in slots.values():
+            engine.end(slot)
+    return [scores[i] for i in range(len(tasks))]
+
+
+def _together(
+    engine: Engine, combiner: Combiner, members: Members, running: Sequence[tuple[Slot, Task]]
+) -> list[Score]:
+    everyone = tuple(range(len(members.specs)))
+    scored: list[list[list[ScoredToken]]] = [[] for _ in running]  # by task, by place: its token, then the likeliest
+    while active := [i for i, (_, task) in enumerate(running) if len(scored[i]) < len(task.tokens)]:
+        requests, share = [], max(1, SCORED_ROWS // len(active))
+        for i in active:
+            slot, task = running[i]
+            n = min(share, len(task.tokens) - len(scored[i]))
+            # The row that predicts a token is the one of the token before it.
+            slot.tokens = list(task.tokens[: len(scored[i]) + n - 1])
+            requests.append(Request(slot, n, everyone))
+        parts = engine.forward(requests)
+        first = 0
+        for i, request in zip(active, requests, strict=True):
+            task, rows = running[i][1], slice(first, first := first + request.rows)
+            own = {m: check(parts[m][0][rows, : members.n_real], members.specs[m].name) for m in everyone}
+            z = combiner.combine({m: (own[m], slice(None)) for m in task.mix.active}, [task.mix] * request.rows)
+            combined, alone = log_softmax(z), {m: log_softmax(logits) for m, logits in own.items()}
+            done = len(scored[i])
+            for row, token in enumerate(task.tokens[done : done + request.rows]):
+                ids = [token, *_largest(combined[row], task.top)]
+                scored[i].append(_scored(engine, members, ids, combined[row], {m: alone[m][row] for m in everyone}))
+    return [_score(places) for places in scored]
+
+
+def _score(places: Sequence[Sequence[ScoredToken]]) -> Score:
+    tokens = tuple(place[0] for place in places)
+    top = tuple(tuple(place[1:]) for place in places)
+    return Score(tokens=tokens, logprob=sum(token.logprob for token in tokens), top=top)
 
 
 def _largest(row: Logits, n: int) -> NDArray[np.intp]:

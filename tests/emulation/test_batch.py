@@ -9,7 +9,7 @@ import llama_cpp
 import pytest
 
 from eftlocal import Emulator, Message, Raw
-from eftlocal.emulation.emulator import Answer, Job
+from eftlocal.emulation.emulator import Answer, Job, Prompt, Score
 from eftlocal.emulation.generation import Reply
 from eftlocal.emulation.settings import Dials
 from eftlocal.errors import ContextError, DecodeError, EftError, SettingError, ViewError
@@ -267,3 +267,34 @@ def test_conversations_keep_their_caches_beside_each_other(emulator: Emulator) -
         before = dict(emulator.fed_tokens)
         emulator.generate(text, max_tokens=1)
         assert {role: n - before[role] for role, n in emulator.fed_tokens.items()} == dict.fromkeys(emulator.roles, 1)
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def test_scores_at_the_same_time_are_those_one_by_one_and_a_common_prompt_is_fed_once(
+    tmp_path: Path, family: Family
+) -> None:
+    models = {"base": family.base, "tuned": family.tuned, "reference": family.reference}
+    long = "a long beginning that they have in common. " * 3
+    pairs: list[tuple[Prompt, str, Dials]] = [
+        (Raw(long), " one", {}),
+        (Raw(long), " another one, longer than sixty-four tokens can be? " * 2, {"beta": 0.5}),
+        (Raw("short"), "x", {"beta": 0.0}),
+        (Raw("short"), "", {}),
+        (Raw(long + "!"), " two", {"mix": {"tuned": 2.0}}),
+    ]
+    with load(tmp_path, models, context=512) as one, load(tmp_path, models, context=512) as many:
+        found = many.score_many(pairs)
+        for (prompt, completion, dials), score in zip(pairs, found, strict=True):
+            if not completion:
+                assert isinstance(score, SettingError)
+                continue
+            assert isinstance(score, Score)
+            alone = one.score(prompt, completion, **dials)
+            assert [token.id for token in score.tokens] == [token.id for token in alone.tokens]
+            for a, b in zip(score.tokens, alone.tokens, strict=True):
+                assert a.logprob == pytest.approx(b.logprob, abs=1e-4) and a.base == pytest.approx(b.base, abs=1e-4)
+        prefix = len(many.engine.model(0).tokenize(long))
+        scored = sum(len(score.tokens) for score in found if isinstance(score, Score))
+        assert many.fed_tokens["base"] < 2 * prefix + scored

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, fields
+from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
 from eftlocal.apps.batch.fingerprint import models
@@ -16,6 +17,7 @@ from eftlocal.errors import EftError
 
 __all__ = ["Answers", "Finished", "Item", "Scores", "Work"]
 
+GROUP: Final = 8  # lines that are scored at the same time
 SCORED: Final = ("beta", "mix", "reward_top_p", "alone")  # the settings that a score depends on
 
 
@@ -145,19 +147,22 @@ class Scores:
         return self._origin.of(record, {"tokens": self._tokens}, SCORED)
 
     def do(self, items: Iterator[Item], cancelled: Callable[[], bool]) -> Generator[Finished, None, None]:
-        for item in items:
-            record, scores = item.record, list[Score]()
-            try:
-                for completion in record.completions:
-                    if cancelled():
-                        return
-                    scores.append(self._emulator.score(record.prompt, completion, **record.dials))
-            except EftError as error:
-                yield Finished(item, error)
-                continue
-            found = [_sums(score, self._tokens) for score in scores]
-            own = {"scores": found} if record.several else {"score": found[0]}
-            yield Finished(item, own, sum(len(score.tokens) for score in scores))
+        while not cancelled() and (group := list(islice(items, GROUP))):
+            records = [item.record for item in group]
+            pairs = [(r.prompt, text, self._origin.dials(r)) for r in records for text in r.completions]
+            scores = iter(self._emulator.score_many(pairs))
+            for item in group:
+                yield self._finished(item, list(islice(scores, len(item.record.completions))))
+
+    def _finished(self, item: Item, found: list[Score | EftError]) -> Finished:
+        scores = []
+        for score in found:
+            if isinstance(score, EftError):
+                return Finished(item, score)
+            scores.append(score)
+        sums = [_sums(score, self._tokens) for score in scores]
+        own = {"scores": sums} if item.record.several else {"score": sums[0]}
+        return Finished(item, own, sum(len(score.tokens) for score in scores))
 
 
 def _sums(score: Score, tokens: bool) -> dict[str, object]:

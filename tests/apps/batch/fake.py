@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace, TracebackType
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from eftlocal.emulation.batch import Answer, Job
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.generation import Reply
 from eftlocal.emulation.scoring import Score, ScoredToken
-from eftlocal.emulation.settings import Settings
+from eftlocal.emulation.settings import Dials, Settings
 from eftlocal.errors import ContextError, EftError, SettingError
 
 
@@ -91,6 +91,15 @@ class Scripted:
             for i, word in enumerate(completion.split())
         )
         return Score(tokens=tokens, logprob=sum(token.logprob for token in tokens), top=())
+
+    def score_many(self, pairs: Sequence[tuple[Any, str, Dials]]) -> list[Score | EftError]:
+        found: list[Score | EftError] = []
+        for prompt, completion, dials in pairs:
+            try:
+                found.append(self.score(prompt, completion, **dials))
+            except EftError as error:
+                found.append(error)
+        return found
 
     def __enter__(self) -> Emulator:
         return cast(Emulator, self)
