@@ -9,7 +9,7 @@ from typing import Final
 from eftlocal.catalog.tables import expanded
 from eftlocal.errors import CatalogError
 
-__all__ = ["HUB", "NAMING", "REPO", "REVISION", "File", "HubFile", "local", "named", "typed"]
+__all__ = ["HUB", "NAMING", "REPO", "REVISION", "File", "HubFile", "local", "named", "parts", "typed"]
 
 REPO: Final = r"[\w.-]+/[\w.-]+"
 REVISION: Final = r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*"  # names a file in the cache: none of its parts begins with a dot
@@ -57,6 +57,13 @@ def named(text: str, folder: Path) -> File | None:
     if _is_path(text):
         return folder / expanded(Path(text))
     return None
+
+
+def parts(first: Path) -> list[Path]:
+    """Every file of a model whose first part is `first`; one that is not split is its own one part."""
+    from eftlocal.catalog.hub.parts import part_names
+
+    return [first.with_name(name) for name in part_names(first.name)]
 
 
 def local(file: File, where: str, pull: str, elsewhere: str = BESIDE) -> Path:

@@ -4,14 +4,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from eftlocal.apps.common import size
 from eftlocal.catalog import models as catalog
+from eftlocal.catalog.files import parts
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import CatalogError, EftError
 
 __all__ = ["Load", "Loader"]
 
 Load = Callable[[str | None], Emulator]
-GIB = 1 << 30
 
 
 class Loader:
@@ -95,20 +96,16 @@ class Loader:
     def sizes(self) -> Mapping[str, int]:
         """Bytes of the files that the emulator is made of, by the models' names; what is not there counts as 0."""
         try:
-            return {name: _size(self._catalog.model(name)) for name in self._catalog.emulator(self.name).models}
+            return {name: _bytes(self._catalog.model(name)) for name in self._catalog.emulator(self.name).models}
         except EftError:
             return {}
 
     def _describe(self) -> str:
-        return ", ".join(f"{name} {_bytes(size)}" if size else name for name, size in self.sizes().items())
+        return ", ".join(f"{name} {size(n)}" if n else name for name, n in self.sizes().items())
 
 
-def _size(model: catalog.Model) -> int:
+def _bytes(model: catalog.Model) -> int:
     try:
-        return catalog.local_path(model).stat().st_size
+        return sum(part.stat().st_size for part in parts(catalog.local_path(model)))
     except (CatalogError, OSError):
         return 0
-
-
-def _bytes(size: int) -> str:
-    return f"{size / GIB:.1f} GB" if size >= GIB else f"{size / (1 << 20):.0f} MB"

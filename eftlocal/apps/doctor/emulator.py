@@ -7,7 +7,7 @@ from eftlocal.apps.common import size
 from eftlocal.apps.doctor.checks import Finding
 from eftlocal.catalog import hub
 from eftlocal.catalog import models as catalog
-from eftlocal.catalog.files import HubFile
+from eftlocal.catalog.files import HubFile, parts
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.members import assemble
 from eftlocal.errors import EftError
@@ -53,10 +53,10 @@ def _files(model: catalog.Model) -> Iterator[Finding]:
 
 
 def _file(name: str, file: catalog.File, path: Path) -> Finding:
-    parts = [path.with_name(part) for part in hub.part_names(path.name)]
+    files = parts(path)
     downloaded = isinstance(file, HubFile)
     if downloaded:
-        for part in parts:
+        for part in files:
             hub.verify(part)
     how = "whole, its checksum is right" if downloaded else "there"
-    return Finding(name, "ok", f"{path} is {how} ({size(sum(part.stat().st_size for part in parts))})")
+    return Finding(name, "ok", f"{path} is {how} ({size(sum(part.stat().st_size for part in files))})")

@@ -40,7 +40,7 @@ class Afar:
         """The largest models of the same repository that are smaller `by` so many bytes: other quantizations of it."""
         repository = self.repository(file)
         most = sum(part.size for part in repository.parts(file.file)) - by
-        names = [other.name for other in repository.files if other.name.endswith(".gguf")]
+        names = [other.name for other in repository.models]
         firsts = [name for name in names if name == hub.part_names(name)[0]]
         sized = [(sum(part.size for part in repository.parts(name)), name) for name in firsts]
         return tuple(name for size, name in sorted(sized, reverse=True) if size <= most)[:OFFERED]

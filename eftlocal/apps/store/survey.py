@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from eftlocal.catalog import hub
 from eftlocal.catalog import models as catalog
-from eftlocal.catalog.files import NAMING, File, HubFile, named
+from eftlocal.catalog.files import NAMING, File, HubFile, named, parts
 from eftlocal.catalog.tables import nearest
 from eftlocal.errors import CatalogError
 
@@ -29,13 +28,9 @@ def held(file: File) -> Held:
     """What this machine holds of `file`; no network."""
     try:
         path = catalog.local(file, "", "")
-        return Held(file, path, sum(part.stat().st_size for part in _parts(path)))
+        return Held(file, path, sum(part.stat().st_size for part in parts(path)))
     except (CatalogError, OSError):
         return Held(file, None, file.size if isinstance(file, HubFile) else None)
-
-
-def _parts(path: Path) -> Iterable[Path]:
-    return [path.with_name(name) for name in hub.part_names(path.name)]
 
 
 def models_of(cat: catalog.Catalog, name: str) -> tuple[catalog.Emulator | None, tuple[catalog.Model, ...]]:

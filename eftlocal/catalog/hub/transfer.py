@@ -176,7 +176,7 @@ def _bar(progress: Progress) -> type[tqdm]:
             """Of Xet's two bars the one of the network's bytes is left out: it counts what is compressed."""
             self.counts = not str(kwargs.get("name")).endswith(".transfer")
             self.there = 0
-            super().__init__(*args, **kwargs | {"disable": True})  # type: ignore[no-untyped-call]
+            super().__init__(*args, **kwargs | {"disable": True})  # type: ignore[no-untyped-call]  # tqdm has no types
 
         def update(self, n: float | None = 1) -> None:
             if self.counts:

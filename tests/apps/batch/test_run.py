@@ -141,7 +141,7 @@ def test_a_bad_line_stops_it_before_anything_is_loaded(go: Go, out: Path, bad: s
         raise AssertionError
 
     emulator = Scripted()
-    emulator.__enter__ = load  # type: ignore[method-assign]
+    emulator.__enter__ = load  # type: ignore[method-assign]  # of this fake alone
     with pytest.raises(EftError, match=r"in\.jsonl:3: "):
         go([*prompts(2), bad], emulator)
     assert not out.exists()

@@ -84,6 +84,7 @@ def world(
         return Done(int(end.value.code or 0), *capfd.readouterr())
 
     with serving(served) as server, connect(server, tmp_path / "hf"):
-        server.add("us/Big-GGUF", {"Big.Q4_K_M.gguf": family.base, "Big.Q8_0.gguf": family.tuned2, "README.md": b"x"})
+        others = {"README.md": b"x", "mmproj-Big.gguf": b"GGUF"}
+        server.add("us/Big-GGUF", {"Big.Q4_K_M.gguf": family.base, "Big.Q8_0.gguf": family.tuned2, **others})
         server.add("us/Small-GGUF", {"small-chat.Q8_0.gguf": family.tuned, "small.Q8_0.gguf": family.reference})
         yield World(server, catalog, tmp_path / "hf", run)

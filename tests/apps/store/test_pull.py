@@ -226,5 +226,5 @@ def test_what_does_not_fit_is_told_before_the_download_with_a_quantization_that_
     monkeypatch.setattr("eftlocal.runtime.plan.loads.TINY", 0)  # below it nothing is ever refused
     done = world.run("pull", "tiny", "--dry-run")
     assert done.code == 0 and "it DOES NOT FIT" in done.err
-    assert "Big.Q8_0.gguf of the same repository as the base fits" in done.err  # the smaller one, here
+    assert "  Big.Q8_0.gguf of the same repository as the base fits" in done.err  # the smaller one, here
     assert "--force" not in done.err  # pull has no such option
