@@ -7,20 +7,21 @@ rejected draft, a cancelled prefill and a failed step are all the same case: a c
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 from eftlocal.emulation.combine import Logits, Rows
+from eftlocal.emulation.lanes import Lanes
 from eftlocal.emulation.slots import Known, Request, Slot, common_prefix, rows_of, with_known
 from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama import Cancelled, Context, Feed, Model
 from eftlocal.runtime.plan.placement import Offload, Plan
-from eftlocal.runtime.plan.threads import Split, in_turn, split_threads
+from eftlocal.runtime.plan.threads import MOST_ROWS, Cost, Split, in_turn, split_threads
 
-__all__ = ["Cancelled", "Engine", "Known", "MemberSpec", "Request", "Slot"]
+__all__ = ["Cancelled", "Engine", "Known", "MemberSpec", "Pending", "Request", "Slot"]
 
 FORK_WORTH = 16  # a prefix shorter than this is computed again sooner than it is copied
 
@@ -62,11 +63,10 @@ class Engine:
         self.slots = [Slot(i) for i in range(n_slots)]
         self._models: dict[Path, Model] = {}
         self._contexts: dict[int, Context] = {}
-        self._splits: dict[tuple[tuple[int, ...], bool], Split] = {}  # by members, and whether in turn
+        self._splits: dict[tuple[object, ...], Split] = {}  # by members, how much each decodes, and whether in turn
         self.in_turn = False  # decode members one after the other, each with all threads: the comparison of `bench`
         self.seconds = 0.0  # spent in forward: what a step takes beyond it is ours
-        self._pool = ThreadPoolExecutor(max(1, len(self.specs)), thread_name_prefix="eftlocal-member")
-        self._running: list[Future[None]] = []
+        self._lanes = Lanes(len(self.specs))
 
     # --- members ----------------------------------------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ class Engine:
         """Make room for `n_slots` sequences of `n_ctx` tokens; caches are emptied where they have to grow."""
         if n_slots <= len(self.slots) and n_ctx <= self.n_ctx:
             return
-        wait(self._running)
+        self._lanes.wait(self._contexts)
         self._close_contexts()
         self.n_ctx = n_ctx
         self.slots = [Slot(i) for i in range(n_slots)]
@@ -148,7 +148,7 @@ class Engine:
 
     def _unload(self, path: Path) -> None:
         """Free a file's weights, after the caches that use them; a cache made again is filled again."""
-        wait(self._running)
+        self._lanes.wait(self._contexts)
         for member in [m for m in self._contexts if self.specs[m].header.path == path]:
             self._contexts.pop(member).close()
         if (model := self._models.pop(path, None)) is not None:
@@ -156,8 +156,7 @@ class Engine:
 
     def close(self) -> None:
         """Free every cache, then the weights."""
-        wait(self._running)
-        self._pool.shutdown()
+        self._lanes.close()
         self._close_contexts()
         for model in self._models.values():
             model.close()
@@ -243,34 +242,30 @@ class Engine:
         after a KeyboardInterrupt, the next forward puts right what the caches hold.
         """
         began = time.perf_counter()
-        if self._running:  # an interrupted call may have left members decoding
-            wait(self._running)
-        starts = [0, *accumulate(request.rows for request in requests)]
-        members = tuple(sorted({member for request in requests for member in request.members}))
-        feeds = {member: self._feeds(member, requests) for member in members}
-        split = self._split(members)
-        logits: dict[int, Logits] = {}  # by member; each thread writes its own keys
-
-        def run(lane: Iterable[int]) -> None:
-            for member in lane:
-                try:
-                    logits[member] = self._contexts[member].feed(feeds[member], cancelled)
-                except DecodeError as error:
-                    raise DecodeError(f"{self.specs[member].name}: {error.message}", error.hint) from error
-
-        lanes = [[members[i] for i in lane] for lane in split.lanes]
-        self._running = [self._pool.submit(run, lane) for lane in lanes[1:]]
-        try:
-            run(lanes[0])
-        finally:
-            if self._running:
-                wait(self._running)
-        for future in self._running:
-            future.result()
-        for request in requests:
-            request.slot._same.update({member: len(request.slot._fed[member]) for member in request.members})
+        work = self._work(requests, cancelled)
+        self._lanes.run(work.split, work.decode)
+        found = work.found()
         self.seconds += time.perf_counter() - began
-        return {m: (with_known(m, requests, logits[m]), rows_of(m, requests, starts)) for m in members}
+        return found
+
+    def start(self, requests: Sequence[Request], cancelled: Callable[[], bool] | None = None) -> "Pending":
+        """As forward, but what is decoded meanwhile is the caller's to choose: rows of members that are not asked here.
+
+        Slots may change as well: what is to be decoded was taken from them. The result is to be asked for, and before
+        any other call that has one of these members; `seconds` counts what the caller waited.
+        """
+        began = time.perf_counter()
+        work = self._work(requests, cancelled)
+        future = self._lanes.start(work.split, work.decode)
+        self.seconds += time.perf_counter() - began
+        return Pending(self, work, future)
+
+    def _work(self, requests: Sequence[Request], cancelled: Callable[[], bool] | None) -> "_Work":
+        members = sorted({member for request in requests for member in request.members})
+        self._lanes.wait(members)  # an interrupted call may have left them decoding
+        feeds = {member: self._feeds(member, requests) for member in members}
+        rows = {member: sum(len(feed.tokens) for feed in own) for member, own in feeds.items()}
+        return _Work(self, requests, feeds, self._split(rows), cancelled)
 
     def _feeds(self, member: int, requests: Sequence[Request]) -> list[Feed]:
         """What the member's cache lacks for each request, after a rewind to what it may keep."""
@@ -294,16 +289,77 @@ class Engine:
             feeds.append(Feed(slot.index, missing, rows))
         return feeds
 
-    def _split(self, members: tuple[int, ...]) -> Split:
-        """The lanes of these members, each of which is told its threads."""
-        key = (members, self.in_turn)
+    def _split(self, rows: Mapping[int, int]) -> Split:
+        """Who of these members decodes when, each of which is told its threads. `rows`: what each decodes."""
+        about = {member: max(1, min(1 << n.bit_length() >> 1, MOST_ROWS)) for member, n in rows.items()}
+        key = (*about.items(), self.in_turn)
         if key not in self._splits:
-            costs = [self.plan.members[m].read if self.plan else self.specs[m].header.tensor_bytes for m in members]
+            read = {m: self.plan.members[m].read if self.plan else self.specs[m].header.tensor_bytes for m in rows}
+            costs = {member: Cost.estimated(read[member], n) for member, n in about.items()}
             self._splits[key] = (in_turn if self.in_turn else split_threads)(costs, self.n_threads)
         split = self._splits[key]
-        for member, threads in zip(members, split.threads, strict=True):
+        for member, threads in split.threads.items():
             self._contexts[member].set_threads(threads)
         return split
+
+
+class _Work:
+    """The decodes of one step: what each member is fed, and what comes of it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        requests: Sequence[Request],
+        feeds: Mapping[int, list[Feed]],
+        split: Split,
+        cancelled: Callable[[], bool] | None,
+    ) -> None:
+        self.split = split
+        self._engine = engine
+        self._requests = requests
+        self._feeds = feeds
+        self._cancelled = cancelled
+        self._logits: dict[int, Logits] = {}  # by member; each thread writes its own keys
+        self._fed = [{member: len(r.slot._fed[member]) for member in r.members} for r in requests]
+
+    def decode(self, member: int) -> None:
+        """In any thread."""
+        try:
+            self._logits[member] = self._engine._contexts[member].feed(self._feeds[member], self._cancelled)
+        except DecodeError as error:
+            raise DecodeError(f"{self._engine.specs[member].name}: {error.message}", error.hint) from error
+
+    def found(self) -> dict[int, tuple[Logits, Rows]]:
+        """What forward returns, once all members have decoded."""
+        for request, fed in zip(self._requests, self._fed, strict=True):
+            request.slot._same.update(fed)
+        starts = [0, *accumulate(request.rows for request in self._requests)]
+        return {
+            m: (with_known(m, self._requests, z), rows_of(m, self._requests, starts)) for m, z in self._logits.items()
+        }
+
+
+class Pending:
+    """Decodes that go on in other threads."""
+
+    def __init__(self, engine: Engine, work: _Work, future: Future[None]) -> None:
+        self._engine = engine
+        self._work = work
+        self._future = future
+
+    @property
+    def done(self) -> bool:
+        """Whether the result need not be waited for."""
+        return self._future.done()
+
+    def result(self) -> dict[int, tuple[Logits, Rows]]:
+        """What forward would have returned, or raised."""
+        began = time.perf_counter()
+        try:
+            self._future.result()
+        finally:
+            self._engine.seconds += time.perf_counter() - began
+        return self._work.found()
 
 
 def _held(slot: Slot, prompts: Mapping[int, list[int]]) -> int:

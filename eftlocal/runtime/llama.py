@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ from eftlocal.runtime.plan.placement import Offload
 
 Logits = NDArray[np.float32]
 
+VIEWS = 64  # arrays over a context's logits that are kept
 MAX_THREADS = 512  # GGML_MAX_N_THREADS; far beyond it, starting the threads ends the process
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ in llama.cpp's src/llama-cparams.h
 KV_TYPES = {"f32": lib.GGML_TYPE_F32, "f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
@@ -297,6 +299,9 @@ class Feed(NamedTuple):
     rows: int
 
 
+Cell = tuple[int, int, int]  # a token, its position, its sequence
+
+
 class Context:
     """The KV cache of one member, for several sequences: feed tokens, get logits, rewind, fork.
 
@@ -357,6 +362,7 @@ class Context:
             if lib.llama_set_adapters_lora(handle, adapters, 1, (ctypes.c_float * 1)(lora[1])) != 0:
                 raise ModelLoadError(f"{lora[0]}: llama.cpp could not set this adapter on {model.path}")
         self._n_threads = n_threads
+        self._views: dict[tuple[int, int], Logits] = {}  # of llama.cpp's buffer, by address and rows
         self._tokens = np.zeros(params.n_batch, np.int32)
         self._positions = np.zeros(params.n_batch, np.int32)
         self._sequences = np.zeros(params.n_batch, np.int32)
@@ -407,23 +413,28 @@ class Context:
         """
         for sequence in {f.sequence for f in feeds}:
             self.rewind(sequence, self._held[sequence])
-        tokens, positions, sequences, rows = self._flatten(feeds)
-        start, total = 0, len(tokens)
-        while start < total:
-            if cancelled is not None and cancelled():
-                raise Cancelled
-            # The wanted rows share the last decode, since each decode overwrites the rows of the one before.
-            stop = total if total - start <= len(self._tokens) else min(start + len(self._tokens), total - rows)
-            self._decode(
-                tokens[start:stop], positions[start:stop], sequences[start:stop], max(0, stop - (total - rows))
-            )
-            start = stop
-        return self._logits(sequences[total - rows :])
+        quiet, wanted = self._lay_out(feeds)
+        rows = len(wanted)
+        # llama.cpp decodes sequences with as many tokens together. Where they have more and fewer, those of a prompt go
+        # first: mixed into the rows of others, its first token would make 17 of 16, which cost as much as 20.
+        alike = len({len(feed.tokens) for feed in feeds}) <= 1
+        parts = [quiet + wanted] if alike else [part for part in (quiet, wanted) if part]
+        for part in parts:
+            start, last = 0, rows if part is parts[-1] else 0
+            while start < len(part):
+                if cancelled is not None and cancelled():
+                    raise Cancelled
+                # The wanted rows share the last decode, since each decode overwrites the rows of the one before.
+                left, room = len(part) - start, len(self._tokens)
+                stop = len(part) if left <= room else min(start + room, len(part) - last)
+                self._decode(part[start:stop], max(0, stop - (len(part) - last)))
+                start = stop
+        return self._logits([sequence for _, _, sequence in wanted])
 
-    def _flatten(self, feeds: Sequence[Feed]) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], int]:
-        """Tokens, positions and sequences of all feeds, those whose logits are wanted last; and how many those are."""
-        quiet: list[tuple[int, int, int]] = []
-        wanted: list[tuple[int, int, int]] = []
+    def _lay_out(self, feeds: Sequence[Feed]) -> tuple[list[Cell], list[Cell]]:
+        """What is to be decoded: what no logits are wanted of, and then, in order, the rest."""
+        quiet: list[Cell] = []
+        wanted: list[Cell] = []
         for sequence, tokens, rows in feeds:
             held = self._held[sequence]
             if held + len(tokens) > self.n_ctx:
@@ -440,34 +451,44 @@ class Context:
             raise DecodeError(
                 f"{self.model.path}: {len(wanted)} rows of logits asked for, at most {self._max_rows} at once"
             )
-        table = np.array(quiet + wanted, np.int32).reshape(-1, 3)
-        return table[:, 0], table[:, 1], table[:, 2], len(wanted)
+        return quiet, wanted
 
-    def _decode(
-        self, tokens: NDArray[np.int32], positions: NDArray[np.int32], sequences: NDArray[np.int32], rows: int
-    ) -> None:
-        n = len(tokens)
-        order = np.argsort(sequences, kind="stable")  # llama.cpp computes neighbours together only where they ascend
-        self._tokens[:n], self._positions[:n], self._sequences[:n] = tokens[order], positions[order], sequences[order]
-        self._wanted[:n] = order >= n - rows
+    def _decode(self, cells: list[Cell], rows: int) -> None:
+        """Decode these, with logits of the last `rows`: in ascending order of sequences, as `_logits` knows."""
+        n = len(cells)
+        flags = [0] * (n - rows) + [1] * rows
+        if n > 1:  # llama.cpp computes neighbours together only where they ascend
+            order = sorted(range(n), key=lambda i: cells[i][2])
+            cells, flags = [cells[i] for i in order], [flags[i] for i in order]
+        tokens, positions, sequences = zip(*cells, strict=True)
+        self._tokens[:n], self._positions[:n], self._sequences[:n], self._wanted[:n] = (
+            tokens,
+            positions,
+            sequences,
+            flags,
+        )
         self._batch.n_tokens = n
-        touched = sequences.tolist()
-        for sequence in touched:
+        for sequence in sequences:
             self._torn[sequence] = True
         code = lib.llama_decode(self._handle, self._batch)
         if code != 0:
             raise DecodeError(f"{self.model.path}: llama.cpp could not decode {n} tokens (code {code}): {_reason()}")
-        for sequence, position in dict(zip(touched, positions.tolist(), strict=True)).items():  # each one's last
+        for sequence, position in dict(zip(sequences, positions, strict=True)).items():  # each one's last
             self._held[sequence], self._torn[sequence] = position + 1, False
         self.n_fed += n
 
-    def _logits(self, sequences: NDArray[np.int32]) -> Logits:
+    def _logits(self, sequences: list[int]) -> Logits:
         """The last decode's rows, in the order of their sequences here."""
-        if len(sequences) == 0:
+        rows = len(sequences)
+        if rows == 0:
             return np.empty((0, self.model.n_vocab), np.float32)
         pointer = lib.llama_get_logits(self._handle)
-        logits = np.ctypeslib.as_array(pointer, (len(sequences), self.model.n_vocab))
-        if (sequences[:-1] <= sequences[1:]).all():
+        address = ctypes.addressof(pointer.contents)
+        if (logits := self._views.get((address, rows))) is None:
+            if len(self._views) >= VIEWS:  # the buffer grows a few times, and then stays
+                self._views.clear()
+            logits = self._views[address, rows] = np.ctypeslib.as_array(pointer, (rows, self.model.n_vocab))
+        if all(a <= b for a, b in pairwise(sequences)):
             return logits
         return logits[np.argsort(np.argsort(sequences, kind="stable"))]  # the batch was in ascending order
 

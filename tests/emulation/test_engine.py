@@ -270,11 +270,45 @@ def test_concurrent_members_equal_sequential_ones(family: Family, monkeypatch: p
     ]
     prompts = {m: [m + 1, 2, 3] for m in range(7)}
     results = []
-    for lanes in [((0, 1, 2, 3, 4, 5, 6),), tuple((m,) for m in range(7))]:
-        monkeypatch.setattr("eftlocal.emulation.engine.split_threads", lambda *_, lanes=lanes: Split(lanes, (1,) * 7))
+    in_turn, at_once = ((0, 1, 2, 3, 4, 5, 6),), tuple((m,) for m in range(7))
+    for rounds, beside in [((in_turn,), ()), ((at_once,), ()), ((((3,),), ((0, 1), (2, 4))), (5, 6))]:
+        split = Split(rounds, dict.fromkeys(range(7), 1), beside)
+        monkeypatch.setattr("eftlocal.emulation.engine.split_threads", lambda *_, split=split: split)
         results.append(cold(paths, prompts, ANSWER, 4))
     for member in range(7):
         np.testing.assert_array_equal(results[0][member], results[1][member])
+        np.testing.assert_array_equal(results[0][member], results[2][member])
+
+
+def test_while_some_members_are_pending_others_go_on_in_the_same_slot(family: Family, trio: Engine) -> None:
+    paths, prompts = [family.base, family.tuned, family.reference], {m: PROMPTS[m] for m in range(3)}
+    slot = trio.begin(prompts)
+    slot.tokens = list(ANSWER[:3])
+    pending = trio.start([Request(slot, 2, (0, 2))])
+    for token in ANSWER[3:6]:  # the tuned member guesses on
+        slot.tokens.append(token)
+        ahead = rows(trio, slot, 1, (1,))
+    found = {member: z.copy() for member, (z, _) in pending.result().items()}
+    assert pending.done and sorted(found) == [0, 2]
+    first = cold(paths, prompts, ANSWER[:3], 2)
+    same(found, {member: first[member] for member in (0, 2)})
+    same(ahead, {1: cold(paths, prompts, ANSWER[:6], 1)[1]})
+    slot.truncate(4)  # the guesses after the first were wrong
+    same(rows(trio, slot, 2), cold(paths, prompts, ANSWER[:4], 2))
+
+
+def test_what_goes_wrong_in_a_pending_step_is_raised_where_its_result_is_asked_for(
+    family: Family, trio: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = {m: PROMPTS[m] for m in range(3)}
+    slot = trio.begin(prompts)
+    slot.tokens = list(ANSWER[:3])
+    with monkeypatch.context() as patch:
+        patch.setattr(llama_cpp, "llama_decode", lambda *_: -3)
+        pending = trio.start([Request(slot, 1, (0, 1, 2))])
+        with pytest.raises(DecodeError, match=r"member \d: .*code -3"):
+            pending.result()
+    same(rows(trio, slot, 1), cold([family.base, family.tuned, family.reference], prompts, ANSWER[:3], 1))
 
 
 def test_weights_of_one_file_are_loaded_once_for_all_its_members(family: Family) -> None:

@@ -80,6 +80,13 @@ def test_logits_are_a_view_into_llama_cpps_own_buffer_that_the_next_feed_overwri
     assert not np.array_equal(z[0], before)
 
 
+def test_views_of_the_buffer_stay_right_when_it_grows(family: Family, one: Context) -> None:
+    for rows in (1, 3, 40, 1, 3, 64, 40, 1):  # (a longer feed than any before moves the buffer)
+        one.rewind(0, 0)
+        tokens = [(7 * rows + i) % 250 for i in range(rows)]
+        np.testing.assert_allclose(one.feed([Feed(0, tokens, rows)]), cold(family.tuned, tokens, rows), atol=1e-4)
+
+
 def test_no_rows_asked_for_gives_none_but_feeds_the_tokens(family: Family, one: Context) -> None:
     assert one.feed([Feed(0, PROMPT, 0)]).shape == (0, len(VOCAB))
     assert one.feed([]).shape == (0, len(VOCAB))

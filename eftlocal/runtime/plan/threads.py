@@ -1,28 +1,57 @@
-"""Who runs where: how many members decode at the same time, and on how many threads each.
+"""Who runs when: which members decode at the same time, which after one another, and on how many threads each.
 
-A small model gains little from a second thread, and two models side by side gain nearly all of the second core; but a
-member that is nothing beside the base only takes threads from it. So the split is searched by a small model of cost.
+Threads make a decode shorter by what its matrices are, little of one token and nearly all of sixteen; models side by
+side gain the cores whole, but three of them leave one of two cores idle at the end. So the split is searched by a small
+model of cost, which is fed with what was measured, or with what weights and rows promise.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from eftlocal.runtime.plan.cgroup import limits
 
 LIGHT = 32_000_000  # bytes of weights below which threads wait for each other longer than they compute
+HANDOVER = 0.03  # of a step: what a further round has to win, since its members wait for the slowest of the one before
 
-# The share of a decode that more threads make shorter. Measured on 2 cores with SmolLM2-135M, one token: 0.1 for Q4_0,
-# 0.5 for F16, 0.7 for F32 (memory-bound); a lane of its own must win clearly, so the lower middle.
-PARALLEL_SHARE = 0.4
+# Measured on 2 cores with SmolLM2-135M in Q4_0 and F16. A row more costs 0.4 and 0.25 of the first, up to about 16. The
+# share of a decode that more threads make shorter: of one row 0.1 and 0.4 (0.7 in F32: memory-bound), of four 0.86 and
+# 0.44, of sixteen 0.86 and 0.6.
+ROW, MOST_ROWS = 0.3, 16
+SHARES = ((4, 0.8), (2, 0.6), (1, 0.1))  # (from so many rows on, share)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one member's decode: `alone` with one thread, in any unit; 0 is: on a device. `shared`: what threads share."""
+
+    alone: float
+    shared: float = 0.0
+
+    def on(self, threads: int) -> float:
+        """With so many threads."""
+        return self.alone * (1 - self.shared + self.shared / threads)
+
+    @classmethod
+    def estimated(cls, read: float, rows: int) -> "Cost":
+        """From the bytes of weights that a decode reads on the CPU, for so many rows."""
+        shared = next(share for least, share in SHARES if rows >= least)
+        return cls(read * (1 + ROW * (min(rows, MOST_ROWS) - 1)), shared if read >= LIGHT else 0.0)
+
+
+Lane = tuple[int, ...]  # members that run in turn
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """`lanes` run at the same time; in a lane, members run in turn. `threads`: for each member."""
+    """`rounds` follow each other, and in a round its lanes run at the same time. `threads`: by member.
 
-    lanes: tuple[tuple[int, ...], ...]
-    threads: tuple[int, ...]
+    `beside`: members on devices, which run all the while.
+    """
+
+    rounds: tuple[tuple[Lane, ...], ...]
+    threads: Mapping[int, int]
+    beside: Lane = ()
 
 
 def usable_cores() -> int:
@@ -32,50 +61,58 @@ def usable_cores() -> int:
     return cores if share is None else max(1, min(cores, int(share)))
 
 
-def split_threads(costs: Sequence[float], n_threads: int) -> Split:
-    """The split of `n_threads` over members that promises the shortest step.
+def split_threads(costs: Mapping[int, Cost], n_threads: int) -> Split:
+    """The split of `n_threads` over members that promises the shortest step. `costs`: by member.
 
-    `costs`: bytes of weights that the CPU reads for a token of each member. 0 is: all of it runs on a device; then it
-    has a lane of its own with one thread, which hands over the work and waits, and which is none of `n_threads`.
+    A member on a device has one thread, which hands over the work and waits, and which is none of `n_threads`.
     """
-    here = [i for i, cost in enumerate(costs) if cost > 0]
-    own = [costs[i] for i in here]
-    splits = [_split(own, n_threads, n) for n in range(1, min(len(own), max(1, n_threads)) + 1)]
-    best = min(splits, key=lambda split: step_cost(own, split), default=Split((), ()))
-    lanes = [tuple(here[i] for i in lane) for lane in best.lanes]
-    threads = dict(zip(here, best.threads, strict=True))
-    lanes += [(i,) for i in range(len(costs)) if i not in threads]
-    return Split(tuple(lanes), tuple(threads.get(i, 1) for i in range(len(costs))))
+    here = {i: cost for i, cost in costs.items() if cost.alone > 0}
+    beside = tuple(i for i in costs if i not in here)
+    waiting = dict.fromkeys(beside, 1)
+    if not here:
+        return Split((tuple((i,) for i in beside),) if beside else (), waiting)
+    splits = _splits(here, n_threads)
+    best = min(splits, key=lambda split: step_cost(costs, split) * (1 + HANDOVER * (len(split.rounds) - 1)))
+    return Split(best.rounds, {**best.threads, **waiting}, beside)
 
 
-def in_turn(costs: Sequence[float], n_threads: int) -> Split:
+def in_turn(costs: Mapping[int, Cost], n_threads: int) -> Split:
     """All members one after the other, each with every thread that it can use."""
-    threads = tuple(n_threads if cost >= LIGHT else 1 for cost in costs)
-    return Split((tuple(range(len(costs))),), threads)
+    return Split(((tuple(costs),),), {i: _all(cost, n_threads) for i, cost in costs.items()})
 
 
-def step_cost(costs: Sequence[float], split: Split) -> float:
-    """How long a step takes under `split`, in the unit of `costs`: as long as its longest lane."""
-    return max((sum(_cost(costs[i], split.threads[i]) for i in lane) for lane in split.lanes), default=0.0)
+def step_cost(costs: Mapping[int, Cost], split: Split) -> float:
+    """How long a step takes under `split`, in the costs' unit: each round as long as its longest lane."""
+    return sum(max(sum(costs[i].on(split.threads[i]) for i in lane) for lane in lanes) for lanes in split.rounds)
 
 
-def _cost(cost: float, threads: int) -> float:
-    return cost if cost < LIGHT else cost * (1 - PARALLEL_SHARE + PARALLEL_SHARE / threads)
+def _all(cost: Cost, n_threads: int) -> int:
+    return n_threads if cost.shared else 1
 
 
-def _split(costs: Sequence[float], n_threads: int, n_lanes: int) -> Split:
-    """Members on `n_lanes` lanes, the dearest first onto the emptiest lane; threads by the lanes' costs."""
+def _splits(costs: Mapping[int, Cost], n_threads: int) -> Iterator[Split]:
+    """All members in one round of some lanes; or some of the dearest, or the cheapest, each in a round before it."""
+    order = sorted(costs, key=lambda i: -costs[i].alone)
+    for n in range(len(order)):
+        for solo, rest in ((order[:n], order[n:]), (order[len(order) - n :], order[: len(order) - n]))[: n + 1]:
+            threads = {i: _all(costs[i], n_threads) for i in solo}
+            for n_lanes in range(1, min(len(rest), max(1, n_threads)) + 1):
+                lanes, each = _lanes({i: costs[i] for i in rest}, n_threads, n_lanes)
+                yield Split((*(((i,),) for i in solo), lanes), threads | each)
+
+
+def _lanes(costs: Mapping[int, Cost], n_threads: int, n_lanes: int) -> tuple[tuple[Lane, ...], dict[int, int]]:
+    """Members, the dearest first, each on the emptiest of `n_lanes` lanes; threads by what the lanes cost."""
     lanes: list[list[int]] = [[] for _ in range(n_lanes)]
     loads = [0.0] * n_lanes
-    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
+    for i, cost in costs.items():
         lane = loads.index(min(loads))
         lanes[lane].append(i)
-        loads[lane] += costs[i]
+        loads[lane] += cost.alone
     threads = [1] * n_lanes
-    able = [lane for lane, members in enumerate(lanes) if any(costs[i] >= LIGHT for i in members)]
+    able = [lane for lane, members in enumerate(lanes) if any(costs[i].shared for i in members)]
     for _ in range(n_threads - n_lanes if able else 0):  # each further thread goes where a step waits
-        waits = {lane: sum(_cost(costs[i], threads[lane]) for i in lanes[lane]) for lane in able}
+        waits = {lane: sum(costs[i].on(threads[lane]) for i in lanes[lane]) for lane in able}
         threads[max(able, key=lambda lane: waits[lane])] += 1
-    owner = {i: lane for lane, members in enumerate(lanes) for i in members}
-    each = tuple(threads[owner[i]] if costs[i] >= LIGHT else 1 for i in range(len(costs)))
-    return Split(tuple(map(tuple, lanes)), each)
+    each = {i: _all(costs[i], threads[lane]) for lane, members in enumerate(lanes) for i in members}
+    return tuple(map(tuple, lanes)), each

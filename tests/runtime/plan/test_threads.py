@@ -1,99 +1,111 @@
 """Threads over members: everyone runs once, no core is promised twice, and the split is near the best there is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eftlocal.runtime.plan.threads import LIGHT, Split, in_turn, split_threads, step_cost, usable_cores
+from eftlocal.runtime.plan.threads import LIGHT, Cost, Lane, Split, in_turn, split_threads, step_cost, usable_cores
 
-SMALL = 0.1e9  # bytes of weights: threads are worth their while
-UNIT = 1e10
+SMALL = 3 * LIGHT  # bytes of weights: threads are worth their while
+SHARES = st.sampled_from([0.0, 0.1, 0.4, 0.8, 1.0])  # of a decode that threads share
+COSTS = st.builds(Cost, st.floats(0.01, 100), SHARES)
+
+
+def read(sizes: Sequence[float], rows: int = 1) -> dict[int, Cost]:
+    """Members that read so many times SMALL bytes."""
+    return {i: Cost.estimated(size * SMALL, rows) for i, size in enumerate(sizes)}
 
 
 @pytest.mark.parametrize(
-    ("costs", "n_threads", "lanes", "threads"),
+    ("sizes", "rows", "n_threads", "rounds", "threads"),
     [
-        pytest.param([1, 1], 2, {(0,), (1,)}, [1, 1], id="an equal pair has a core each"),
-        pytest.param([10, 1, 1], 2, {(0, 1, 2)}, [2, 2, 2], id="a base beside which the others are nothing"),
-        pytest.param([10, 1, 1], 8, None, None, id="a base and two small ones on 8 cores"),
-        pytest.param([1, 1, 1], 2, {(0, 2), (1,)}, [1, 1, 1], id="an equal trio on 2 cores"),
-        pytest.param([1, 1, 1], 3, {(0,), (1,), (2,)}, [1, 1, 1], id="an equal trio on 3 cores"),
-        pytest.param([5], 6, {(0,)}, [6], id="one member has every core"),
-        pytest.param([3, 2, 1], 1, {(0, 1, 2)}, [1, 1, 1], id="one core"),
-        pytest.param([1] * 7, 2, None, [1] * 7, id="more members than cores"),
+        pytest.param([1, 1], 1, 2, {((0,), (1,))}, [1, 1], id="an equal pair has a core each"),
+        pytest.param([1, 1], 16, 2, {((0,), (1,))}, [1, 1], id="for many rows as well"),
+        pytest.param([1, 1, 1], 1, 2, {((0, 2), (1,))}, [1, 1, 1], id="a token of an equal trio: two of them in turn"),
+        pytest.param([1, 1, 1], 16, 2, {((0,),), ((1,), (2,))}, [2, 1, 1], id="sixteen: one has both cores before"),
+        pytest.param([1, 1, 1], 1, 3, {((0,), (1,), (2,))}, [1, 1, 1], id="an equal trio on 3 cores"),
+        pytest.param([9, 1, 1], 4, 2, {((0,),), ((1,), (2,))}, [2, 1, 1], id="both cores for the base, then a pair"),
+        pytest.param([5], 1, 6, {((0,),)}, [6], id="one member has every core"),
+        pytest.param([3, 2, 1], 1, 1, {((0, 1, 2),)}, [1, 1, 1], id="one core"),
     ],
 )
 def test_a_split_is_what_one_would_choose(
-    costs: list[float], n_threads: int, lanes: set[tuple[int, ...]] | None, threads: list[int] | None
+    sizes: list[float], rows: int, n_threads: int, rounds: set[tuple[Lane, ...]], threads: list[int]
 ) -> None:
-    for unit in (SMALL, 10 * SMALL):
-        split = split_threads([cost * unit for cost in costs], n_threads)
-        checked(split, len(costs), n_threads)
-        assert lanes is None or set(split.lanes) == lanes
-        assert threads is None or list(split.threads) == threads
+    for unit in (1, 10):
+        split = split_threads(read([size * unit for size in sizes], rows), n_threads)
+        checked(split, len(sizes), n_threads)
+        assert set(split.rounds) == rounds
+        assert [split.threads[i] for i in range(len(sizes))] == threads
 
 
-def test_a_large_base_gets_most_of_many_cores_and_waits_for_no_small_one() -> None:
-    costs = [10 * SMALL, SMALL, SMALL]
+def test_a_large_base_has_most_of_many_cores_and_waits_for_no_small_one() -> None:
+    costs = read([10, 1, 1])
     split = split_threads(costs, 8)
     assert split.threads[0] >= 6
-    assert next(lane for lane in split.lanes if 0 in lane) == (0,)
-    assert step_cost(costs, split) < step_cost(costs, Split(((0, 1, 2),), (8, 8, 8)))
+    assert any((0,) in lanes for lanes in split.rounds)
+    assert step_cost(costs, split) < step_cost(costs, Split((((0, 1, 2),),), dict.fromkeys(costs, 8)))
 
 
-@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=7), st.integers(1, 64))
-def test_every_member_is_in_one_lane_and_lanes_share_the_cores(costs: list[float], n_threads: int) -> None:
-    costs = [cost * UNIT for cost in costs]
+def test_rows_cost_more_and_threads_share_more_of_them() -> None:
+    one, four, sixteen = (Cost.estimated(SMALL, rows) for rows in (1, 4, 16))
+    assert one.alone < four.alone < sixteen.alone
+    assert one.on(4) / one.alone > four.on(4) / four.alone
+    assert sixteen.on(1) == sixteen.alone
+    assert Cost.estimated(SMALL, 500) == sixteen
+
+
+@given(st.lists(COSTS, min_size=1, max_size=6), st.integers(1, 64))
+def test_every_member_runs_once_and_lanes_share_the_cores(own: list[Cost], n_threads: int) -> None:
+    costs = dict(enumerate(own))
     split = split_threads(costs, n_threads)
-    checked(split, len(costs), n_threads)
+    checked(split, len(own), n_threads)
     assert step_cost(costs, split) <= step_cost(costs, in_turn(costs, n_threads)) * (1 + 1e-9)
 
 
-@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=4), st.integers(1, 4))
-def test_no_split_is_better_by_more_than_a_third(costs: list[float], n_threads: int) -> None:
-    costs = [cost * UNIT for cost in costs]
-    best = min(step_cost(costs, split) for split in every_split(len(costs), n_threads))
+@given(st.lists(COSTS, min_size=1, max_size=4), st.integers(1, 4))
+def test_no_split_of_one_round_is_better_by_more_than_a_third(own: list[Cost], n_threads: int) -> None:
+    costs = dict(enumerate(own))
+    best = min(step_cost(costs, split) for split in every_split(len(own), n_threads))
     assert step_cost(costs, split_threads(costs, n_threads)) <= best * 4 / 3 + 1e-9
 
 
-@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=7), st.integers(1, 16))
-def test_a_core_more_is_never_slower(costs: list[float], n_threads: int) -> None:
-    costs = [cost * UNIT for cost in costs]
-    fewer, more = (step_cost(costs, split_threads(costs, n)) for n in (n_threads, n_threads + 1))
-    assert more <= fewer * (1 + 1e-9)
-
-
-@given(st.lists(st.floats(1, LIGHT - 1), min_size=1, max_size=7), st.integers(1, 16))
-def test_a_model_too_light_for_threads_has_one(costs: list[float], n_threads: int) -> None:
+@given(st.lists(st.floats(1, LIGHT - 1), min_size=1, max_size=7), st.integers(1, 16), st.integers(1, 20))
+def test_a_model_too_light_for_threads_has_one(weights: list[float], n_threads: int, rows: int) -> None:
+    costs = {i: Cost.estimated(weight, rows) for i, weight in enumerate(weights)}
     split = split_threads(costs, n_threads)
-    assert set(split.threads) == {1}
-    assert sorted(member for lane in split.lanes for member in lane) == list(range(len(costs)))
-    assert in_turn(costs, n_threads).threads == split.threads
+    assert set(split.threads.values()) == {1}
+    assert set(in_turn(costs, n_threads).threads.values()) == {1}
 
 
 def test_a_light_member_leaves_the_threads_to_a_heavy_one() -> None:
-    assert split_threads([20 * SMALL, LIGHT / 2, LIGHT / 2], 8).threads[1:] == (1, 1)
-    assert in_turn([20 * SMALL, LIGHT / 2], 8).threads == (8, 1)
+    costs = {0: Cost.estimated(20 * SMALL, 1), 1: Cost.estimated(LIGHT / 2, 1), 2: Cost.estimated(LIGHT / 2, 1)}
+    threads = split_threads(costs, 8).threads
+    assert (threads[1], threads[2]) == (1, 1)
+    assert in_turn(costs, 8).threads == {0: 8, 1: 1, 2: 1}
 
 
-@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=5), st.integers(0, 4), st.integers(1, 16))
-def test_members_on_devices_have_lanes_of_their_own_and_take_no_cores(
-    costs: list[float], n_on_devices: int, n_threads: int
+@given(st.lists(COSTS, min_size=1, max_size=4), st.integers(1, 4), st.integers(1, 16))
+def test_members_on_devices_run_beside_all_others_and_take_no_cores(
+    own: list[Cost], n_on_devices: int, n_threads: int
 ) -> None:
-    costs = [cost * UNIT for cost in costs]
-    split = split_threads([*costs, *[0.0] * n_on_devices], n_threads)
+    costs = dict(enumerate(own))
     alone = split_threads(costs, n_threads)
-    assert split.lanes[: len(alone.lanes)] == alone.lanes
-    assert split.threads[: len(costs)] == alone.threads
-    assert split.lanes[len(alone.lanes) :] == tuple((len(costs) + i,) for i in range(n_on_devices))
-    assert split.threads[len(costs) :] == (1,) * n_on_devices
+    devices = tuple(len(own) + i for i in range(n_on_devices))
+    split = split_threads(costs | dict.fromkeys(devices, Cost(0.0)), n_threads)
+    assert (split.rounds, split.beside) == (alone.rounds, devices)
+    assert split.threads == {**alone.threads, **dict.fromkeys(devices, 1)}
 
 
-def test_no_members_need_no_lanes() -> None:
-    assert split_threads([], 4) == Split((), ())
+def test_members_that_are_all_on_devices_have_a_lane_each() -> None:
+    assert split_threads({0: Cost(0.0), 1: Cost(0.0)}, 8) == Split((((0,), (1,)),), {0: 1, 1: 1})
+
+
+def test_no_members_need_no_rounds() -> None:
+    assert split_threads({}, 4) == Split((), {})
 
 
 def test_there_is_a_core_to_use() -> None:
@@ -101,22 +113,18 @@ def test_there_is_a_core_to_use() -> None:
 
 
 def checked(split: Split, n_members: int, n_threads: int) -> None:
-    """Everyone in exactly one lane; a lane's members have the same threads, and lanes together the cores there are."""
-    assert sorted(member for lane in split.lanes for member in lane) == list(range(n_members))
-    assert all(split.lanes) and len(split.threads) == n_members
-    each = [{split.threads[member] for member in lane} for lane in split.lanes]
-    assert all(len(threads) == 1 for threads in each)
-    assert sum(threads.pop() for threads in each) == n_threads
+    """Everyone in exactly one lane of one round; no round has more threads than there are."""
+    assert sorted(member for lanes in split.rounds for lane in lanes for member in lane) == list(range(n_members))
+    assert all(lane for lanes in split.rounds for lane in lanes) and set(split.threads) == set(range(n_members))
+    for lanes in split.rounds:
+        assert sum(max(split.threads[member] for member in lane) for lane in lanes) <= n_threads
 
 
 def every_split(n_members: int, n_threads: int) -> Iterator[Split]:
-    """All assignments of members to lanes and of threads to lanes."""
+    """All assignments of members to the lanes of one round and of threads to lanes."""
     for owners in product(range(n_members), repeat=n_members):
         lanes = [tuple(i for i in range(n_members) if owners[i] == lane) for lane in sorted(set(owners))]
         for threads in product(range(1, n_threads + 1), repeat=len(lanes)):
             if sum(threads) <= n_threads:
-                yield Split(tuple(lanes), tuple(of(i, lanes, threads) for i in range(n_members)))
-
-
-def of(member: int, lanes: Sequence[tuple[int, ...]], threads: Sequence[int]) -> int:
-    return next(n for lane, n in zip(lanes, threads, strict=True) if member in lane)
+                each: Mapping[int, int] = {i: n for lane, n in zip(lanes, threads, strict=True) for i in lane}
+                yield Split((tuple(lanes),), each)
