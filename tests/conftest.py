@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import tempfile
 from pathlib import Path
 
 import llama_cpp
@@ -18,6 +20,10 @@ def _drop(level: int, text: bytes, data: ctypes.c_void_p) -> None:
 
 _DROP = llama_cpp.llama_log_callback(_drop)  # llama.cpp keeps the pointer: it must outlive every call
 llama_cpp.llama_log_set(_DROP, ctypes.c_void_p())
+
+
+# What is measured of models is remembered apart from the user's own; set here, since subprocesses inherit it.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="eftlocal-cache-")
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from eftlocal.runtime.plan.machine import here
 from eftlocal.runtime.plan.memory import Cache
 from eftlocal.runtime.plan.placement import Plan, Wishes
 from eftlocal.runtime.plan.threads import usable_cores
+from eftlocal.runtime.speeds import Speeds, speeds_file
 from eftlocal.runtime.views import View
 
 __all__ = ["Answer", "Emulator", "Job", "Prompt", "Raw", "Score", "ScoredToken", "Stream", "as_messages"]
@@ -107,7 +108,9 @@ class Emulator:
         plan = members.plan(here(), Cache(n_ctx, kv_type=kv_type), wishes)
         if not plan.fits and not force:
             raise plan.error(emulator.name)
-        engine = Engine(members.specs, n_ctx=n_ctx, n_threads=threads or usable_cores(), kv_type=kv_type, plan=plan)
+        n_threads = threads or usable_cores()
+        speeds = Speeds(n_threads, speeds_file())
+        engine = Engine(members.specs, n_ctx=n_ctx, n_threads=n_threads, kv_type=kv_type, plan=plan, speeds=speeds)
         self = cls(members, engine, name=emulator.name, settings=settings.turned(**dials), load_s=0.0)
         try:
             active = self.mix(self.settings).active
@@ -115,6 +118,7 @@ class Emulator:
                 engine.model(member)
             # A device that is too small says so when the caches are made: now, and not at the first prompt.
             engine.prepare(member for member in active if plan.members[member].offload.layers)
+            engine.measure(active)
         except BaseException:
             self.close()
             raise

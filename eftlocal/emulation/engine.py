@@ -19,10 +19,12 @@ from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama import Cancelled, Context, Feed, Model
 from eftlocal.runtime.plan.placement import Offload, Plan
-from eftlocal.runtime.plan.threads import MOST_ROWS, Cost, Split, in_turn, split_threads
+from eftlocal.runtime.plan.threads import LIGHT, MOST_ROWS, Cost, Split, in_turn, split_threads
+from eftlocal.runtime.speeds import Speed, Speeds, measure
 
 __all__ = ["Cancelled", "Engine", "Known", "MemberSpec", "Pending", "Request", "Slot"]
 
+MEASURED = 32  # tokens of a sequence in the caches that speeds are measured with
 FORK_WORTH = 16  # a prefix shorter than this is computed again sooner than it is copied
 
 
@@ -41,7 +43,8 @@ class Engine:
     """Members and their caches. Models are loaded when they are first needed; weights of one file once.
 
     `n_ctx`: tokens of one sequence. `plan`: where each member runs; None leaves it to llama.cpp. `notes`: what went
-    otherwise than planned, by file. Not thread-safe: one call at a time.
+    otherwise than planned, by file. `speeds`: what is remembered of models, by which threads are shared; None goes by
+    their weights. Not thread-safe: one call at a time.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Engine:
         n_slots: int = 1,
         kv_type: str = "f16",
         plan: Plan | None = None,
+        speeds: Speeds | None = None,
     ) -> None:
         self.specs = tuple(specs)
         self.n_ctx = n_ctx
@@ -67,6 +71,8 @@ class Engine:
         self.in_turn = False  # decode members one after the other, each with all threads: the comparison of `bench`
         self.seconds = 0.0  # spent in forward: what a step takes beyond it is ours
         self._lanes = Lanes(len(self.specs))
+        self._memory = speeds
+        self._speeds: dict[int, Speed] = {}  # by member
 
     # --- members ----------------------------------------------------------------------------------------------------
 
@@ -91,6 +97,7 @@ class Engine:
         path, fewer = spec.header.path, offload.halved()
         self.plan = self.plan.moved(path, fewer)
         self._splits.clear()
+        self._speeds.clear()
         rest = f"{fewer.layers} are there, and the rest is on the CPU" if fewer.layers else "it runs on the CPU"
         reason = error.message.rpartition(": ")[2]
         self.notes[path] = f"{spec.model or spec.name} did not load as planned on a device ({reason}): {rest}"
@@ -129,14 +136,55 @@ class Engine:
         while missing := [m for m in wanted if m not in self._contexts]:  # one that falls back takes its file's with it
             for member in missing:
                 self._context(member)
+        self.measure(wanted)
+
+    def measure(self, members: Iterable[int], *, anew: bool = False) -> None:
+        """Know how fast these members decode, where they have threads to share; `anew`: whatever is remembered.
+
+        Takes about a second of each large model that no memory has. Raises ModelLoadError.
+        """
+        here = [member for member in members if self._read(member) > 0]
+        heavy = any(self._read(member) >= LIGHT for member in here)
+        if self._memory is None or self.n_threads < 2 or len(here) < 2 or not heavy:
+            return
+        if wanted := [member for member in here if anew or member not in self._speeds]:
+            self._splits.clear()
+        for member in wanted:
+            name = self._identity(member)
+            if (speed := None if anew else self._memory.get(name)) is None:
+                context = self._make(member, n_ctx=MEASURED, n_seq=MOST_ROWS)
+                try:
+                    speed = measure(context, self.n_threads if self._read(member) >= LIGHT else 1)
+                finally:
+                    context.close()
+                self._memory.put(name, speed)
+            self._speeds[member] = speed
+
+    def _read(self, member: int) -> int:
+        """Bytes of weights that the CPU reads for a token of a member."""
+        return self.plan.members[member].read if self.plan else self.specs[member].header.tensor_bytes
+
+    def _identity(self, member: int) -> str:
+        """What a member's speed depends on, the machine apart."""
+        spec, offload = self.specs[member], self._offload(member)
+        parts = [spec.header.path.name, f"{spec.header.path.stat().st_size} bytes", self.kv_type]
+        parts += [f"with {spec.lora[0].name}"] if spec.lora is not None else []
+        parts += [f"{offload.layers} layers on {', '.join(offload.devices)}"] if offload and offload.layers else []
+        return ", ".join(parts)
 
     def _context(self, member: int) -> Context:
-        while member not in self._contexts:
+        if member not in self._contexts:
+            self._contexts[member] = self._make(member, n_ctx=self.n_ctx, n_seq=len(self.slots))
+        return self._contexts[member]
+
+    def _make(self, member: int, *, n_ctx: int, n_seq: int) -> Context:
+        """A cache of the member, which falls back to fewer layers on devices until there is one."""
+        while True:
             try:
-                self._contexts[member] = Context(
+                return Context(
                     self.model(member),
-                    n_ctx=self.n_ctx,
-                    n_seq=len(self.slots),
+                    n_ctx=n_ctx,
+                    n_seq=n_seq,
                     n_threads=self.n_threads,
                     lora=self.specs[member].lora,
                     kv_type=self.kv_type,
@@ -144,7 +192,6 @@ class Engine:
             except ModelLoadError as error:
                 self._fall_back(member, error)
                 self._unload(self.specs[member].header.path)
-        return self._contexts[member]
 
     def _unload(self, path: Path) -> None:
         """Free a file's weights, after the caches that use them; a cache made again is filled again."""
@@ -294,13 +341,16 @@ class Engine:
         about = {member: max(1, min(1 << n.bit_length() >> 1, MOST_ROWS)) for member, n in rows.items()}
         key = (*about.items(), self.in_turn)
         if key not in self._splits:
-            read = {m: self.plan.members[m].read if self.plan else self.specs[m].header.tensor_bytes for m in rows}
-            costs = {member: Cost.estimated(read[member], n) for member, n in about.items()}
+            costs = {member: self._cost(member, n) for member, n in about.items()}
             self._splits[key] = (in_turn if self.in_turn else split_threads)(costs, self.n_threads)
         split = self._splits[key]
         for member, threads in split.threads.items():
             self._contexts[member].set_threads(threads)
         return split
+
+    def _cost(self, member: int, rows: int) -> Cost:
+        speed = self._speeds.get(member)
+        return Cost.estimated(self._read(member), rows) if speed is None else speed.cost(rows, self.n_threads)
 
 
 class _Work:

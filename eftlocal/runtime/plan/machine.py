@@ -1,13 +1,16 @@
 """What this machine has: cores, memory and devices, and how much of them this process may use."""
 
 import os
+import platform
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from eftlocal.runtime.plan.cgroup import NO_LIMIT, limits
 from eftlocal.runtime.plan.threads import usable_cores
 
-__all__ = ["Device", "Machine", "here"]
+__all__ = ["Device", "Machine", "here", "processor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,17 @@ def here(*, devices: bool = True) -> Machine:
         cores_present=os.cpu_count() or cores,
         memory_present=present,
     )
+
+
+def processor() -> str:
+    """The system, and the processor's architecture and name."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    name = found[1].strip() if found else platform.processor()
+    kind = platform.machine()
+    return f"{platform.system()} {kind}" + (f" ({name})" if name and name != kind else "")
 
 
 def _memory() -> tuple[int, int]:

@@ -8,17 +8,18 @@ model of cost, which is fed with what was measured, or with what weights and row
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import log2
 
 from eftlocal.runtime.plan.cgroup import limits
 
 LIGHT = 32_000_000  # bytes of weights below which threads wait for each other longer than they compute
-HANDOVER = 0.03  # of a step: what a further round has to win, since its members wait for the slowest of the one before
+HANDOVER = 0.05  # of a step: what a further round has to win, whose members wait for the slowest of the one before
 
-# Measured on 2 cores with SmolLM2-135M in Q4_0 and F16. A row more costs 0.4 and 0.25 of the first, up to about 16. The
-# share of a decode that more threads make shorter: of one row 0.1 and 0.4 (0.7 in F32: memory-bound), of four 0.86 and
-# 0.44, of sixteen 0.86 and 0.6.
+# Where nothing was measured. On 2 cores, of SmolLM2-135M in Q4_0, F16 and F32 (92, 270 and 540 MB): a row more costs
+# 0.4 to 0.25 of the first, up to about 16. More threads make 0.1, 0.4 and 0.7 of one row shorter, and of sixteen 0.86
+# and 0.6 in Q4_0 and F16.
 ROW, MOST_ROWS = 0.3, 16
-SHARES = ((4, 0.8), (2, 0.6), (1, 0.1))  # (from so many rows on, share)
+SHARED, DOUBLED, MOST_SHARED = 0.1, 0.22, 0.85  # of one row of 90 MB; for each time twice as much; at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,12 @@ class Cost:
     @classmethod
     def estimated(cls, read: float, rows: int) -> "Cost":
         """From the bytes of weights that a decode reads on the CPU, for so many rows."""
-        shared = next(share for least, share in SHARES if rows >= least)
-        return cls(read * (1 + ROW * (min(rows, MOST_ROWS) - 1)), shared if read >= LIGHT else 0.0)
+        if read <= 0:
+            return cls(0.0)
+        rows = min(rows, MOST_ROWS)
+        one = max(SHARED, SHARED + DOUBLED * log2(read / 90e6))
+        shared = min(MOST_SHARED, one if rows == 1 else max(one, 0.6 if rows < 4 else 0.8))
+        return cls(read * (1 + ROW * (rows - 1)), shared if read >= LIGHT else 0.0)
 
 
 Lane = tuple[int, ...]  # members that run in turn
