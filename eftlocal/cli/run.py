@@ -105,7 +105,11 @@ def generate(
     ] = 1,
     parallel: Annotated[
         int | None,
-        typer.Option(min=1, help="Prompts decoded at once (default: what suits the machine).", rich_help_panel=FILES),
+        typer.Option(
+            min=1,
+            help="Prompts decoded at once (default: 16 per 8 CPU threads, 64 on a GPU; fewer if memory is short).",
+            rich_help_panel=FILES,
+        ),
     ] = None,
     unordered: Annotated[
         bool, typer.Option("--unordered", help="Write answers as they finish.", rich_help_panel=FILES)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Final, Self, Unpack
 
 from eftlocal.catalog import models as catalog
 from eftlocal.emulation.batch import Answer, Job, answers
@@ -21,14 +21,26 @@ from eftlocal.errors import CatalogError, DecodeError, EftError, SettingError
 from eftlocal.runtime.llama import KV_TYPES, MAX_SEQUENCES
 from eftlocal.runtime.plan.machine import here
 from eftlocal.runtime.plan.memory import Cache
+from eftlocal.runtime.plan.parallel import sequences_at_once
 from eftlocal.runtime.plan.placement import Plan, Wishes
 from eftlocal.runtime.plan.threads import usable_cores
 from eftlocal.runtime.speeds import Speeds, speeds_file
 from eftlocal.runtime.views import View
 
-__all__ = ["Answer", "Emulator", "Job", "Prompt", "Raw", "Score", "ScoredToken", "Stream", "as_messages"]
+__all__ = [
+    "SCORED_AT_ONCE",
+    "Answer",
+    "Emulator",
+    "Job",
+    "Prompt",
+    "Raw",
+    "Score",
+    "ScoredToken",
+    "Stream",
+    "as_messages",
+]
 
-PARALLEL = 8  # sequences at once, where the caller names no number
+SCORED_AT_ONCE: Final = 8  # pairs: their rows fill a decode (scoring.SCORED_ROWS), and more would only take memory
 
 
 class Stream:
@@ -178,6 +190,12 @@ class Emulator:
         plan = self._engine.plan
         return plan.sequences_that_fit(most) if plan is not None and plan.fits else most
 
+    @property
+    def parallel(self) -> int:
+        """How many prompts are answered at once where nobody names a number: what suits the machine."""
+        plan = self._engine.plan
+        return 1 if plan is None else sequences_at_once(plan, self._engine.n_threads)
+
     def mix(self, settings: Settings) -> Mix:
         """The members' weights under `settings`. Raises SettingError for a reward that there is none of."""
         return self._members.mix(settings)
@@ -206,12 +224,12 @@ class Emulator:
     ) -> Iterator[Answer]:
         """Answer a stream of jobs, `parallel` at a time in one decode per member and step; answers as they finish.
 
-        Fewer at a time where memory is short, which changes no answer.
+        None is as many as suit the machine. Fewer at a time where memory is short, which changes no answer.
         A job is pulled when there is a place for it, so jobs may come without end, and memory stays the same. What is
         wrong with one job (ViewError, ContextError, SettingError, DecodeError) is its answer; the others go on. When
         `cancelled` answers True, what runs is answered as cancelled and no job is pulled any more.
         """
-        parallel = PARALLEL if parallel is None else parallel
+        parallel = self.parallel if parallel is None else parallel
         if not 1 <= parallel <= MAX_SEQUENCES:
             raise SettingError(f"parallel is {parallel}; it must be between 1 and {MAX_SEQUENCES}.")
         parallel = self.sequences_that_fit(parallel)
@@ -227,11 +245,11 @@ class Emulator:
         self,
         prompts: Sequence[Prompt],
         *,
-        parallel: int = PARALLEL,
+        parallel: int | None = None,
         cancelled: Callable[[], bool] | None = None,
         **dials: Unpack[Dials],
     ) -> list[Reply]:
-        """Answer all prompts, `parallel` at a time; replies in the prompts' order. Raises as `stream` does.
+        """Answer all prompts, so many at a time as `answers` does; replies in their order. Raises as `stream` does.
 
         When `cancelled` answers True, the prompts that had no place yet have no reply.
 
@@ -241,7 +259,8 @@ class Emulator:
         seeded: Dials = {**dials, "seed": new_seed() if settings.seed is None else settings.seed}
         jobs = [Job(prompt, seeded, i, i) for i, prompt in enumerate(prompts)]
         replies: dict[int, Reply] = {}
-        for answer in self.answers(jobs, parallel=min(parallel, max(1, len(jobs))), cancelled=cancelled):
+        at_once = min(self.parallel if parallel is None else parallel, max(1, len(jobs)))
+        for answer in self.answers(jobs, parallel=at_once, cancelled=cancelled):
             if isinstance(answer.reply, EftError):
                 raise answer.reply
             replies[answer.tag] = answer.reply
@@ -268,7 +287,7 @@ class Emulator:
         return score_all(self._engine, self._combiner, self._members, [task])[0]
 
     def score_many(self, pairs: Sequence[tuple[Prompt, str | Sequence[int], Dials]]) -> list[Score | EftError]:
-        """Score pairs of a prompt and a completion, each with settings of its own, at the same time: at most PARALLEL.
+        """Score pairs of a prompt and a completion, each with settings of its own, SCORED_AT_ONCE at the same time.
 
         What is wrong with one pair is its result; the others are scored.
         """
@@ -279,7 +298,7 @@ class Emulator:
                 tasks[i] = self._task(prompt, completion, 0, dials)
             except EftError as error:
                 found[i] = error
-        at_once = self.sequences_that_fit(min(PARALLEL, max(1, len(tasks))))
+        at_once = self.sequences_that_fit(min(SCORED_AT_ONCE, max(1, len(tasks))))
         self._engine.reserve(at_once, self.context)
         numbers = list(tasks)
         for start in range(0, len(numbers), at_once):

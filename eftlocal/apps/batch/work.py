@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, Protocol
 from eftlocal.apps.batch.fingerprint import models
 from eftlocal.apps.batch.records import Form, Record
 from eftlocal.emulation.batch import Job
-from eftlocal.emulation.emulator import Emulator
+from eftlocal.emulation.emulator import SCORED_AT_ONCE, Emulator
 from eftlocal.emulation.generation import Reply
 from eftlocal.emulation.sample import Sampling
 from eftlocal.emulation.scoring import Score
@@ -17,7 +17,6 @@ from eftlocal.errors import EftError
 
 __all__ = ["Answers", "Finished", "Item", "Scores", "Work"]
 
-GROUP: Final = 8  # lines that are scored at the same time
 SCORED: Final = ("beta", "mix", "reward_top_p", "alone")  # the settings that a score depends on
 
 
@@ -147,7 +146,7 @@ class Scores:
         return self._origin.of(record, {"tokens": self._tokens}, SCORED)
 
     def do(self, items: Iterator[Item], cancelled: Callable[[], bool]) -> Generator[Finished, None, None]:
-        while not cancelled() and (group := list(islice(items, GROUP))):
+        while not cancelled() and (group := list(islice(items, SCORED_AT_ONCE))):
             records = [item.record for item in group]
             pairs = [(r.prompt, text, self._origin.dials(r)) for r in records for text in r.completions]
             scores = iter(self._emulator.score_many(pairs))
