@@ -1,7 +1,8 @@
 """Streams of prompts: jobs are pulled as places become free, and answers come as they finish."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from eftlocal.emulation.decoding import Decoder
 from eftlocal.emulation.generation import Generation, Reply
@@ -9,7 +10,9 @@ from eftlocal.emulation.prepare import Prompt
 from eftlocal.emulation.settings import Dials
 from eftlocal.errors import EftError
 
-__all__ = ["Answer", "Job", "answers"]
+__all__ = ["PAUSE", "Answer", "Job", "answers"]
+
+PAUSE: Final = 0.02  # seconds until a source that has nothing ready is asked again, where there is nothing else to do
 
 
 class Job(NamedTuple):
@@ -34,19 +37,23 @@ class Answer(NamedTuple):
 def answers(
     decoder: Decoder,
     prepare: Callable[[Job], Generation],
-    jobs: Iterable[Job],
+    jobs: Iterable[Job | None],
     parallel: int,
     cancelled: Callable[[], bool] | None,
 ) -> Iterator[Answer]:
-    """Answer jobs, `parallel` at a time; only those that run are held."""
+    """Answer jobs, `parallel` at a time; only those that run are held. None among them: no job is ready, go on."""
     queue, running = iter(jobs), decoder.start()
     tags: dict[Generation, Any] = {}
     more = True
     try:
         while True:
             while more and len(running) < parallel:
-                job = next(queue, None)
-                more = job is not None and not (cancelled is not None and cancelled())
+                try:
+                    job = next(queue)
+                except StopIteration:
+                    more = False
+                    break
+                more = cancelled is None or not cancelled()
                 if job is None:
                     break
                 try:
@@ -56,7 +63,10 @@ def answers(
                 except EftError as error:
                     yield Answer(job.tag, error)
             if not running:
-                return
+                if not more:
+                    return
+                time.sleep(PAUSE)
+                continue
             for generation, _ in running.step(cancelled):
                 if generation.ended:
                     yield Answer(tags.pop(generation), generation.error or generation.reply)

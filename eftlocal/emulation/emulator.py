@@ -220,14 +220,15 @@ class Emulator:
         return stream.reply
 
     def answers(
-        self, jobs: Iterable[Job], *, parallel: int | None = None, cancelled: Callable[[], bool] | None = None
+        self, jobs: Iterable[Job | None], *, parallel: int | None = None, cancelled: Callable[[], bool] | None = None
     ) -> Iterator[Answer]:
         """Answer a stream of jobs, `parallel` at a time in one decode per member and step; answers as they finish.
 
         None is as many as suit the machine. Fewer at a time where memory is short, which changes no answer.
-        A job is pulled when there is a place for it, so jobs may come without end, and memory stays the same. What is
-        wrong with one job (ViewError, ContextError, SettingError, DecodeError) is its answer; the others go on. When
-        `cancelled` answers True, what runs is answered as cancelled and no job is pulled any more.
+        A job is pulled when there is a place for it, so jobs may come without end, and memory stays the same. An
+        iterator that would have to wait for the next one gives None: then what runs goes on before it is asked again.
+        What is wrong with one job (ViewError, ContextError, SettingError, DecodeError) is its answer; the others go on.
+        When `cancelled` answers True, what runs is answered as cancelled and no job is pulled any more.
         """
         parallel = self.parallel if parallel is None else parallel
         if not 1 <= parallel <= MAX_SEQUENCES:

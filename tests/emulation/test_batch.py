@@ -168,6 +168,31 @@ def test_when_cancelled_what_runs_is_answered_and_no_job_is_pulled_any_more(emul
     assert len(list(refused)) == 1
 
 
+def test_what_runs_goes_on_while_the_next_job_is_waited_for(emulator: Emulator) -> None:
+    work = jobs()[:6]
+    whole = replies(emulator.answers(work, parallel=4))
+    came: list[int] = []
+
+    def slowly() -> Iterator[Job | None]:
+        for job in work:
+            while len(came) < job.tag:  # not before all earlier ones are answered
+                yield None
+            yield job
+
+    for answer in emulator.answers(slowly(), parallel=4):
+        assert isinstance(answer.reply, Reply) and answer.reply.tokens == whole[answer.tag].tokens
+        came.append(answer.tag)
+    assert came == [job.tag for job in work]
+
+
+def test_waiting_for_the_next_job_ends_when_cancelled(emulator: Emulator) -> None:
+    work = itertools.chain([Job("Hello", {"max_tokens": 2})], itertools.repeat(None))
+    done: list[Answer] = []
+    for answer in emulator.answers(work, cancelled=lambda: bool(done)):
+        done.append(answer)  # noqa: PERF402 - `cancelled` looks at it
+    assert len(done) == 1 and all(slot.free for slot in emulator.engine.slots)
+
+
 def test_a_run_that_is_given_up_gives_its_places_back(emulator: Emulator) -> None:
     whole = emulator.generate("Hello")
     running = emulator.answers([Job("Hello", tag=i) for i in range(9)], parallel=4)

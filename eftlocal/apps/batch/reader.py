@@ -6,7 +6,7 @@ import itertools
 import json
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ class Source:
     def name(self) -> str:
         return name_of(self.path)
 
-    def records(self, form: Form) -> Iterator[Record | LineError]:
+    def records(self, form: Form) -> Generator[Record | LineError, None, None]:
         """Every line that is not empty, in order: what it asks for, or what is wrong with it.
 
         Raises EftError where nothing can be read at all: no such file, or a CSV header without a prompt.
@@ -103,7 +103,14 @@ class Source:
         if self.path == STDIN:
             if sys.stdin is None:
                 raise EftError("Standard input is closed.", "Name a file: -i FILE.")
-            yield sys.stdin.buffer
+            try:
+                stdin = sys.stdin.fileno()
+            except (OSError, ValueError):  # something of Python's own stands for it
+                yield sys.stdin.buffer
+                return
+            # Not sys.stdin's buffer: a thread that waits for input holds its lock, which Python wants when it ends.
+            with open(stdin, "rb", closefd=False) as file:
+                yield file
             return
         with ExitStack() as stack:
             try:

@@ -2,12 +2,13 @@
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from threading import Event
 from typing import Final, Literal, NamedTuple
 
+from eftlocal.apps.batch.ahead import ahead
 from eftlocal.apps.batch.output import Earlier, Output
 from eftlocal.apps.batch.progress import Report
 from eftlocal.apps.batch.reader import Source
@@ -156,16 +157,25 @@ class _Batch:
 
     def run(self, work: Work, stop: Event) -> bool:
         """Whether everything was done; False where `stop` was set before. Raises LineError where one is to stop it."""
-        todo = self._todo()
-        # Where too much waits for one answer, a round ends, and the next begins when that answer is there.
-        while not (self._all_begun or self._failed or stop.is_set()):
-            with closing(work.do(self._round(todo, work), stop.is_set)) as finished:
-                for one in finished:
-                    self._take(one, work)
+        with closing(self._records()) as records:
+            todo = self._todo(records)
+            # Where too much waits for one answer, a round ends, and the next begins when that answer is there.
+            while not (self._all_begun or self._failed or stop.is_set()):
+                with closing(work.do(self._round(todo, work), stop.is_set)) as finished:
+                    for one in finished:
+                        self._take(one, work)
         return self._all_begun and self._ended == self._begun
 
-    def _todo(self) -> Iterator[Item | LineError]:
-        for record in self._source.records(self._form):
+    def _records(self) -> Generator[Record | LineError | None, None, None]:
+        """Every line, and None where the next one is waited for: a file has all of them, a pipe may not."""
+        records = self._source.records(self._form)
+        return records if self._source.rereadable else ahead(records)
+
+    def _todo(self, records: Iterable[Record | LineError | None]) -> Iterator[Item | LineError | None]:
+        for record in records:
+            if record is None:
+                yield None
+                continue
             _must_be_unedited(record, self._source, self._earlier, self._output)
             if isinstance(record, LineError):
                 if not self._earlier.has(record.line):
@@ -175,12 +185,16 @@ class _Batch:
                 if not self._earlier.has(record.line, sample):
                     yield Item(self._begun, record, sample)
 
-    def _round(self, todo: Iterator[Item | LineError], work: Work) -> Iterator[Item]:
+    def _round(self, todo: Iterator[Item | LineError | None], work: Work) -> Iterator[Item | None]:
         while len(self._waiting) < WAITING and not self._failed:
-            item = next(todo, None)
-            if item is None:
+            try:
+                item = next(todo)
+            except StopIteration:
                 self._all_begun = True
                 return
+            if item is None:
+                yield None
+                continue
             place = self._begun
             self._begun += 1
             if isinstance(item, LineError):

@@ -1,5 +1,6 @@
 """The two kinds of work, answers to prompts and scores of completions: from a record to the output's own fields."""
 
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, fields
 from itertools import islice
@@ -7,7 +8,7 @@ from typing import Final, NamedTuple, Protocol
 
 from eftlocal.apps.batch.fingerprint import models
 from eftlocal.apps.batch.records import Form, Record
-from eftlocal.emulation.batch import Job
+from eftlocal.emulation.batch import PAUSE, Job
 from eftlocal.emulation.emulator import SCORED_AT_ONCE, Emulator
 from eftlocal.emulation.generation import Reply
 from eftlocal.emulation.sample import Sampling
@@ -46,8 +47,11 @@ class Work(Protocol):
         """What a line is made with: settings (None: of a line that says nothing), emulator and models."""
         ...
 
-    def do(self, items: Iterator[Item], cancelled: Callable[[], bool]) -> Generator[Finished, None, None]:
-        """Work on items as they are pulled; they may finish in another order. What was cancelled does not come back."""
+    def do(self, items: Iterator[Item | None], cancelled: Callable[[], bool]) -> Generator[Finished, None, None]:
+        """Work on items as they are pulled; they may finish in another order. What was cancelled does not come back.
+
+        None among them: the next item is not there yet.
+        """
         ...
 
 
@@ -105,9 +109,8 @@ class Answers:
     def origin(self, record: Record | None) -> dict[str, object]:
         return self._origin.of(record, {"n": self._form.samples if record is None else record.samples}, None)
 
-    def do(self, items: Iterator[Item], cancelled: Callable[[], bool]) -> Generator[Finished, None, None]:
-        jobs = (Job(i.record.prompt, self._origin.dials(i.record), _stream(i), i) for i in items)
-        for answer in self._emulator.answers(jobs, parallel=self._parallel, cancelled=cancelled):
+    def do(self, items: Iterator[Item | None], cancelled: Callable[[], bool]) -> Generator[Finished, None, None]:
+        for answer in self._emulator.answers(map(self._job, items), parallel=self._parallel, cancelled=cancelled):
             item = answer.tag
             assert isinstance(item, Item)
             if isinstance(answer.reply, EftError):
@@ -115,6 +118,9 @@ class Answers:
             elif answer.reply.finish_reason != "cancelled":
                 reply = answer.reply
                 yield Finished(item, _answer(reply), len(reply.tokens), reply.finish_reason)
+
+    def _job(self, item: Item | None) -> Job | None:
+        return item if item is None else Job(item.record.prompt, self._origin.dials(item.record), _stream(item), item)
 
 
 def _stream(item: Item) -> tuple[int, int]:
@@ -145,8 +151,11 @@ class Scores:
     def origin(self, record: Record | None) -> dict[str, object]:
         return self._origin.of(record, {"tokens": self._tokens}, SCORED)
 
-    def do(self, items: Iterator[Item], cancelled: Callable[[], bool]) -> Generator[Finished, None, None]:
-        while not cancelled() and (group := list(islice(items, SCORED_AT_ONCE))):
+    def do(self, items: Iterator[Item | None], cancelled: Callable[[], bool]) -> Generator[Finished, None, None]:
+        while not cancelled() and (group := _group(items, SCORED_AT_ONCE)) is not None:
+            if not group:
+                time.sleep(PAUSE)
+                continue
             records = [item.record for item in group]
             pairs = [(r.prompt, text, self._origin.dials(r)) for r in records for text in r.completions]
             scores = iter(self._emulator.score_many(pairs))
@@ -162,6 +171,17 @@ class Scores:
         sums = [_sums(score, self._tokens) for score in scores]
         own = {"scores": sums} if item.record.several else {"score": sums[0]}
         return Finished(item, own, sum(len(score.tokens) for score in scores))
+
+
+def _group(items: Iterator[Item | None], most: int) -> list[Item] | None:
+    """The next items, `most` of them or as many as are there already. None: there are no more."""
+    group: list[Item] = []
+    for item in items:
+        if item is not None:
+            group.append(item)
+        if item is None or len(group) == most:
+            return group
+    return group or None
 
 
 def _sums(score: Score, tokens: bool) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace, TracebackType
 from typing import Any, cast
@@ -36,18 +37,23 @@ class Scripted:
         self.most = 0  # that ran at once
 
     def answers(
-        self, jobs: Iterable[Job], *, parallel: int | None = None, cancelled: Callable[[], bool] | None = None
+        self, jobs: Iterable[Job | None], *, parallel: int | None = None, cancelled: Callable[[], bool] | None = None
     ) -> Iterator[Answer]:
         waiting, running = iter(jobs), dict[int, tuple[Job, int]]()
-        steps = 0
+        steps, end = 0, object()
+        job: Any = None
         while True:
-            while len(running) < (parallel or self.parallel) and (job := next(waiting, None)):
+            while len(running) < (parallel or self.parallel) and isinstance(job := next(waiting, end), Job):
                 self.pulled += 1
                 words = _text(job).split()
                 running[self.pulled] = job, int(words[1]) if words[:1] == ["slow"] else 1
             self.most = max(self.most, len(running))
-            if not running:
+            stopped = cancelled is not None and cancelled()
+            if not running and (job is end or stopped):
                 return
+            if not running:
+                time.sleep(0.001)
+                continue
             steps += 1
             self.on_step(steps)
             stopped = cancelled is not None and cancelled()

@@ -1,7 +1,7 @@
 """A run in a process of its own, to be killed: `python -m tests.apps.batch.program IN OUT KEY=VALUE ...`.
 
 `kind`: scripted, or an emulator of the catalogue. `limit`: bytes that a file may have. `user`: whom to become.
-The rest are dials.
+`score`: scores instead of answers. The rest are dials.
 """
 
 import json
@@ -24,6 +24,7 @@ def main(source: str, target: str, *given: str) -> int:
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     options = {key: values.pop(key) for key in ("quiet", "ordered", "parallel", "samples") if key in values}
+    work = batch.score if values.pop("score", False) else batch.generate
     if (user := values.pop("user", None)) is not None:
         os.setuid(user)
 
@@ -33,7 +34,7 @@ def main(source: str, target: str, *given: str) -> int:
         return Emulator.load(kind, threads=1, kv_type="f32", **values)
 
     try:
-        return batch.generate(load, source, target, **options)
+        return work(load, source, target, **options)
     except BrokenPipeError:
         return 0
     except EftError as error:

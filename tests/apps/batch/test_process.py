@@ -168,6 +168,88 @@ def test_a_reader_that_leaves_ends_it_quietly(source: Path) -> None:
         assert process.stderr.read() == b"" and process.wait(timeout=30) == 0
 
 
+# --- a slow pipe ------------------------------------------------------------------------------------------------------
+
+
+def answered(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    """The next line that it writes."""
+    assert process.stdout is not None
+    line: dict[str, Any] = json.loads(process.stdout.readline())
+    return line
+
+
+def give(process: "subprocess.Popen[bytes]", text: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(text.encode())
+    process.stdin.flush()
+
+
+@pytest.mark.parametrize("words", [("quiet=true",), ("kind=demo", "seed=1", "quiet=true"), ("score=true",)], ids=str)
+def test_a_line_is_answered_while_the_next_one_is_still_held_back(words: tuple[str, ...]) -> None:
+    with start("-", "-", *words, stdin=subprocess.PIPE) as process:
+        for number in (1, 2):
+            give(process, f'{{"prompt": "p{number}", "completion": "c"}}\n')
+            assert answered(process)["index"] == number
+        give(process, '{"prompt": "p3", "completion": "c"}')  # without an end of the line
+        rest, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and json.loads(rest)["index"] == 3
+    assert err == b"" or "score=true" in words
+
+
+def test_what_runs_goes_on_while_a_line_is_waited_for_and_the_order_is_kept() -> None:
+    with start("-", "-", "step=0.01", "quiet=true", stdin=subprocess.PIPE) as process:
+        give(process, "slow 30 p1\np2\n")
+        assert [answered(process)["prompt"] for _ in range(2)] == ["slow 30 p1", "p2"]
+        give(process, "p3\n")
+        assert answered(process)["prompt"] == "p3"
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+@posix
+def test_a_named_pipe_as_input_is_waited_for_too(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with start(pipe, "-", "quiet=true") as process, pipe.open("w") as writer:
+        writer.write("p1\n")
+        writer.flush()
+        assert answered(process)["prompt"] == "p1"
+        writer.close()
+        assert process.wait(timeout=30) == 0
+
+
+@posix
+@pytest.mark.parametrize("words", [(), ("kind=demo",), ("score=true",)], ids=str)
+def test_one_ctrl_c_ends_the_wait_for_a_line(words: tuple[str, ...]) -> None:
+    with start("-", "-", *words, stdin=subprocess.PIPE) as process:
+        give(process, '{"prompt": "p1", "completion": "c"}\n')
+        assert answered(process)["index"] == 1
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130  # and its input is still open
+        assert process.stderr is not None
+        err = process.stderr.read()
+    assert b"1 answer" in err or b"1 score" in err
+    assert b"Traceback" not in err and b"Fatal" not in err
+
+
+def test_an_error_ends_it_while_the_input_is_still_open() -> None:
+    with start("-", "-", stdin=subprocess.PIPE) as process:
+        give(process, '{"prompt": "p1"}\n{"prompt": 2}\n{"prompt": "p3"}\n')
+        assert answered(process)["index"] == 1
+        assert process.wait(timeout=10) == 1
+        assert process.stderr is not None
+        err = process.stderr.read().decode()
+    assert "eftlocal: <stdin>:2: prompt is 2; it must be a string\n" in err and "Fatal" not in err
+
+
+@posix
+def test_an_input_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with (tmp_path / "x").open("wb") as only_to_write:
+        code, err = finish("-", "-", stdin=only_to_write)
+    assert code == 1 and "eftlocal: <stdin> cannot be read: Bad file descriptor.\n" in err
+
+
 # --- disks ------------------------------------------------------------------------------------------------------------
 
 
