@@ -129,20 +129,20 @@ def generate(
     from eftlocal.apps import batch
 
     not_both(prompt, "PROMPT")
-    return batch.generate(
-        lambda: options.load_and_tell(*options.catalog(emulator), **dials),
-        input,
-        output,
+    wanted = batch.Options(
+        source=input,
+        target=output,
         format=format,
         on_error=on_error,
-        samples=samples,
-        parallel=parallel,
-        ordered=not unordered,
         overwrite=overwrite,
         system=system,
         raw=raw,
         quiet=quiet,
+        samples=samples,
+        parallel=parallel,
+        ordered=not unordered,
     )
+    return batch.generate(lambda: options.load_and_tell(*options.catalog(emulator), **dials), wanted)
 
 
 @app.command()
@@ -178,18 +178,18 @@ def score(
 
     not_both(prompt, "--prompt")
     not_both(completion, "--completion")
-    return batch.score(
-        lambda: options.load_and_tell(*options.catalog(emulator)),
-        input,
-        output,
+    wanted = batch.Options(
+        source=input,
+        target=output,
         format=format,
         on_error=on_error,
         overwrite=overwrite,
         system=system,
         raw=raw,
-        tokens=tokens,
         quiet=quiet,
+        tokens=tokens,
     )
+    return batch.score(lambda: options.load_and_tell(*options.catalog(emulator)), wanted)
 
 
 @app.command()

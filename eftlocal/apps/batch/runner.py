@@ -4,11 +4,11 @@ import json
 import secrets
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from threading import Event
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from eftlocal.apps.batch.ahead import ahead
+from eftlocal.apps.batch.options import OnError, Options
 from eftlocal.apps.batch.output import Earlier, Output
 from eftlocal.apps.batch.progress import Report
 from eftlocal.apps.batch.reader import Source
@@ -18,9 +18,7 @@ from eftlocal.apps.common import INTERRUPTED, interruptible
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import EftError, SettingError
 
-__all__ = ["OnError", "Options", "run"]
-
-OnError = Literal["stop", "skip"]
+__all__ = ["run"]
 
 # Answers that may wait for a slower one before them. When it is reached no prompt is begun until that one has ended:
 # many times what any machine decodes at once, so that this happens only to an answer of extraordinary length.
@@ -29,23 +27,13 @@ WAITING: Final = 256
 ANOTHER: Final = "Name another file, or start this one anew with --overwrite."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What both commands take."""
-
-    source: str
-    target: str
-    format: str | None
-    on_error: OnError
-    overwrite: bool
-    ordered: bool
-    quiet: bool
-
-
-def run(load: Callable[[], Emulator], begin: Callable[[Emulator, int], Work], form: Form, options: Options) -> int:
+def run(
+    load: Callable[[], Emulator], begin: Callable[[Emulator, int, int | None], Work], form: Form, options: Options
+) -> int:
     """Do what is left to do. Returns the exit code: 0, 1 where a line failed, 130 interrupted.
 
-    begin: the work with an emulator, and the seed for those lines that have none of their own.
+    begin: the work with an emulator, the seed for those lines that have none of their own, and how many lines are to be
+    written at most (None: not known).
 
     A file is read once before anything is loaded: a bad line is told now, and not when its turn comes.
     """
@@ -55,14 +43,16 @@ def run(load: Callable[[], Emulator], begin: Callable[[Emulator, int], Work], fo
             raise SettingError("The output is the input's file.", "Name another file: -o FILE.")
         earlier = Earlier() if options.overwrite else output.scan()
         total = _read_ahead(source, form, earlier, output, options.on_error) if source.rereadable else None
+        done = sum(samples.bit_count() for _, samples in earlier.done.values())
         with load() as emulator:
             drawn = secrets.randbits(32) if earlier.seed is None else earlier.seed
-            work = begin(emulator, drawn if emulator.settings.seed is None else emulator.settings.seed)
+            seed = drawn if emulator.settings.seed is None else emulator.settings.seed
+            work = begin(emulator, seed, None if total is None else total - done)
             _must_be_alike(earlier, work, form, output)
             output.start(overwrite=options.overwrite)
             report = Report(
                 total,
-                earlier=sum(samples.bit_count() for _, samples in earlier.done.values()),
+                earlier=done,
                 failed=earlier.failed,
                 quiet=options.quiet,
                 unit=work.unit,

@@ -100,7 +100,7 @@ class Answers:
 
     unit = "answer"
 
-    def __init__(self, emulator: Emulator, form: Form, *, seed: int, parallel: int | None) -> None:
+    def __init__(self, emulator: Emulator, form: Form, *, seed: int, parallel: int) -> None:
         self._emulator = emulator
         self._form = form
         self._parallel = parallel

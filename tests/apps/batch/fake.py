@@ -8,12 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace, TracebackType
 from typing import Any, cast
 
+from eftlocal.apps.batch import Options
 from eftlocal.emulation.batch import Answer, Job
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.generation import Reply
 from eftlocal.emulation.scoring import Score, ScoredToken
 from eftlocal.emulation.settings import Dials, Settings
 from eftlocal.errors import ContextError, EftError, SettingError
+
+
+def over(source: object, target: object, **more: Any) -> Options:
+    """A run from this file to that one."""
+    return Options(source=str(source), target=str(target), **more)
 
 
 class Scripted:
@@ -34,6 +40,7 @@ class Scripted:
         self.on_step = on_step  # is told how many steps were made
         self.pulled = 0
         self.closed = False
+        self.places = 0  # for jobs, in the last run
         self.most = 0  # that ran at once
 
     def answers(
@@ -42,8 +49,9 @@ class Scripted:
         waiting, running = iter(jobs), dict[int, tuple[Job, int]]()
         steps, end = 0, object()
         job: Any = None
+        self.places = parallel or self.parallel
         while True:
-            while len(running) < (parallel or self.parallel) and isinstance(job := next(waiting, end), Job):
+            while len(running) < self.places and isinstance(job := next(waiting, end), Job):
                 self.pulled += 1
                 words = _text(job).split()
                 running[self.pulled] = job, int(words[1]) if words[:1] == ["slow"] else 1

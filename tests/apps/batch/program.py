@@ -13,7 +13,7 @@ from typing import Any
 from eftlocal.apps import batch
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import EftError
-from tests.apps.batch.fake import Scripted
+from tests.apps.batch.fake import Scripted, over
 
 
 def main(source: str, target: str, *given: str) -> int:
@@ -34,7 +34,7 @@ def main(source: str, target: str, *given: str) -> int:
         return Emulator.load(kind, threads=1, kv_type="f32", **values)
 
     try:
-        return work(load, source, target, **options)
+        return work(load, over(source, target, **options))
     except BrokenPipeError:
         return 0
     except EftError as error:

@@ -19,7 +19,7 @@ from eftlocal.apps.demo import questions
 from eftlocal.emulation.constrain import Constraint
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import EftError
-from tests.apps.batch.fake import Scripted
+from tests.apps.batch.fake import Scripted, over
 
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("EFTLOCAL_TEST_KILLS", "6"))
@@ -69,7 +69,7 @@ def test_answers_are_those_that_single_calls_give(tmp_path: Path, out: Path) -> 
     lines += [{"prompt": text, "seed": i, "temperature": 1.0, "max_tokens": 6} for i, text in enumerate(asked[16:])]
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert batch.generate(lambda: Emulator.load("demo", kv_type="f32"), str(path), str(out), quiet=True) == 0
+    assert batch.generate(lambda: Emulator.load("demo", kv_type="f32"), over(path, out, quiet=True)) == 0
     written = [json.loads(line) for line in out.read_text().splitlines()]
     with Emulator.load("demo", kv_type="f32") as emulator:
         for text, line, got in zip(asked, lines, written, strict=True):
@@ -88,7 +88,7 @@ def test_a_constraint_and_log_probabilities_are_told(tmp_path: Path, out: Path) 
     def load() -> Emulator:
         return Emulator.load("demo", constraint=choice, logprobs=2)
 
-    assert batch.generate(load, str(path), str(out), quiet=True) == 0
+    assert batch.generate(load, over(path, out, quiet=True)) == 0
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     for line in lines:
         assert line["text"] in ("yes", "no") and line["complete"] is True
@@ -96,16 +96,16 @@ def test_a_constraint_and_log_probabilities_are_told(tmp_path: Path, out: Path) 
         assert len(line["logprobs"]) == line["usage"]["completion_tokens"]
         token = line["logprobs"][0]
         assert set(token) == {"id", "text", "logprob", "base", "rewards", "top"} and len(token["top"]) == 2
-    assert batch.generate(load, str(path), str(out), quiet=True) == 0
+    assert batch.generate(load, over(path, out, quiet=True)) == 0
     with pytest.raises(EftError, match="made with constraint "):
-        batch.generate(lambda: Emulator.load("demo", logprobs=2), str(path), str(out), quiet=True)
+        batch.generate(lambda: Emulator.load("demo", logprobs=2), over(path, out, quiet=True))
 
 
 def test_scores_are_those_that_single_calls_give(tmp_path: Path, out: Path) -> None:
     path = tmp_path / "in.jsonl"
     pairs = [(question.text, ["That would be Asia.", question.answers[0]]) for question in questions()[:8]]
     path.write_text("".join(json.dumps({"prompt": p, "completions": c}) + "\n" for p, c in pairs))
-    assert batch.score(lambda: Emulator.load("demo", kv_type="f32"), str(path), str(out), quiet=True) == 0
+    assert batch.score(lambda: Emulator.load("demo", kv_type="f32"), over(path, out, quiet=True)) == 0
     with Emulator.load("demo", kv_type="f32") as emulator:
         for (prompt, completions), line in zip(pairs, out.read_text().splitlines(), strict=True):
             for completion, found in zip(completions, json.loads(line)["scores"], strict=True):
@@ -297,7 +297,7 @@ def test_a_read_only_folder_or_file_is_told(locked_folder: Path, name: str) -> N
 def test_a_place_that_is_none_is_told(source: Path, tmp_path: Path) -> None:
     for target, reason in ((tmp_path / "no" / "out.jsonl", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(EftError, match=f"cannot be written: {reason}"):
-            batch.generate(Scripted().__enter__, str(source), str(target))
+            batch.generate(Scripted().__enter__, over(source, target))
 
 
 @posix
@@ -342,6 +342,6 @@ def test_ten_thousand_lines_take_the_memory_of_a_thousand(tmp_path: Path, out: P
             file.write(
                 json.dumps({"id": i, "prompt": f"{'slow 50' if i % 100 == 0 else ''} p{i}", "x": "y" * 2000}) + "\n"
             )
-    assert batch.generate(emulator.__enter__, str(path), str(out), quiet=True) == 0
+    assert batch.generate(emulator.__enter__, over(path, out, quiet=True)) == 0
     assert seen[10_000] < 1.05 * seen[1000]
     assert [json.loads(line)["index"] for line in out.read_bytes().splitlines()] == list(range(1, 10_001))

@@ -14,7 +14,7 @@ import pytest
 from eftlocal.apps import batch
 from eftlocal.apps.batch import runner
 from eftlocal.errors import EftError, SettingError
-from tests.apps.batch.fake import Scripted
+from tests.apps.batch.fake import Scripted, over
 
 
 class Ended(NamedTuple):
@@ -42,7 +42,7 @@ def go(tmp_path: Path, out: Path, capfd: pytest.CaptureFixture[str]) -> Go:
         path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
         loaded = emulator or Scripted(**dials)
         capfd.readouterr()
-        code = work(loaded.__enter__, str(path), str(out), **options)
+        code = work(loaded.__enter__, over(path, out, **options))
         assert loaded.closed
         return Ended(code, read(out), capfd.readouterr().err)
 
@@ -106,6 +106,14 @@ def test_lines_come_in_the_inputs_order_or_as_they_finish(go: Go, out: Path, par
     unordered = go(lines, parallel=parallel, ordered=False).lines
     assert sorted(line["index"] for line in unordered) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert ([line["index"] for line in unordered] == [1, 2, 3, 4, 5, 6, 7, 8]) == (parallel == 1)
+
+
+@pytest.mark.parametrize("parallel", [None, 6])
+def test_there_are_no_more_places_than_lines_that_are_left(go: Go, parallel: int | None) -> None:
+    first, again = Scripted(parallel=6), Scripted(parallel=6)
+    go(prompts(2), first, parallel=parallel, samples=2)
+    go(prompts(7), again, parallel=parallel, samples=2)
+    assert (first.places, again.places) == (4, 6)
 
 
 def test_a_slow_first_prompt_holds_only_so_many_others_back(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +311,7 @@ def test_the_inputs_file_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "link.jsonl").symlink_to(path)
     for overwrite in (True, False):
         with pytest.raises(EftError, match=r"is the input's file|is no line of such a run"):
-            batch.generate(Scripted().__enter__, str(path), str(tmp_path / "link.jsonl"), overwrite=overwrite)
+            batch.generate(Scripted().__enter__, over(path, str(tmp_path / "link.jsonl"), overwrite=overwrite))
     assert path.read_text() == '{"prompt": "a"}\n'
 
 
@@ -322,7 +330,7 @@ def test_standard_input_to_standard_output(
     monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
-    assert batch.generate(Scripted().__enter__, "-", "-", quiet=True) == 0
+    assert batch.generate(Scripted().__enter__, over("-", "-", quiet=True)) == 0
     out, err = capfdbinary.readouterr()
     assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["one", "two"] and err == b""
 
@@ -332,7 +340,7 @@ def test_piped_lines_go_on_too_and_are_compared_as_they_come(
 ) -> None:
     def pipe(text: str) -> int:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        return batch.generate(Scripted().__enter__, "-", str(out))
+        return batch.generate(Scripted().__enter__, over("-", out))
 
     assert pipe("one\n") == 0
     assert pipe("one\ntwo\n") == 0
