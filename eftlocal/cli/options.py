@@ -200,7 +200,6 @@ class Options:
         from eftlocal.emulation.emulator import Emulator
         from eftlocal.runtime.llama import set_verbose
 
-        catalog.must_be_here(catalog.emulator(emulator))
         set_verbose(self.verbose)
         return Emulator.load(
             emulator,

@@ -109,6 +109,7 @@ class Emulator:
         started = time.perf_counter()
         cat = models if isinstance(models, catalog.Catalog) else catalog.load(None if models is None else Path(models))
         emulator = cat.emulator(name)
+        cat.must_be_here(emulator)
         members = assemble(cat, emulator)
         if kv_type not in KV_TYPES:
             raise SettingError(f"kv_type is {kv_type!r}; it must be one of {', '.join(KV_TYPES)}.")

@@ -395,6 +395,18 @@ def test_a_sampling_default_out_of_its_range_names_the_file_and_the_table(family
         load(tmp_path, models(family), emulator={"sampling": {"top_p": 3.0}})
 
 
+def test_all_models_that_are_not_downloaded_are_named_at_once(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    far = {name: {"repo": "somebody/none", "file": f"{name}.gguf"} for name in ("tuned", "reference")}
+    with pytest.raises(
+        CatalogError, match="e is not on this machine: tuned, reference are not downloaded yet"
+    ) as lacks:
+        load(tmp_path, {"base": family.base, **far})
+    assert lacks.value.hint == "`eftlocal pull e` downloads what lacks"
+
+
 def test_a_context_beyond_what_a_member_was_trained_for_is_refused(family: Family, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="A context of 4096 tokens is more than the 512"):
         load(tmp_path, models(family), context=4096)
