@@ -1,5 +1,6 @@
 """The command line: options and their help; every command imports its work only when it runs."""
 
+import os
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
@@ -26,13 +27,21 @@ def main() -> None:
             raise
         print(f"eftlocal: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except OSError as error:  # of the system's: a full disk under stdout, for one
-        if "--debug" in sys.argv:
+    except (OSError, SystemExit) as error:
+        if _reader_left(error):  # of a pipe, and has what it wanted
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in its buffer
+            sys.exit(0)
+        if isinstance(error, SystemExit) or "--debug" in sys.argv:
             raise
-        if not isinstance(error, BrokenPipeError):  # the reader of the pipe has left: there is nobody to tell
-            print(f"eftlocal: {error}", file=sys.stderr)
+        print(f"eftlocal: {error}", file=sys.stderr)  # of the system's: a full disk under stdout, for one
         with suppress(OSError):
             sys.stdout.close()  # else what is left in its buffer is tried once more at the end
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _reader_left(error: BaseException) -> bool:
+    """Whether nobody reads our output any more. Typer and rich make an exit with code 1 of that."""
+    return isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError)

@@ -1,7 +1,6 @@
 """Options that several commands have: their help, and what becomes of them."""
 
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
@@ -263,13 +262,7 @@ def with_options(command: Callable[..., int]) -> Callable[..., None]:
     @wraps(command)
     def run(**values: Any) -> None:
         options = Options(**{p.name: values.pop(p.name) for p in common})
-        try:
-            code = command(options=options, **values)
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader of the pipe has left: nothing is wrong
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
-            code = 0
-        raise typer.Exit(code)
+        raise typer.Exit(command(options=options, **values))
 
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
     run.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]  # typer reads it

@@ -299,6 +299,23 @@ def test_a_full_disk_under_stdout_is_told_in_one_line(words: list[str]) -> None:
     assert done.returncode == 1 and done.stderr == "eftlocal: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="closes a POSIX pipe")
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize(
+    "words",
+    [["list"], ["list", "--json"], ["show", "demo"], ["show", "demo", "--json"], ["--help"], ["list", "--help"]],
+    ids=" ".join,
+)
+def test_a_reader_that_was_never_there_is_no_failure(words: list[str], buffered: bool) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    env = {**os.environ, **({} if buffered else {"PYTHONUNBUFFERED": "1"})}
+    with subprocess.Popen([*PROGRAM, *words], stdout=writes, stderr=subprocess.PIPE, env=env) as process:
+        os.close(writes)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")
+
+
 def test_a_reader_that_leaves_ends_it_quietly(endless: list[str]) -> None:
     with program(endless) as process:
         assert process.stdout is not None and process.stderr is not None
