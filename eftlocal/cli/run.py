@@ -22,7 +22,7 @@ from eftlocal.cli.options import (
     SystemOption,
     with_options,
 )
-from eftlocal.cli.values import not_both, shape
+from eftlocal.cli.values import no_file_options, not_both, shape
 
 if TYPE_CHECKING:
     from eftlocal.catalog.models import Catalog
@@ -74,6 +74,7 @@ def chat(
 @app.command()
 @with_options
 def generate(
+    context: typer.Context,
     options: Options,
     prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="`-` or a pipe: read it from there.")] = None,
     emulator: EmulatorOption = None,
@@ -121,6 +122,7 @@ def generate(
     """Answer one prompt on standard output, or every prompt of a file (-i)."""
     dials = shape(json_schema, grammar, regex, choice) | ({} if logprobs is None else {"logprobs": logprobs})
     if input is None:
+        no_file_options(context, FILES)
         from eftlocal.apps import generate
 
         question = generate.as_prompt(generate.read_prompt(prompt), system=system, raw=raw)
@@ -148,6 +150,7 @@ def generate(
 @app.command()
 @with_options
 def score(
+    context: typer.Context,
     options: Options,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What the completion answers.")] = None,
     completion: Annotated[str | None, typer.Option("--completion", help="The text whose tokens are scored.")] = None,
@@ -167,6 +170,7 @@ def score(
 ) -> int:
     """Log-probabilities of a completion under the emulator and under each of its models; of a file's (-i)."""
     if input is None:
+        no_file_options(context, FILES)
         from eftlocal.apps import generate
 
         if prompt is None or completion is None:

@@ -10,7 +10,7 @@ from eftlocal.errors import SettingError
 if TYPE_CHECKING:
     from eftlocal.emulation.settings import Dials
 
-__all__ = ["not_both", "parse_layers", "parse_mix", "shape"]
+__all__ = ["no_file_options", "not_both", "parse_layers", "parse_mix", "shape"]
 
 
 def shape(json_schema: str | None, grammar: Path | None, regex: str | None, choice: list[str] | None) -> "Dials":
@@ -38,6 +38,14 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise SettingError(f"{file}: cannot be read: {error}") from None
+
+
+def no_file_options(context: typer.Context, panel: str) -> None:
+    """Wrong usage, where an option of the panel about files of prompts was given without a file."""
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if getattr(option, "rich_help_panel", None) == panel and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"{option.opts[-1]} is about a file of prompts: -i FILE")
 
 
 def not_both(value: object, name: str) -> None:

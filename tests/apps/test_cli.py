@@ -206,6 +206,9 @@ def test_a_models_toml_that_is_not_there_is_an_error(run: Run, tmp_path: Path) -
         ["generate", "hi", "--no-such-option"],
         ["generate", "one", "two"],
         ["score", "--prompt", "x"],
+        ["generate", "hi", "-o", "out.jsonl"],
+        ["generate", "hi", "-n", "4"],
+        ["score", "--prompt", "x", "--completion", "y", "--tokens"],
         ["no-such-command"],
     ],
 )

@@ -66,16 +66,21 @@ class Source:
 
     @classmethod
     def of(cls, path: str, format: str | None = None) -> "Source":
-        """Raises EftError for a file that is not there, SettingError for a format that is none."""
+        """Raises EftError for what is not there or is a folder, SettingError for a format that is none."""
         if format is not None and format not in get_args(Format):
             raise SettingError(f"format is {format!r}; it must be one of {', '.join(get_args(Format))}.")
         chosen: Format | None = next((f for f in get_args(Format) if f == format), None)
         if path == STDIN:
+            if sys.stdin is None:
+                raise EftError("Standard input is closed.", "Name a file: -i FILE.")
             return cls(path, chosen, rereadable=False)
         try:
-            regular = stat.S_ISREG(Path(path).stat().st_mode)
+            mode = Path(path).stat().st_mode
         except (OSError, ValueError) as error:
             raise _unreadable(path, error) from None
+        if stat.S_ISDIR(mode):
+            raise EftError(f"{path} cannot be read: it is a folder.")
+        regular = stat.S_ISREG(mode)
         chosen = chosen or SUFFIXES.get(Path(path).suffix.lower())
         if chosen is None and regular:
             hint = "Name it .jsonl, .csv or .txt, or give --format."
@@ -101,8 +106,6 @@ class Source:
     @contextmanager
     def _open(self) -> Iterator[BinaryIO]:
         if self.path == STDIN:
-            if sys.stdin is None:
-                raise EftError("Standard input is closed.", "Name a file: -i FILE.")
             try:
                 stdin = sys.stdin.fileno()
             except (OSError, ValueError):  # something of Python's own stands for it
@@ -250,7 +253,10 @@ def _header(names: list[str], form: Form) -> list[str]:
         raise _BadError(f"two columns are named {min(twice)!r}")
     for name in ("prompt", "completion") if form.scored else ("prompt",):
         if name not in names:
-            raise _BadError(f"the header has no column {name!r}")
+            found = ", ".join(names)
+            raise _BadError(
+                f"the header has no column {name!r}; it has {found if len(found) < 80 else found[:77] + '...'}"
+            )
     return names
 
 

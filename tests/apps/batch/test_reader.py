@@ -120,7 +120,9 @@ def test_a_broken_record_of_csv_is_told_and_the_next_one_is_read(read: Read) -> 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("text,x\na,b\n", "in:1: the header has no column 'prompt'"),
+        ("text,x\na,b\n", "in:1: the header has no column 'prompt'; it has text, x"),
+        ("prompt;x\na;b\n", "in:1: the header has no column 'prompt'; it has prompt;x"),
+        (f"{'y' * 90}\na\n", f"in:1: the header has no column 'prompt'; it has {'y' * 77}..."),
         ("prompt,x,x\na,b,c\n", "in:1: two columns are named 'x'"),
         ('"prompt\na\n', "in:1: a quote is opened here and never closed"),
     ],
@@ -246,17 +248,20 @@ def test_a_name_that_says_nothing_is_an_error(tmp_path: Path, name: str, hint: s
         Source.of(str(tmp_path / name))
 
 
-def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EftError, match=r"none\.txt cannot be read: No such file"):
         Source.of(str(tmp_path / "none.txt"))
     folder = tmp_path / "folder.txt"
     folder.mkdir()
-    with pytest.raises(EftError, match="cannot be read"):
-        list(Source.of(str(folder)).records(Form(where="x")))
+    with pytest.raises(EftError, match="cannot be read: it is a folder"):
+        Source.of(str(folder))
     with pytest.raises(SettingError, match="format is 'xml'"):
         Source.of("-", "xml")
     with pytest.raises(EftError, match="cannot be read"):
         Source.of("nul\0l")
+    monkeypatch.setattr(sys, "stdin", None)  # as with <&-
+    with pytest.raises(EftError, match="Standard input is closed"):
+        Source.of("-")
 
 
 @pytest.mark.parametrize(
