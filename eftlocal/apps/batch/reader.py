@@ -4,6 +4,7 @@ import csv
 import hashlib
 import itertools
 import json
+import os
 import stat
 import sys
 from collections.abc import Generator, Iterator
@@ -58,11 +59,13 @@ class Source:
     """Where lines come from: a file, or standard input where the path is `-`. `format` None: by the name, else sniffed.
 
     Only a regular file is `rereadable`: it can be read once before the run, so that a mistake is told at its start.
+    `waits`: a line may still have to come, as from a pipe or a terminal.
     """
 
     path: str
     format: Format | None
     rereadable: bool
+    waits: bool
 
     @classmethod
     def of(cls, path: str, format: str | None = None) -> "Source":
@@ -73,7 +76,9 @@ class Source:
         if path == STDIN:
             if sys.stdin is None:
                 raise EftError("Standard input is closed.", "Name a file: -i FILE.")
-            return cls(path, chosen, rereadable=False)
+            stdin = _descriptor()
+            waits = stdin is not None and not stat.S_ISREG(os.fstat(stdin).st_mode)
+            return cls(path, chosen, rereadable=False, waits=waits)
         try:
             mode = Path(path).stat().st_mode
         except (OSError, ValueError) as error:
@@ -87,7 +92,7 @@ class Source:
             if Path(path).suffix.lower() == ".json":
                 hint = "It must be JSON Lines, an object a line: jq -c '.[]' FILE.json > FILE.jsonl"
             raise SettingError(f"{path}: its name does not say its format.", hint)
-        return cls(path, chosen, rereadable=regular)
+        return cls(path, chosen, rereadable=regular, waits=not regular)
 
     @property
     def name(self) -> str:
@@ -106,9 +111,7 @@ class Source:
     @contextmanager
     def _open(self) -> Iterator[BinaryIO]:
         if self.path == STDIN:
-            try:
-                stdin = sys.stdin.fileno()
-            except (OSError, ValueError):  # something of Python's own stands for it
+            if (stdin := _descriptor()) is None:
                 yield sys.stdin.buffer
                 return
             # Not sys.stdin's buffer: a thread that waits for input holds its lock, which Python wants when it ends.
@@ -121,6 +124,14 @@ class Source:
             except OSError as error:
                 raise _unreadable(self.path, error) from None
             yield file
+
+
+def _descriptor() -> int | None:
+    """Standard input's; None where something of Python's own stands for it."""
+    try:
+        return sys.stdin.fileno()
+    except (OSError, ValueError):
+        return None
 
 
 def name_of(path: str) -> str:

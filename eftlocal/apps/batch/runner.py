@@ -159,7 +159,7 @@ class _Batch:
     def _records(self) -> Generator[Record | LineError | None, None, None]:
         """Every line, and None where the next one is waited for: a file has all of them, a pipe may not."""
         records = self._source.records(self._form)
-        return records if self._source.rereadable else ahead(records)
+        return ahead(records) if self._source.waits else records
 
     def _todo(self, records: Iterable[Record | LineError | None]) -> Iterator[Item | LineError | None]:
         for record in records:

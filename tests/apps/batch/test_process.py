@@ -207,6 +207,21 @@ def test_what_runs_goes_on_while_a_line_is_waited_for_and_the_order_is_kept() ->
 
 
 @posix
+def test_only_what_may_have_to_wait_is_read_in_a_thread(source: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    script = "import sys\nfrom eftlocal.apps.batch.reader import Source\nprint(Source.of(sys.argv[1], 'text').waits)"
+    with source.open("rb") as file:
+        for path, stdin, waits in (
+            ("-", file, b"False\n"),
+            (str(source), subprocess.DEVNULL, b"False\n"),
+            ("-", subprocess.PIPE, b"True\n"),
+            (str(tmp_path / "pipe"), subprocess.DEVNULL, b"True\n"),
+        ):
+            with subprocess.Popen([sys.executable, "-c", script, path], stdin=stdin, stdout=subprocess.PIPE) as asked:
+                assert asked.communicate(timeout=30)[0] == waits
+
+
+@posix
 def test_a_named_pipe_as_input_is_waited_for_too(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
