@@ -219,6 +219,23 @@ def reference(z: Row, s: Sampling) -> NDArray[np.intp]:
     return ids[z[ids] >= z[ids].max() + math.log(s.min_p)] if s.min_p else ids
 
 
+DRAWN = {  # of peaked, flat and tied rows, the tokens at four quantiles each: what a seed's text is made of
+    (0.7, 0.9): [2165, 1312, 666, 5418, 160, 3997, 6198, 7984, 143, 3837, 6111, 7982],
+    (0.7, 1.0): [2165, 1312, 666, 5431, 160, 3992, 6183, 7984, 147, 3922, 6141, 7982],
+    (1.2, 0.95, 40): [2165, 1312, 6417, 5418, 219, 3446, 6479, 7712, 0, 116, 196, 236],
+    (1.0, 1.0, 0, 0.05): [2165, 1312, 6417, 5418, 159, 3996, 6175, 7984, 143, 3942, 6129, 7982],
+    (1.0, 0.99, 0, 0.0, 0.9): [2165, 1312, 6417, 5418, 151, 4013, 6178, 7984, 135, 3828, 6089, 7982],
+}
+
+
+@pytest.mark.parametrize("values", DRAWN)
+def test_a_seed_draws_the_tokens_that_it_always_drew(values: tuple[float, ...]) -> None:
+    names = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+    sampling = Sampling(**dict(zip(names, values, strict=False)))  # type: ignore[arg-type]  # of several types
+    rows = [(row(8000, i), u) for row in (peaked, flat, tied) for i, u in enumerate((0.02, 0.5, 0.77, 0.998))]
+    assert [warp(z, sampling, []).quantile(u) for z, u in rows] == DRAWN[values]
+
+
 def test_greedy_is_the_first_of_the_likeliest_after_bias_and_penalties() -> None:
     z = np.array([1, 3, 3, 2], np.float32)
     rng = np.random.default_rng(0)
