@@ -13,7 +13,7 @@ SOLE_IMPORTERS = {  # a file, or all of a package
 }
 NUMPY_ONLY = {  # and what of ours each may import
     "emulation/combine.py": {"errors"},
-    "emulation/sample.py": {"errors"},
+    "emulation/sample.py": {"errors", "emulation.combine"},
     "emulation/speculate.py": {"errors", "emulation.sample"},
 }
 

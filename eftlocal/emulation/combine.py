@@ -9,6 +9,7 @@ normalisers cancel, so none is computed (EFT, arXiv 2310.12962, equation 4; prox
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from eftlocal.errors import DecodeError
 
 Logits = NDArray[np.float32]
 Rows = NDArray[np.intp] | slice
+Ids = NDArray[np.intp]
+
+BLOCK = 512  # weights summed at a time: a search looks at the blocks' sums, then inside one block
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +134,22 @@ class Combiner:
     def _filtered(self, out: Logits, logits: Mapping[int, Logits], mix: Mix) -> None:
         """Writes one row, (n_real,). Where rewards are cut off, the normalisers do not cancel."""
         assert mix.reward_top_p is not None
-        out[:] = logits[mix.base][: self.n_real]
+        base = logits[mix.base][: self.n_real]
+        out[:] = base
         for pair in mix.pairs:
             if pair.beta == 0:
                 continue
-            tuned = log_softmax(logits[pair.tuned][: self.n_real])
-            reward = np.float32(pair.beta) * (tuned - log_softmax(logits[pair.reference][: self.n_real]))
-            kept = nucleus(tuned, mix.reward_top_p)
-            kept = kept[~np.isin(kept, self._skipped)]
-            out[kept] += reward[kept]
+            tuned, reference = logits[pair.tuned][: self.n_real], logits[pair.reference][: self.n_real]
+            peak, other_peak = tuned.max(), reference.max()
+            mass, total = masses(tuned, peak)
+            _, other_total = masses(reference, other_peak)
+            apart = np.float32(float(peak) + math.log(total) - float(other_peak) - math.log(other_total))
+            kept = slice(None) if mix.reward_top_p >= 1 else nucleus(tuned, mass, total, mix.reward_top_p)
+            reward = tuned[kept] - reference[kept]
+            reward -= apart  # of the normalisers
+            reward *= np.float32(pair.beta)
+            out[kept] += reward
+        out[self._skipped] = base[self._skipped]
 
 
 def _row(part: tuple[Logits, Rows], row: int) -> Logits:
@@ -168,17 +179,62 @@ def log_softmax(logits: Logits) -> Logits:
     return shifted
 
 
-def nucleus(log_probabilities: Logits, top_p: float) -> NDArray[np.intp]:
-    """Ids of the smallest set of most probable tokens whose probability reaches `top_p` (arXiv 1904.09751)."""
-    n = len(log_probabilities)
-    if top_p >= 1:
-        return np.arange(n)
-    size = min(n, 256)
-    while True:  # the nucleus is nearly always small: sort a few, and more when they do not reach it
-        ids = np.argpartition(log_probabilities, n - size)[n - size :]
-        ids = ids[np.lexsort((ids, -log_probabilities[ids]))]
-        reached = np.exp(log_probabilities[ids].astype(np.float64)).cumsum()
-        if reached[-1] >= top_p or size == n:
-            kept: NDArray[np.intp] = ids[: int(np.searchsorted(reached, top_p)) + 1]
-            return kept
-        size = min(n, size * 8)
+def masses(logits: Logits, peak: np.float32) -> tuple[Logits, float]:
+    """exp(logits - peak), (n,) float32, and their sum; `peak` is the largest logit."""
+    mass = logits - peak
+    np.exp(mass, out=mass)
+    return mass, sum_of(mass)
+
+
+def nucleus(logits: Logits, mass: Logits, total: float, p: float) -> Ids:
+    """Ascending ids of the fewest likeliest tokens whose probability reaches `p` (arXiv 1904.09751).
+
+    mass, total: of the logits (see `masses`). Of equal logits at the border, those with the lowest ids are taken.
+    """
+    # All that lies below the last floor weighs less than the nucleus may lack, so what is above it always suffices; the
+    # first is what nearly all rows of real models need, whose probabilities fall about as the rank squared.
+    least = (1 - p) * max(total / len(logits), 1e-23)  # (a float32)
+    first = (1 - p) ** 2 / 20
+    for floor in (max(first, least), max(first / 20, least), least):
+        near: Ids = np.flatnonzero(mass >= floor)
+        candidates = logits[near]
+        falling = np.sort(-candidates)  # far cheaper than to sort which they are; the likeliest first
+        count = _reaching(np.exp(falling[0] - falling), p * total)
+        if count <= len(near):
+            break
+    count = min(count, len(near))  # beyond the last by rounding only
+    return near[largest(candidates, count, -falling[count - 1])]
+
+
+def _reaching(weights: Logits, target: float) -> int:
+    """How many of the weights, from the first on, reach the target together; one more than there are if none do."""
+    start, before = 0, 0.0
+    if len(weights) > 2 * BLOCK:  # the block first, then the place in it
+        ends = block_sums(weights).cumsum(dtype=np.float64)
+        block = min(int(ends.searchsorted(target)), len(ends) - 1)
+        start, before = block * BLOCK, float(ends[block - 1]) if block else 0.0
+        weights = weights[start : start + BLOCK]
+    return start + 1 + int(weights.cumsum(dtype=np.float64).searchsorted(target - before))
+
+
+def largest(logits: Logits, k: int, last: np.float32) -> NDArray[np.bool_]:
+    """(n,) which are the k largest; `last` is the k-th. Of those equal to it, the first are taken."""
+    taken: NDArray[np.bool_] = logits >= last
+    if (surplus := np.count_nonzero(taken) - k) > 0:
+        taken[np.flatnonzero(logits == last)[-surplus:]] = False
+    return taken
+
+
+def block_sums(weights: NDArray[Any]) -> NDArray[Any]:
+    """(ceil(n / BLOCK),) sums of short runs: float32 keeps its digits, and no pass in float64 over the vocabulary."""
+    n, rest = divmod(len(weights), BLOCK)
+    sums = np.empty(n + (rest > 0), weights.dtype)
+    np.einsum("ij->i", weights[: n * BLOCK].reshape(n, BLOCK), out=sums[:n])  # twice as fast as numpy's other sums
+    if rest:
+        sums[n] = weights[n * BLOCK :].sum()
+    return sums
+
+
+def sum_of(weights: NDArray[Any]) -> float:
+    """The sum, as exact as one in float64 to about float32's last digit."""
+    return float(block_sums(weights).sum(dtype=np.float64)) if len(weights) else 0.0

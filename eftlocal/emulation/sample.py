@@ -13,19 +13,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eftlocal.emulation.combine import BLOCK, Ids, block_sums, largest, masses, nucleus, sum_of
 from eftlocal.errors import DecodeError, SettingError
 
 __all__ = ["Distribution", "Sampling", "warp"]
 
 Floats = NDArray[np.floating[Any]]
-Ids = NDArray[np.intp]
 
-BLOCK = 512  # weights summed at a time: a draw looks at the blocks' sums, then inside one block
 SLOTS = 1024  # ranges of keys in which `_fewest` looks for its border
 CERTAIN = np.ones(1, np.float32)
 COLDEST = 1e-30  # a temperature below this would be 0 in float32; at it, every difference already decides
@@ -118,7 +117,7 @@ class Distribution:
     def _ends(self) -> NDArray[np.float64]:
         """(blocks,) the mass up to each block's end."""
         if self._known_ends is None:
-            self._known_ends = _block_sums(self._weights).cumsum(dtype=np.float64)
+            self._known_ends = block_sums(self._weights).cumsum(dtype=np.float64)
         return self._known_ends
 
     @property
@@ -187,10 +186,11 @@ def warp(z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] | NDA
         best = z.argmax()  # the first of equal ones
         _check_peak(z[best], sampling)
         return Distribution(CERTAIN, np.array([best]))
-    _check_peak(z.max(), sampling)
+    peak = z.max()
+    _check_peak(peak, sampling)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        ids, z = _survivors(z, sampling)  # (k,), (k,)
-        weights = z - z.max()  # (k,) the likeliest at 0, so that nothing overflows
+        ids, z, peak = _survivors(z, peak, sampling)  # (k,), (k,)
+        weights = z - peak  # (k,) the likeliest at 0, so that nothing overflows
         weights /= max(sampling.temperature, COLDEST)
         return Distribution(np.exp(weights, out=weights), ids)
 
@@ -225,8 +225,10 @@ def _adjusted(z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] 
     return z
 
 
-def _survivors(z: NDArray[np.float32], sampling: Sampling) -> tuple[Ids | None, NDArray[np.float32]]:
-    """The ids (None: all) and the logits that top-k, typical-p, top-p and min-p leave."""
+def _survivors(
+    z: NDArray[np.float32], peak: np.float32, sampling: Sampling
+) -> tuple[Ids | None, NDArray[np.float32], np.float32]:
+    """The ids (None: all) and the logits that top-k, typical-p, top-p and min-p leave, and the largest of these."""
     ids: Ids | None = None
     for stage, value, on in (
         (_top_k, sampling.top_k, 0 < sampling.top_k < len(z)),
@@ -235,17 +237,19 @@ def _survivors(z: NDArray[np.float32], sampling: Sampling) -> tuple[Ids | None, 
         (_min_p, sampling.min_p, sampling.min_p > 0),
     ):
         if on:
-            kept = stage(z, value)
+            kept = stage(z, peak, value)
             ids, z = kept if ids is None else ids[kept], z[kept]
-    return ids, z
+            peak = z.max()
+    return ids, z, peak
 
 
-# The stages: (n,) logits -> the ascending positions that stay. All of them drop -inf; none of them drops everything.
+# The stages: (n,) logits and the largest of them -> the ascending positions that stay. All of them drop -inf; none of
+# them drops everything.
 
 
-def _top_k(z: NDArray[np.float32], k: float) -> Ids:
+def _top_k(z: NDArray[np.float32], peak: np.float32, k: float) -> Ids:
     """llama_sampler_top_k_impl."""
-    peak, k = z.max(), int(k)
+    k = int(k)
     for floor in (peak - 8, peak - 16, np.finfo(np.float32).min):  # comparing is far cheaper than partitioning the row
         near: Ids = np.flatnonzero(z >= floor)
         if len(near) >= k:
@@ -253,17 +257,14 @@ def _top_k(z: NDArray[np.float32], k: float) -> Ids:
     if len(near) <= k:
         return near
     logits = z[near]
-    last = np.partition(logits, len(logits) - k)[len(logits) - k]  # the k-th largest
-    kept: NDArray[np.bool_] = logits > last
-    kept[np.flatnonzero(logits == last)[: k - np.count_nonzero(kept)]] = True
-    return near[kept]
+    return near[largest(logits, k, np.partition(logits, len(logits) - k)[len(logits) - k])]
 
 
-def _typical(z: NDArray[np.float32], p: float) -> Ids:
+def _typical(z: NDArray[np.float32], peak: np.float32, p: float) -> Ids:
     """llama_sampler_typical_apply."""
-    below = np.maximum(z - z.max(), -200)  # (n,) exp is 0 there already; -inf would make 0 x inf of the entropy
+    below = np.maximum(z - peak, -200)  # (n,) exp is 0 there already; -inf would make 0 x inf of the entropy
     mass = np.exp(below)
-    total = _total(mass)
+    total = sum_of(mass)
     # Surprisal is log(total) - below and the entropy its mean, so log(total) cancels in the distance between them.
     distance = np.abs(below - np.float32(np.dot(mass, below) / total))
     for reach in (1, 4, 8, 150):  # the last holds every mass above 0: exp underflows at -104, the mean is above -12
@@ -271,64 +272,40 @@ def _typical(z: NDArray[np.float32], p: float) -> Ids:
         near_mass = mass[near]
         if near_mass.sum(dtype=np.float64) > p * total:
             break
-    return near[_fewest(distance[near], near_mass, p * total, "right")]
+    return near[_fewest(distance[near], near_mass, p * total)]
 
 
-def _top_p(z: NDArray[np.float32], p: float) -> Ids:
+def _top_p(z: NDArray[np.float32], peak: np.float32, p: float) -> Ids:
     """llama_sampler_top_p_apply."""
-    mass = z - z.max()
-    np.exp(mass, out=mass)  # (n,)
-    total = _total(mass)
-    # All that lies below the last floor weighs less than the nucleus may lack, so what is above it always suffices.
-    for floor in (1e-3, 3e-5, max((1 - p) * total / len(z), 1e-40)):
-        near: Ids = np.flatnonzero(mass >= floor)
-        near_mass = mass[near]
-        if near_mass.sum(dtype=np.float64) >= p * total:
-            break
-    return near[_fewest(-z[near], near_mass, p * total, "left")]
+    return nucleus(z, *masses(z, peak), p)
 
 
-def _min_p(z: NDArray[np.float32], p: float) -> Ids:
+def _min_p(z: NDArray[np.float32], peak: np.float32, p: float) -> Ids:
     """llama_sampler_min_p_apply."""
-    return np.flatnonzero(z >= z.max() + np.float32(math.log(p)))
+    return np.flatnonzero(z >= peak + np.float32(math.log(p)))
 
 
-def _fewest(key: Floats, mass: Floats, target: float, side: Literal["left", "right"]) -> Ids:
-    """The ascending positions of the fewest entries, in the order of (key, position), whose mass reaches the target.
+def _fewest(key: Floats, mass: Floats, target: float) -> Ids:
+    """The ascending positions of the fewest entries, in the order of (key, position), whose mass exceeds the target.
 
-    All of them if none do. `side`: "left" if the target itself is enough, "right" if it has to be exceeded. Sorts only
-    the one of SLOTS equal ranges of keys in which the target is reached.
+    All of them if none do. Sorts only the one of SLOTS equal ranges of keys in which the target is passed.
     """
     if len(key) <= SLOTS or key.max() - key.min() <= 1e-30:  # (SLOTS / span must be a float32)
-        return np.sort(_first(key, mass, target, side))
+        return np.sort(_first(key, mass, target))
     lowest = key.min()
     slot = ((key - lowest) * (SLOTS / (key.max() - lowest))).astype(np.intp)  # (n,) rises with the key
     sums = np.bincount(slot, weights=mass).cumsum()
-    at = min(int(np.searchsorted(sums, target, side)), len(sums) - 1)  # beyond the last by rounding only
+    at = min(int(np.searchsorted(sums, target, "right")), len(sums) - 1)  # beyond the last by rounding only
     kept = slot < at
     border = np.flatnonzero(slot == at)
-    kept[border[_first(key[border], mass[border], target - float(sums[at - 1]) if at else target, side)]] = True
+    kept[border[_first(key[border], mass[border], target - float(sums[at - 1]) if at else target)]] = True
     return np.flatnonzero(kept)
 
 
-def _first(key: Floats, mass: Floats, target: float, side: Literal["left", "right"]) -> Ids:
+def _first(key: Floats, mass: Floats, target: float) -> Ids:
     """What `_fewest` returns, in the order of (key, position), by sorting all."""
     order = np.argsort(key, kind="stable")
-    return order[: np.searchsorted(mass[order].cumsum(dtype=np.float64), target, side) + 1]
-
-
-def _block_sums(weights: Floats) -> Floats:
-    """(ceil(n / BLOCK),) sums of short runs: float32 keeps its digits, and no pass in float64 over the vocabulary."""
-    n, rest = divmod(len(weights), BLOCK)
-    sums = np.empty(n + (rest > 0), weights.dtype)
-    np.einsum("ij->i", weights[: n * BLOCK].reshape(n, BLOCK), out=sums[:n])  # twice as fast as numpy's other sums
-    if rest:
-        sums[n] = weights[n * BLOCK :].sum()
-    return sums
-
-
-def _total(weights: Floats) -> float:
-    return float(_block_sums(weights).sum(dtype=np.float64)) if len(weights) else 0.0
+    return order[: np.searchsorted(mass[order].cumsum(dtype=np.float64), target, "right") + 1]
 
 
 def _first_above(sums: NDArray[np.float64], at: float) -> int:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from eftlocal.emulation.sample import BLOCK, Distribution, Sampling, warp
+from eftlocal.emulation.combine import BLOCK
+from eftlocal.emulation.sample import Distribution, Sampling, warp
 from eftlocal.errors import DecodeError, SettingError
 
 Row = NDArray[np.float32]
