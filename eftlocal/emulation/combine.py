@@ -87,46 +87,47 @@ class Combiner:
             self._total = np.empty((n, self.n_real), np.float32)
             self._term = np.empty((n, self.n_real), np.float32)
         total = self._total[:n]
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is found below
-            self._sum(total, parts, mixes)
         filtered = [row for row, mix in enumerate(mixes) if mix.reward_top_p is not None]
-        fine = _finite(total)  # so are the members then, but for a +inf that was subtracted
+        weights = [mix.weights.tolist() for mix in mixes]  # (rows, members)
+        for row in filtered:
+            weights[row] = [0.0] * len(weights[row])
+        if len(filtered) < n:
+            with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is found below
+                self._sum(total, parts, weights)
+        # Where the sum is finite the members are, but for a +inf that was subtracted.
+        doubtful = bool(filtered) or not _finite(total)
         for member, (logits, _) in parts.items():
-            if not fine or filtered or any(mix.weights[member] < 0 for mix in mixes):
+            if doubtful or any(row[member] < 0 for row in weights):
                 check(logits[:, : self.n_real], self.names[member])
         for row in filtered:
             mix = mixes[row]
             self._filtered(total[row], {m: _row(part, row) for m, part in parts.items() if m in mix.active}, mix)
-        return total if fine and not filtered else check(total, "the combination")
+        return check(total, "the combination") if doubtful else total
 
-    def _sum(self, total: Logits, parts: Mapping[int, tuple[Logits, Rows]], mixes: Sequence[Mix]) -> None:
-        """Writes the weighted sum of all rows, (rows, n_real), 0 where a reward_top_p is still to come.
+    def _sum(self, total: Logits, parts: Mapping[int, tuple[Logits, Rows]], weights: list[list[float]]) -> None:
+        """Writes the weighted sum of all rows, (rows, n_real). weights: (rows, members).
 
         Passes over the rows are what it costs: a member that is added or subtracted takes one, and the first none.
         """
         so_far: Logits | None = None  # the first member's own rows, until another is added
         for member, (logits, rows) in parts.items():
             logits = logits[:, : self.n_real]
-            each = [float(mix.weights[member]) if mix.reward_top_p is None else 0.0 for mix in mixes]
-            everywhere = isinstance(rows, slice)
-            if so_far is None and everywhere and set(each) == {1.0}:
+            each = [row[member] for row in weights]
+            weight = each[0] if each.count(each[0]) == len(each) else None  # where it is one for all rows
+            if not isinstance(rows, slice):
+                if so_far is not total:
+                    total[:] = 0 if so_far is None else so_far
+                total[rows] += np.multiply(logits, _column(each)[rows], out=self._term[: len(logits)])
+            elif so_far is None and weight == 1:
                 so_far = logits
                 continue
-            if so_far is None:
-                total[:] = 0
-            elif so_far is not total and not everywhere:
-                total[:] = so_far
-            if so_far is None or not everywhere:
-                so_far = total
-            if everywhere and set(each) in ({1.0}, {-1.0}):
-                (np.add if each[0] > 0 else np.subtract)(so_far, logits, out=total)
+            elif so_far is not None and weight in (1, -1):
+                (np.add if weight == 1 else np.subtract)(so_far, logits, out=total)
             else:
-                weights = np.array(each, np.float32)[rows, None]  # (rows of the member, 1)
-                term = np.multiply(logits, weights, out=self._term[: len(logits)])
-                if everywhere:
+                factor = _column(each) if weight is None else weight
+                term = np.multiply(logits, factor, out=total if so_far is None else self._term[: len(logits)])
+                if so_far is not None:
                     np.add(so_far, term, out=total)
-                else:
-                    total[rows] += term
             so_far = total
         if so_far is not None and so_far is not total:
             total[:] = so_far
@@ -150,6 +151,11 @@ class Combiner:
             reward *= np.float32(pair.beta)
             out[kept] += reward
         out[self._skipped] = base[self._skipped]
+
+
+def _column(weights: list[float]) -> Logits:
+    """(rows, 1)"""
+    return np.array(weights, np.float32)[:, None]
 
 
 def _row(part: tuple[Logits, Rows], row: int) -> Logits:
