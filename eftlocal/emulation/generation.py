@@ -83,6 +83,10 @@ class Generation:
     hits: list[bool] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: EftError | None = None  # what ended it instead of a finish reason
+    _longest: int = field(init=False)  # of the prompts
+
+    def __post_init__(self) -> None:
+        self._longest = max(map(len, self.prompts.values()))
 
     @property
     def ended(self) -> bool:
@@ -118,7 +122,7 @@ class Generation:
     def room(self, n_ctx: int) -> int:
         """How many tokens may be guessed at most: those before the last that this answer can have."""
         left = self.settings.max_tokens - len(self.tokens) - 1
-        return max(0, min(left, n_ctx - max(map(len, self.prompts.values())) - len(self.tokens)))
+        return max(0, min(left, n_ctx - self._longest - len(self.tokens)))
 
     def distribution(self, row: Logits, guesses: Sequence[int] = ()) -> Distribution:
         """What a member's or the emulator's row, (n_real,), says of the token after the answer so far and `guesses`.
@@ -162,7 +166,7 @@ class Generation:
             delta += self.end("stop")
         elif len(self.tokens) >= self.settings.max_tokens:
             delta += self.end("length")
-        elif max(map(len, self.prompts.values())) + len(self.tokens) > engine.n_ctx:
+        elif self._longest + len(self.tokens) > engine.n_ctx:
             delta += self.end("context")
         return delta
 

@@ -25,7 +25,7 @@ class TextStream:
             raise SettingError("A stop string is empty; it must have at least one character.")
         self._piece = piece
         self._stops = sorted(stops, key=len)  # of two that begin at one place, the one that is complete first
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._rest = b""  # the beginning of a character
         self._shown: list[str] = []
         self._held = ""  # decoded, but a stop string could begin with it
         self._n_pushed = 0
@@ -55,9 +55,8 @@ class TextStream:
         if self._stopped is not None:
             return ""
         self._n_pushed += 1
-        new = self._decoder.decode(self._piece(token))
-        self._n_decoded += len(new)
-        if not self._decoder.getstate()[0]:  # the token ends where a character does
+        new = self._decode(self._piece(token), final=False)
+        if not self._rest:  # the token ends where a character does
             self._ends.append((self._n_pushed, self._n_decoded))
         return self._show(self._held + new, ended=False)
 
@@ -68,19 +67,27 @@ class TextStream:
         """
         if self._stopped is not None:
             return ""
-        new = self._decoder.decode(b"", final=True)
-        self._n_decoded += len(new)
+        new = self._decode(b"", final=True)
         self._ends.append((self._n_pushed, self._n_decoded))
         return self._show(self._held + new, ended=True)
 
+    def _decode(self, data: bytes, *, final: bool) -> str:
+        """The characters that are whole now."""
+        # codecs' incremental decoder is four calls of Python about this one, and after a decode, which empties the
+        # processor's caches, every piece of code costs ten times what it costs in a loop.
+        data = self._rest + data
+        new, used = codecs.utf_8_decode(data, "replace", final)
+        self._rest = data[used:]
+        self._n_decoded += len(new)
+        return new
+
     def _show(self, pending: str, *, ended: bool) -> str:
         """Split pending text (what was held and what is new) into what may be shown and what is held."""
-        cut = len(pending) if ended else self._tail(pending)
-        begin, stop = min(
-            ((at, stop) for stop in self._stops if (at := pending.find(stop)) >= 0),
-            key=lambda found: found[0],
-            default=(cut + 1, None),
-        )
+        cut = len(pending) if ended or not self._stops else self._tail(pending)
+        begin, stop = len(pending) + 1, None
+        for candidate in self._stops:
+            if 0 <= (at := pending.find(candidate)) < begin:
+                begin, stop = at, candidate
         if begin <= cut:  # no other stop string can begin before it
             self._stopped, cut = stop, begin
         shown, self._held = pending[:cut], pending[cut:]
@@ -92,7 +99,7 @@ class TextStream:
 
     def _tail(self, pending: str) -> int:
         """Where the longest tail begins that more text could make a stop string."""
-        longest = max(map(len, self._stops), default=1) - 1
+        longest = len(self._stops[-1]) - 1
         for at in range(max(0, len(pending) - longest), len(pending)):
             tail = pending[at:]
             if any(stop.startswith(tail) for stop in self._stops):
