@@ -165,7 +165,7 @@ def _row(part: tuple[Logits, Rows], row: int) -> Logits:
 
 
 def _finite(logits: Logits) -> bool:
-    return math.isfinite(sum(logits.max(axis=-1).tolist()))
+    return math.isfinite(sum(np.maximum.reduce(logits, axis=-1).tolist()))
 
 
 def check(logits: Logits, name: str) -> Logits:
@@ -202,14 +202,15 @@ def nucleus(logits: Logits, mass: Logits, total: float, p: float) -> Ids:
     least = (1 - p) * max(total / len(logits), 1e-23)  # (a float32)
     first = (1 - p) ** 2 / 20
     for floor in (max(first, least), max(first / 20, least), least):
-        near: Ids = np.flatnonzero(mass >= floor)
+        near: Ids = (mass >= floor).nonzero()[0]
         candidates = logits[near]
-        falling = np.sort(-candidates)  # far cheaper than to sort which they are; the likeliest first
+        falling = -candidates
+        falling.sort()  # far cheaper than to sort which they are; the likeliest first
         count = _reaching(np.exp(falling[0] - falling), p * total)
         if count <= len(near):
             break
     count = min(count, len(near))  # beyond the last by rounding only
-    return near[largest(candidates, count, -falling[count - 1])]
+    return largest(near, candidates, count, -falling[count - 1])
 
 
 def _reaching(weights: Logits, target: float) -> int:
@@ -223,12 +224,15 @@ def _reaching(weights: Logits, target: float) -> int:
     return start + 1 + int(weights.cumsum(dtype=np.float64).searchsorted(target - before))
 
 
-def largest(logits: Logits, k: int, last: np.float32) -> NDArray[np.bool_]:
-    """(n,) which are the k largest; `last` is the k-th. Of those equal to it, the first are taken."""
-    taken: NDArray[np.bool_] = logits >= last
-    if (surplus := np.count_nonzero(taken) - k) > 0:
-        taken[np.flatnonzero(logits == last)[-surplus:]] = False
-    return taken
+def largest(ids: Ids, logits: Logits, k: int, last: np.float32) -> Ids:
+    """Those of the `ids` that have the k largest logits; `last` is the k-th. Of those equal to it, the first stay.
+
+    logits: (ids,)
+    """
+    taken = logits >= last
+    if (surplus := len(ids[taken]) - k) > 0:
+        taken[(logits == last).nonzero()[0][-surplus:]] = False
+    return ids[taken]
 
 
 def block_sums(weights: NDArray[Any]) -> NDArray[Any]:
@@ -237,10 +241,10 @@ def block_sums(weights: NDArray[Any]) -> NDArray[Any]:
     sums = np.empty(n + (rest > 0), weights.dtype)
     np.einsum("ij->i", weights[: n * BLOCK].reshape(n, BLOCK), out=sums[:n])  # twice as fast as numpy's other sums
     if rest:
-        sums[n] = weights[n * BLOCK :].sum()
+        sums[n] = np.add.reduce(weights[n * BLOCK :])
     return sums
 
 
 def sum_of(weights: NDArray[Any]) -> float:
     """The sum, as exact as one in float64 to about float32's last digit."""
-    return float(block_sums(weights).sum(dtype=np.float64)) if len(weights) else 0.0
+    return float(np.add.reduce(block_sums(weights), dtype=np.float64)) if len(weights) else 0.0

@@ -27,6 +27,7 @@ Floats = NDArray[np.floating[Any]]
 
 SLOTS = 1024  # ranges of keys in which `_fewest` looks for its border
 CERTAIN = np.ones(1, np.float32)
+LOWEST = np.finfo(np.float32).min
 COLDEST = 1e-30  # a temperature below this would be 0 in float32; at it, every difference already decides
 
 
@@ -186,7 +187,7 @@ def warp(z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] | NDA
         best = z.argmax()  # the first of equal ones
         _check_peak(z[best], sampling)
         return Distribution(CERTAIN, np.array([best]))
-    peak = z.max()
+    peak = np.maximum.reduce(z)
     _check_peak(peak, sampling)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         ids, z, peak = _survivors(z, peak, sampling)  # (k,), (k,)
@@ -239,25 +240,28 @@ def _survivors(
         if on:
             kept = stage(z, peak, value)
             ids, z = kept if ids is None else ids[kept], z[kept]
-            peak = z.max()
+            peak = np.maximum.reduce(z)
     return ids, z, peak
 
 
 # The stages: (n,) logits and the largest of them -> the ascending positions that stay. All of them drop -inf; none of
-# them drops everything.
+# them drops everything. They call numpy's compiled methods, not np.flatnonzero or np.partition: those are Python around
+# them, and right after a decode, with cold caches, that shows.
 
 
 def _top_k(z: NDArray[np.float32], peak: np.float32, k: float) -> Ids:
     """llama_sampler_top_k_impl."""
     k = int(k)
-    for floor in (peak - 8, peak - 16, np.finfo(np.float32).min):  # comparing is far cheaper than partitioning the row
-        near: Ids = np.flatnonzero(z >= floor)
+    for floor in (peak - 8, peak - 16, LOWEST):  # comparing is far cheaper than partitioning the row
+        near: Ids = (z >= floor).nonzero()[0]
         if len(near) >= k:
             break
     if len(near) <= k:
         return near
     logits = z[near]
-    return near[largest(logits, k, np.partition(logits, len(logits) - k)[len(logits) - k])]
+    falling = -logits
+    falling.partition(k - 1)
+    return largest(near, logits, k, -falling[k - 1])
 
 
 def _typical(z: NDArray[np.float32], peak: np.float32, p: float) -> Ids:
@@ -282,7 +286,7 @@ def _top_p(z: NDArray[np.float32], peak: np.float32, p: float) -> Ids:
 
 def _min_p(z: NDArray[np.float32], peak: np.float32, p: float) -> Ids:
     """llama_sampler_min_p_apply."""
-    return np.flatnonzero(z >= peak + np.float32(math.log(p)))
+    return (z >= peak + np.float32(math.log(p))).nonzero()[0]
 
 
 def _fewest(key: Floats, mass: Floats, target: float) -> Ids:
