@@ -7,8 +7,9 @@ resident memory above weights and caches; and the tokens that a chat's second tu
 Costs of a token are medians over steps, in milliseconds: `cpu`, of the thread that runs the loop, beyond its own
 decodes; what of it are the combination (`combine`), the distribution and the draw (`draw`), and handing members to
 their threads (`forward`); and `wall`, beyond the decodes of the slowest lane of each step, which on a busy machine is
-mostly the wait for a core. The smaller vocabulary is not the cheaper one: SmolLM2's decodes read 330 MB of weights, and
-then code and data have to come from memory again, which the tiny models' 50 MB do not bring about.
+mostly the wait for a core. The smaller vocabulary is not the cheaper one: SmolLM2's decodes read 330 MB of weights, so
+that all code and data have to come from memory again, and the loop sleeps until the other lane ends; the tiny models
+read 50 MB, and the loop's own lane ends last. So `forward` and the Python around it cost more there.
 """
 
 import json
