@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from eftlocal.catalog import models as catalog
 from eftlocal.emulation.combine import Mix, Pair
-from eftlocal.emulation.engine import MemberSpec
+from eftlocal.emulation.crew import MemberSpec
 from eftlocal.emulation.settings import Settings
 from eftlocal.errors import ModelFileError, SettingError, ViewError
 from eftlocal.runtime import gguf, vocab

@@ -19,24 +19,27 @@ class Slot:
     prompts: dict[int, list[int]] = field(default_factory=dict)  # by member: its own rendering of the conversation
     tokens: list[int] = field(default_factory=list)  # what all members have in common after their prompts
     free: bool = True
-    _fed: dict[int, list[int]] = field(default_factory=dict)  # by member: what its cache was given, in order
-    _same: dict[int, int] = field(default_factory=dict)  # by member: how much of that is known to be what it should be
+    fed: dict[int, list[int]] = field(default_factory=dict)  # by member: what its cache was given, in order
+    same: dict[int, int] = field(default_factory=dict)  # by member: how much of that is known to be what it should be
 
     def truncate(self, n: int) -> None:
         """Keep the first `n` common tokens; the caches follow at the next forward."""
         del self.tokens[n:]
         for member, prompt in self.prompts.items():
-            self._same[member] = min(self._same[member], len(prompt) + n)
+            self.same[member] = min(self.same[member], len(prompt) + n)
 
-    def _begin(self, prompts: Mapping[int, list[int]]) -> None:
+    def begin(self, prompts: Mapping[int, list[int]]) -> None:
+        """Another sequence, which the caches may hold the beginning of."""
         self.prompts, self.tokens = dict(prompts), []
-        self._same.update({m: common_prefix(self._fed.get(m, []), prompt) for m, prompt in prompts.items()})
+        self.same.update({m: common_prefix(self.fed.get(m, []), prompt) for m, prompt in prompts.items()})
 
-    def _missing(self, member: int, start: int) -> list[int]:
+    def missing(self, member: int, start: int) -> list[int]:
+        """What a cache lacks that holds `start` tokens."""
         prompt = self.prompts[member]
         return self.tokens[start - len(prompt) :] if start >= len(prompt) else prompt[start:] + self.tokens
 
-    def _length(self, member: int) -> int:
+    def length(self, member: int) -> int:
+        """Tokens that the member's cache should hold."""
         return len(self.prompts[member]) + len(self.tokens)
 
 

@@ -17,8 +17,9 @@ from eftlocal.apps.bench.show import show
 from eftlocal.apps.bench.sweep import Reading, check_contexts, thread_counts
 from eftlocal.apps.bench.synthetic import parse_size, widen
 from eftlocal.cli import app
+from eftlocal.emulation.crew import MemberSpec
 from eftlocal.emulation.emulator import Emulator, Prompt
-from eftlocal.emulation.engine import Engine, MemberSpec, Request
+from eftlocal.emulation.engine import Engine, Request
 from eftlocal.emulation.generation import Reply
 from eftlocal.errors import SettingError
 from eftlocal.runtime import gguf

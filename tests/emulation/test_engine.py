@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from eftlocal.emulation.combine import Combiner, Logits, Mix, Pair, log_softmax
-from eftlocal.emulation.engine import Cancelled, Engine, MemberSpec, Request, Slot
+from eftlocal.emulation.crew import MemberSpec
+from eftlocal.emulation.engine import Cancelled, Engine, Request, Slot
 from eftlocal.errors import DecodeError
 from eftlocal.runtime import gguf, llama
 from eftlocal.runtime.plan.threads import Split
@@ -273,7 +274,7 @@ def test_concurrent_members_equal_sequential_ones(family: Family, monkeypatch: p
     in_turn, at_once = ((0, 1, 2, 3, 4, 5, 6),), tuple((m,) for m in range(7))
     for rounds, beside in [((in_turn,), ()), ((at_once,), ()), ((((3,),), ((0, 1), (2, 4))), (5, 6))]:
         split = Split(rounds, dict.fromkeys(range(7), 1), beside)
-        monkeypatch.setattr("eftlocal.emulation.engine.split_threads", lambda *_, split=split: split)
+        monkeypatch.setattr("eftlocal.emulation.crew.split_threads", lambda *_, split=split: split)
         results.append(cold(paths, prompts, ANSWER, 4))
     for member in range(7):
         np.testing.assert_array_equal(results[0][member], results[1][member])
