@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "eftlocal"
 FLOORS = {"errors": 0, "catalog": 1, "runtime": 2, "emulation": 3, "apps": 4, "cli": 5}
 SOLE_IMPORTERS = {  # a file, or all of a package
-    "llama_cpp": "runtime/llama.py",
+    "llama_cpp": "runtime/llama/",
     "llguidance": "emulation/constrain.py",
     "huggingface_hub": "catalog/hub/",
     "httpx2": "catalog/hub/",  # what huggingface_hub asks the network with

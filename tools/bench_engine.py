@@ -32,7 +32,7 @@ from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.engine import Engine, MemberSpec, Request
 from eftlocal.emulation.generation import Generation
 from eftlocal.runtime import gguf
-from eftlocal.runtime.llama import Context, Feed
+from eftlocal.runtime.llama.cache import Context, Feed
 from eftlocal.runtime.plan.threads import usable_cores
 from eftlocal.runtime.views import Message
 from tests import families

@@ -32,7 +32,8 @@ import numpy as np
 from eftlocal.emulation.combine import Logits
 from eftlocal.emulation.emulator import Emulator, Raw
 from eftlocal.emulation.engine import common_prefix
-from eftlocal.runtime.llama import KV_TYPES, Context, Feed, Model
+from eftlocal.runtime.llama.cache import KV_TYPES, Context, Feed
+from eftlocal.runtime.llama.weights import Model
 from tests import families
 from tests.builders import load
 

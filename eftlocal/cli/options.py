@@ -197,7 +197,7 @@ class Options:
     def load(self, catalog: "Catalog", emulator: str | None, **more: "Unpack[Dials]") -> "Emulator":
         """The emulator of that name (None: the default), with these options and `more` as its settings."""
         from eftlocal.emulation.emulator import Emulator
-        from eftlocal.runtime.llama import set_verbose
+        from eftlocal.runtime.llama.library import set_verbose
 
         set_verbose(self.verbose)
         return Emulator.load(

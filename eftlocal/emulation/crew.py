@@ -7,7 +7,8 @@ from pathlib import Path
 from eftlocal.emulation.lanes import Lanes
 from eftlocal.errors import ModelLoadError
 from eftlocal.runtime.gguf import Header
-from eftlocal.runtime.llama import Context, Model
+from eftlocal.runtime.llama.cache import Context
+from eftlocal.runtime.llama.weights import Model
 from eftlocal.runtime.plan.placement import Offload, Plan
 from eftlocal.runtime.plan.threads import LIGHT, MOST_ROWS, Cost, Split, in_turn, split_threads
 from eftlocal.runtime.speeds import Speed, Speeds, measure

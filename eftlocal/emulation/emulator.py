@@ -18,7 +18,7 @@ from eftlocal.emulation.prepare import Preparer, Prompt, Raw, as_messages, new_s
 from eftlocal.emulation.scoring import Score, ScoredToken, Task, score_all
 from eftlocal.emulation.settings import Dials, Settings
 from eftlocal.errors import CatalogError, DecodeError, EftError, SettingError
-from eftlocal.runtime.llama import KV_TYPES, MAX_SEQUENCES
+from eftlocal.runtime.llama.cache import KV_TYPES, MAX_SEQUENCES
 from eftlocal.runtime.plan.machine import here
 from eftlocal.runtime.plan.memory import Cache
 from eftlocal.runtime.plan.parallel import sequences_at_once

@@ -14,7 +14,7 @@ from eftlocal.emulation.combine import Logits, Rows
 from eftlocal.emulation.crew import Crew, MemberSpec
 from eftlocal.emulation.slots import Known, Request, Slot, common_prefix, rows_of, with_known
 from eftlocal.errors import DecodeError
-from eftlocal.runtime.llama import Cancelled, Feed
+from eftlocal.runtime.llama.cache import Cancelled, Feed
 from eftlocal.runtime.plan.placement import Plan
 from eftlocal.runtime.plan.threads import Split
 from eftlocal.runtime.speeds import Speeds

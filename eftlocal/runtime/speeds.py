@@ -16,7 +16,8 @@ from pathlib import Path
 
 import platformdirs
 
-from eftlocal.runtime.llama import Context, Feed, version
+from eftlocal.runtime.llama.cache import Context, Feed
+from eftlocal.runtime.llama.library import version
 from eftlocal.runtime.plan.machine import processor
 from eftlocal.runtime.plan.threads import MOST_ROWS, Cost
 

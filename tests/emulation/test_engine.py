@@ -11,7 +11,8 @@ from eftlocal.emulation.combine import Combiner, Logits, Mix, Pair, log_softmax
 from eftlocal.emulation.crew import MemberSpec
 from eftlocal.emulation.engine import Cancelled, Engine, Request, Slot
 from eftlocal.errors import DecodeError
-from eftlocal.runtime import gguf, llama
+from eftlocal.runtime import gguf
+from eftlocal.runtime.llama import cache
 from eftlocal.runtime.plan.threads import Split
 from tests import oracle
 from tests.families import Family
@@ -118,7 +119,7 @@ def test_token_by_token_equals_one_prefill(family: Family, trio: Engine) -> None
 def test_chunked_prefill_equals_one_chunk(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     paths, prompts = [family.base, family.tuned], {0: [i % 250 for i in range(150)], 1: [i % 99 for i in range(97)]}
     whole = cold(paths, prompts, ANSWER, 5)
-    monkeypatch.setattr(llama, "CPU_BATCH", 16)
+    monkeypatch.setattr(cache, "CPU_BATCH", 16)
     same(whole, cold(paths, prompts, ANSWER, 5))
 
 
@@ -363,7 +364,7 @@ def test_an_error_of_llama_cpp_names_the_member(trio: Engine, monkeypatch: pytes
 def test_a_prefill_cancelled_between_chunks_is_taken_up_where_it_was(
     family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llama, "CPU_BATCH", 16)
+    monkeypatch.setattr(cache, "CPU_BATCH", 16)
     long = {0: [i % 250 for i in range(100)]}
     made = engine([family.base])
     answers = iter([False, False, False, True])

@@ -12,8 +12,9 @@ import pytest
 from eftlocal.emulation import crew
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import FitError, ModelLoadError, SettingError
-from eftlocal.runtime import llama
 from eftlocal.runtime.gguf import Header
+from eftlocal.runtime.llama.cache import Context
+from eftlocal.runtime.llama.weights import Model
 from eftlocal.runtime.plan import loads, placement
 from eftlocal.runtime.plan.machine import Device, Machine
 from eftlocal.runtime.plan.placement import Offload
@@ -119,19 +120,19 @@ class Card:
         self.holds, self.caches = holds, caches
         self.tried: list[int] = []
 
-    def model(self, header: Header, offload: Offload | None = None) -> llama.Model:
+    def model(self, header: Header, offload: Offload | None = None) -> Model:
         assert offload is not None
         self.tried.append(offload.layers)
         if offload.layers > self.holds:
             raise ModelLoadError(f"{header.path}: llama.cpp could not load it: cudaMalloc failed: out of memory")
-        model = llama.Model(header, Offload())
+        model = Model(header, Offload())
         self.placed[id(model)] = offload.layers
         return model
 
-    def context(self, model: llama.Model, **options: Any) -> llama.Context:
+    def context(self, model: Model, **options: Any) -> Context:
         if self.placed[id(model)] > self.caches:
             raise ModelLoadError(f"{model.path}: llama.cpp could not create a context: out of memory")
-        return llama.Context(model, **options)
+        return Context(model, **options)
 
     placed: dict[int, int] = {}  # noqa: RUF012 - layers by model
 
@@ -187,7 +188,7 @@ def test_a_file_that_falls_back_takes_the_caches_of_all_its_members_with_it(
     card = Card(99, 99)
     made = 0
 
-    def second_fails(model: llama.Model, **given: Any) -> llama.Context:
+    def second_fails(model: Model, **given: Any) -> Context:
         nonlocal made
         made += 1
         if made == 2:

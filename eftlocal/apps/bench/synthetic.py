@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.errors import ModelFileError, SettingError
-from eftlocal.runtime.llama import QUANTIZED, quantize
+from eftlocal.runtime.llama.library import QUANTIZED, quantize
 
 __all__ = ["parse_size", "widen"]
 

@@ -12,7 +12,7 @@ from eftlocal.apps.doctor.checks import Facts
 from eftlocal.catalog import hub
 from eftlocal.catalog import models as catalog
 from eftlocal.errors import EftError
-from eftlocal.runtime import llama
+from eftlocal.runtime.llama import library
 from eftlocal.runtime.plan import machine
 
 __all__ = ["gather", "not_writable"]
@@ -35,9 +35,9 @@ def gather(models: Path | None) -> Facts:
         python=sys.version_info[:3],
         architecture=platform.machine(),
         translated=_translated(),
-        bindings=llama.version(),
-        features=llama.build_features(),
-        offload=llama.can_offload(),
+        bindings=library.version(),
+        features=library.build_features(),
+        offload=library.can_offload(),
         gpus=_gpus(),
         cuda=_cuda(),
         machine=here,

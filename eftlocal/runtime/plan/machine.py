@@ -85,6 +85,6 @@ def _memory() -> tuple[int, int]:
 
 
 def _devices() -> tuple[Device, ...]:
-    from eftlocal.runtime import llama  # imported here: it loads llama.cpp's library
+    from eftlocal.runtime.llama import devices  # imported here: it loads llama.cpp's library
 
-    return llama.devices()
+    return devices.found()

@@ -82,7 +82,7 @@ class Cache:
 
     @property
     def flash(self) -> bool:
-        """Whether attention is computed without its table of scores; runtime/llama.py turns that off for f32."""
+        """Whether attention is computed without its table of scores; runtime/llama/cache.py turns that off for f32."""
         return self.kv_type != "f32"
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import llama_cpp as lib
 
-from eftlocal.runtime import gguf, llama
+from eftlocal.runtime import gguf
+from eftlocal.runtime.llama import library
+from eftlocal.runtime.llama.cache import KV_TYPES, Context
+from eftlocal.runtime.llama.weights import Model
 from eftlocal.runtime.plan.memory import MAX_ROWS, Cache, Need
 
 MIB = 1 << 20
@@ -29,7 +32,7 @@ def logged() -> Iterator[list[str]]:
     try:
         yield lines
     finally:
-        lib.llama_log_set(llama._log, ctypes.c_void_p())
+        lib.llama_log_set(library._log, ctypes.c_void_p())
 
 
 def _sum(lines: list[str], pattern: str) -> int:
@@ -43,9 +46,9 @@ def _caches(lines: list[str]) -> int:
 def real(path: Path, cache: Cache) -> Need:
     """A model and a context loaded as the runtime loads them."""
     with logged() as lines:
-        model = llama.Model(gguf.check(path))
+        model = Model(gguf.check(path))
         try:
-            llama.Context(model, n_ctx=cache.n_ctx, n_seq=cache.n_seq, kv_type=cache.kv_type).close()
+            Context(model, n_ctx=cache.n_ctx, n_seq=cache.n_seq, kv_type=cache.kv_type).close()
         finally:
             model.close()
     # What is repacked for the CPU is mapped from the file as well, and read once.
@@ -73,7 +76,7 @@ class Dry:
         params.n_ctx, params.n_seq_max = cache.n_ctx * cache.n_seq, cache.n_seq
         params.n_batch = params.n_ubatch = max(batch, cache.n_seq)
         params.n_outputs_max = max(MAX_ROWS, cache.n_seq)
-        params.type_k = params.type_v = llama.KV_TYPES[cache.kv_type]
+        params.type_k = params.type_v = KV_TYPES[cache.kv_type]
         if not cache.flash:
             params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.swa_full, params.kv_unified = True, False

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from eftlocal.runtime import llama
+from eftlocal.runtime.llama import devices
 from eftlocal.runtime.plan import cgroup, machine, threads
 from eftlocal.runtime.plan.cgroup import Limits, limits
 from eftlocal.runtime.plan.machine import Device
@@ -120,7 +120,7 @@ def test_this_machine_has_something() -> None:
     here = machine.here()
     assert 1 <= here.cores <= here.cores_present
     assert 0 < here.free <= here.memory <= here.memory_present
-    assert here.devices == llama.devices()
+    assert here.devices == devices.found()
 
 
 def test_a_container_is_told_from_the_machine_it_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_a_system_that_does_not_say_says_0(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_devices_are_not_asked_for_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     found = (Device("GPU0", "A GPU", "gpu", GB, GB),)
-    monkeypatch.setattr(llama, "devices", lambda: found)
+    monkeypatch.setattr(devices, "found", lambda: found)
     assert machine.here(devices=False).devices == ()
     assert machine.here().devices == found
 

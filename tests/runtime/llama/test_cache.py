@@ -1,20 +1,19 @@
-"""One model through llama.cpp: its limits are errors and never an abort, its logits the oracle's, its cache exact."""
+"""A member's KV cache: its limits are errors and never an abort, its logits the oracle's, its cache exact."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import gguf as gguf_writer
 import llama_cpp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from eftlocal.errors import DecodeError, ModelLoadError, SettingError
-from eftlocal.runtime import gguf, llama
-from eftlocal.runtime.llama import Cancelled, Context, Feed, Logits, Model
+from eftlocal.runtime import gguf
+from eftlocal.runtime.llama import cache
+from eftlocal.runtime.llama.cache import Cancelled, Context, Feed, Logits
+from eftlocal.runtime.llama.weights import Model
+from eftlocal.runtime.plan.memory import MAX_ROWS
+from eftlocal.runtime.plan.placement import Offload
 from tests import families, oracle
 from tests.families import VOCAB, Family
 
@@ -26,13 +25,6 @@ TOLERANCE = {"sliding": 5e-3}  # gemma3 looks its GELU up in a table of F16 valu
 def context(model: Model, *, n_ctx: int = 64, n_seq: int = 1, lora: tuple[Path, float] | None = None) -> Context:
     """An exact context: its logits do not depend on how tokens were batched."""
     return Context(model, n_ctx=n_ctx, n_seq=n_seq, n_threads=1, lora=lora, kv_type="f32")
-
-
-@pytest.fixture
-def model(family: Family) -> Iterator[Model]:
-    made = Model(gguf.check(family.tuned))
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -100,7 +92,7 @@ def test_chunks_of_n_batch_give_the_logits_of_one_batch(
 ) -> None:
     tokens = [i % 250 for i in range(100)]
     expected = cold(family.tuned, tokens, 7)
-    monkeypatch.setattr(llama, "CPU_BATCH", 8)
+    monkeypatch.setattr(cache, "CPU_BATCH", 8)
     for n in (100, 96, 95):  # the wanted rows may fall on a chunk's border, or lie across one
         small = context(model, n_ctx=128)
         assert small.n_batch == 8
@@ -112,7 +104,7 @@ def test_chunks_of_n_batch_give_the_logits_of_one_batch(
 def test_several_sequences_in_one_feed_come_in_its_order_and_do_not_see_each_other(
     family: Family, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llama, "CPU_BATCH", 16)
+    monkeypatch.setattr(cache, "CPU_BATCH", 16)
     many = context(model, n_seq=3)
     prompts = {0: PROMPT, 1: PROMPT[::-1] * 2, 2: [7]}
     z = many.feed([Feed(2, prompts[2], 1), Feed(0, prompts[0], 2), Feed(1, prompts[1], 3)]).copy()
@@ -243,7 +235,7 @@ def test_closed_twice_is_closed(model: Model) -> None:
 def test_what_llama_cpp_would_abort_on_is_an_error_and_the_context_works_after_it(
     family: Family, model: Model, monkeypatch: pytest.MonkeyPatch, feeds: list[Feed], words: str
 ) -> None:
-    monkeypatch.setattr(llama, "CPU_BATCH", 8)
+    monkeypatch.setattr(cache, "CPU_BATCH", 8)
     small = context(model)
     with pytest.raises(DecodeError, match=words) as caught:
         small.feed(feeds)
@@ -274,7 +266,7 @@ def test_a_prefill_that_was_cancelled_or_refused_midway_keeps_what_was_decoded_w
     family: Family, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     path: Path = getattr(family, kind)
-    monkeypatch.setattr(llama, "CPU_BATCH", 8)
+    monkeypatch.setattr(cache, "CPU_BATCH", 8)
     made = Model(gguf.check(path))
     cut = context(made)
     asked = iter([False, True])
@@ -308,108 +300,14 @@ def test_more_sequences_than_llama_cpp_takes_are_an_error_with_its_reason(model:
         context(model, n_seq=257)
 
 
-# --- files that llama.cpp refuses -------------------------------------------------------------------------------------
-
-
-def test_a_file_that_passes_the_header_check_but_not_llama_cpp_gives_its_reason(tmp_path: Path) -> None:
-    path = tmp_path / "no-output-norm.gguf"
-    whole = families.write_model(tmp_path / "whole.gguf", seed=1)
-    path.write_bytes(whole.read_bytes().replace(b"output_norm.weight", b"output_form.weight"))
-    with pytest.raises(ModelLoadError, match=r"no-output-norm\.gguf: .*'output_norm\.weight' not found") as caught:
-        Model(gguf.check(path))
-    assert "\n" not in caught.value.message
-
-
-def test_an_adapter_of_another_shape_gives_llama_cpps_reason(family: Family) -> None:
-    made = Model(gguf.check(family.base))
-    try:
-        with pytest.raises(ModelLoadError, match=r"lora\.gguf: .*could not apply this adapter to .*base\.gguf: .+"):
-            context(made, lora=(family.lora, 1.0))
-        with pytest.raises(ModelLoadError):  # a model is no adapter
-            context(made, lora=(family.tuned, 1.0))
-        fine = context(made)  # and the weights are as usable as before
-        fine.feed([Feed(0, PROMPT, 1)])
-        fine.close()
-    finally:
-        made.close()
-
-
-# --- the tokenizer ----------------------------------------------------------------------------------------------------
-
-
-def test_a_typed_control_token_stays_text(model: Model) -> None:
-    for text in families.SPECIALS:
-        ids = model.tokenize(f"a{text}b")
-        assert not set(ids) & set(model.controls.values())
-        assert b"".join(map(model.piece, ids)).decode() == f"a{text}b"
-    assert model.controls == {text: VOCAB.id(text) for text in families.SPECIALS}
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.text(st.characters(exclude_categories=[])))
-def test_tokens_are_the_texts_own_bytes(family: Family, text: str) -> None:
-    made = _shared(family)
-    assert b"".join(map(made.piece, made.tokenize(text))) == text.encode("utf-8", "surrogatepass")
-
-
-_kept: list[Model] = []
-
-
-def _shared(family: Family) -> Model:
-    """One model for all examples of hypothesis."""
-    if not _kept:
-        _kept.append(Model(gguf.check(family.tuned)))
-    return _kept[0]
-
-
-def test_a_control_token_stands_for_no_text_and_a_long_piece_is_whole(tmp_path: Path, model: Model) -> None:
-    assert [model.piece(VOCAB.id(text)) for text in families.SPECIALS] == [b"", b"", b""]
-    long = "x" * 300
-    vocab = VOCAB.extended([long], gguf_writer.TokenType.NORMAL)
-    made = Model(gguf.check(families.write_model(tmp_path / "long.gguf", seed=1, vocab=vocab)))
-    assert made.piece(vocab.id(long)) == long.encode()
-    made.close()
-
-
-def test_the_ends_of_generation_are_the_eos_and_those_of_llama_cpps_names(family: Family, model: Model) -> None:
-    ends = {text for text in families.SPECIALS if model.is_eog(VOCAB.id(text))}
-    assert "<|im_end|>" in ends and "<|im_start|>" not in ends
-    assert not any(model.is_eog(i) for i in range(256))
-
-
-def test_bos_is_added_only_where_the_vocabulary_says_so(family: Family, model: Model) -> None:
-    made = Model(gguf.check(family.with_bos))
-    assert made.add_bos and not model.add_bos
-    assert made.bos == VOCAB.id("<|endoftext|>")
-    assert made.bos not in made.tokenize("Hello")  # the view's business
-    made.close()
-
-
-def test_a_text_of_a_megabyte_is_tokenized(model: Model) -> None:
-    for text in ("a", " ", "\n", "1", "😀"):
-        many = text * (300_000 // len(text.encode()))
-        assert b"".join(map(model.piece, set(model.tokenize(many)))).decode().strip(text) == ""
-
-
-# --- logs -------------------------------------------------------------------------------------------------------------
-
-LOUD = """
-import sys
-from pathlib import Path
-from eftlocal.runtime import gguf, llama
-llama.set_verbose(sys.argv[2] == "verbose")
-model = llama.Model(gguf.check(Path(sys.argv[1])))
-context = llama.Context(model, n_ctx=64)
-context.feed([llama.Feed(0, [1, 2, 3], 1)])
-context.close()
-model.close()
-"""
-
-
-@pytest.mark.parametrize("how", ["silent", "verbose"])
-def test_llama_cpp_is_silent_unless_it_is_asked_to_talk(family: Family, how: str) -> None:
-    done = subprocess.run([sys.executable, "-c", LOUD, str(family.tuned), how], capture_output=True, timeout=60)
-    assert done.returncode == 0 and done.stdout == b""
-    assert (b"llama" in done.stderr) is (how == "verbose")
-    if how == "silent":
-        assert done.stderr == b""
+def test_a_batch_of_a_device_has_no_more_rows_of_logits_than_one_of_the_cpu(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "CPU_BATCH", 512)  # a device's; one row more would abort the process
+    model = Model(gguf.check(family.base), Offload())
+    wide = Context(model, n_ctx=512)
+    assert wide.feed([Feed(0, [5] * 300, MAX_ROWS)]).shape == (MAX_ROWS, model.n_vocab)
+    with pytest.raises(DecodeError, match=f"{MAX_ROWS + 1} rows of logits asked for, at most {MAX_ROWS}"):
+        wide.feed([Feed(0, [5] * 150, MAX_ROWS + 1)])
+    wide.close()
+    model.close()

@@ -9,10 +9,13 @@ from typing import Any
 import llama_cpp as lib
 import pytest
 
-from eftlocal.errors import DecodeError, ModelLoadError
-from eftlocal.runtime import gguf, llama
+from eftlocal.errors import ModelLoadError
+from eftlocal.runtime import gguf
+from eftlocal.runtime.llama import devices
+from eftlocal.runtime.llama.cache import Context, Feed
+from eftlocal.runtime.llama.weights import Model
 from eftlocal.runtime.plan.machine import Device
-from eftlocal.runtime.plan.memory import CPU_BATCH, MAX_ROWS
+from eftlocal.runtime.plan.memory import CPU_BATCH
 from eftlocal.runtime.plan.placement import Offload
 from tests.families import Family
 
@@ -45,14 +48,14 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "ggml_backend_dev_description": lambda handle: LISTED[handle - 1][3],
         "ggml_backend_dev_memory": memory,
     }
-    monkeypatch.setattr(llama, "_ggml", lambda name, *types: functions[name])
+    monkeypatch.setattr(devices, "_ggml", lambda name, *types: functions[name])
     yield
 
 
 @pytest.mark.usefixtures("library")
 def test_devices_are_those_beside_the_cpu_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "arm64")
-    assert llama.devices() == (
+    assert devices.found() == (
         Device("CUDA0", "NVIDIA GeForce RTX 4090", "gpu", 22 * GB, 24 * GB),
         Device("CUDA1", "NVIDIA GeForce RTX 4090", "gpu", 23 * GB, 24 * GB),
         Device("Vulkan1", "Intel UHD Graphics 770", "igpu", 8 * GB, 16 * GB, shares_memory=True),
@@ -60,52 +63,25 @@ def test_devices_are_those_beside_the_cpu_each_once(monkeypatch: pytest.MonkeyPa
         Device("BLAS", "OpenBLAS", "accel", 0, 0),
     )
     monkeypatch.setattr("platform.machine", lambda: "x86_64")  # an Intel Mac's cards have memory of their own
-    assert [device.name for device in llama.devices() if device.shares_memory] == ["Vulkan1"]
+    assert [device.name for device in devices.found() if device.shares_memory] == ["Vulkan1"]
 
 
 def test_a_library_that_does_not_tell_has_no_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str, *types: Any) -> Any:
         raise AttributeError(name)
 
-    monkeypatch.setattr(llama, "_ggml", missing)
-    assert llama.devices() == ()
+    monkeypatch.setattr(devices, "_ggml", missing)
+    assert devices.found() == ()
 
 
 def test_the_library_that_is_loaded_answers() -> None:
-    count = llama._ggml("ggml_backend_dev_count", ctypes.c_size_t)
-    get = llama._ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-    kind = llama._ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
-    llama.devices()
+    count = devices._ggml("ggml_backend_dev_count", ctypes.c_size_t)
+    get = devices._ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    kind = devices._ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+    devices.found()
     assert 0 in [kind(get(i)) for i in range(count())]  # the CPU
     with pytest.raises(AttributeError):
-        llama._ggml("ggml_there_is_no_such_function", ctypes.c_int)
-
-
-def test_the_build_says_its_version_and_features() -> None:
-    assert llama.version() == lib.__version__
-    features = llama.build_features()
-    assert features and all(name and value for name, value in features.items())
-
-
-@pytest.mark.parametrize(
-    ("said", "expected"),
-    [
-        (b"CPU : SSE3 = 1 | AVX2 = 1 | AVX512 = 0 | ", {"SSE3": "1", "AVX2": "1"}),
-        (
-            b"CUDA : ARCHS = 890 | USE_GRAPHS = 1 | CPU : AVX2 = 1 | ",
-            {"CUDA": "1", "ARCHS": "890", "USE_GRAPHS": "1", "AVX2": "1"},
-        ),
-        (b"MTL : EMBED_LIBRARY = 1 | CPU : NEON = 1 | ", {"MTL": "1", "EMBED_LIBRARY": "1", "NEON": "1"}),
-        (b"", {}),
-    ],
-)
-def test_features_are_read_from_what_llama_cpp_prints(
-    monkeypatch: pytest.MonkeyPatch, said: bytes, expected: dict[str, str]
-) -> None:
-    monkeypatch.setattr(lib, "llama_print_system_info", lambda: said)
-    assert llama.build_features() == expected
-    monkeypatch.setattr(lib, "llama_supports_rpc", lambda: True)
-    assert llama.build_features() == expected | {"RPC": "1"}
+        devices._ggml("ggml_there_is_no_such_function", ctypes.c_int)
 
 
 # --- where a model is put ---------------------------------------------------------------------------------------------
@@ -122,7 +98,7 @@ def handles(params: Any) -> list[int | None]:
 
 @pytest.mark.usefixtures("library")
 @pytest.mark.parametrize(
-    ("offload", "devices", "layers", "split", "ratios"),
+    ("offload", "chosen", "layers", "split", "ratios"),
     [
         pytest.param(Offload(), [], 0, lib.LLAMA_SPLIT_MODE_LAYER, None, id="the CPU alone, whatever there is"),
         pytest.param(Offload(0, ("CUDA0",)), [], 0, lib.LLAMA_SPLIT_MODE_LAYER, None, id="no layers"),
@@ -136,11 +112,11 @@ def handles(params: Any) -> list[int | None]:
     ],
 )
 def test_an_offload_becomes_llama_cpps_parameters(
-    offload: Offload, devices: list[int], layers: int, split: int, ratios: list[float] | None
+    offload: Offload, chosen: list[int], layers: int, split: int, ratios: list[float] | None
 ) -> None:
     params = lib.llama_model_default_params()
-    kept = llama._set_offload(params, offload)
-    assert kept and handles(params) == devices
+    kept = devices.set_offload(params, offload)
+    assert kept and handles(params) == chosen
     assert (params.n_gpu_layers, params.split_mode, params.main_gpu) == (layers, split, 0)
     assert (params.tensor_split[: len(ratios)] if ratios else None) == ratios
 
@@ -148,26 +124,13 @@ def test_an_offload_becomes_llama_cpps_parameters(
 @pytest.mark.usefixtures("library")
 def test_a_device_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ModelLoadError, match="no device named CUDA7"):
-        llama._set_offload(lib.llama_model_default_params(), Offload(1, ("CUDA7",)))
+        devices.set_offload(lib.llama_model_default_params(), Offload(1, ("CUDA7",)))
 
 
 def test_a_model_on_the_cpu_alone_decodes(family: Family) -> None:
-    model = llama.Model(gguf.check(family.base), Offload())
-    context = llama.Context(model, n_ctx=64)
+    model = Model(gguf.check(family.base), Offload())
+    context = Context(model, n_ctx=64)
     assert not model.on_device and context.n_batch == CPU_BATCH
-    assert context.feed([llama.Feed(0, [1, 2, 3], 1)]).shape == (1, model.n_vocab)
-    context.close()
-    model.close()
-
-
-def test_a_batch_of_a_device_has_no_more_rows_of_logits_than_one_of_the_cpu(
-    family: Family, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(llama, "CPU_BATCH", 512)  # a device's; one row more would abort the process
-    model = llama.Model(gguf.check(family.base), Offload())
-    context = llama.Context(model, n_ctx=512)
-    assert context.feed([llama.Feed(0, [5] * 300, MAX_ROWS)]).shape == (MAX_ROWS, model.n_vocab)
-    with pytest.raises(DecodeError, match=f"{MAX_ROWS + 1} rows of logits asked for, at most {MAX_ROWS}"):
-        context.feed([llama.Feed(0, [5] * 150, MAX_ROWS + 1)])
+    assert context.feed([Feed(0, [1, 2, 3], 1)]).shape == (1, model.n_vocab)
     context.close()
     model.close()

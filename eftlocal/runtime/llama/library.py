@@ -1,0 +1,90 @@
+"""llama.cpp's library: its log, what this build of it has, and its quantizer."""
+
+import ctypes
+import sys
+from collections import deque
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import llama_cpp as lib
+
+from eftlocal.errors import ModelFileError
+
+QUANTIZED = {
+    "F16": lib.LLAMA_FTYPE_MOSTLY_F16,
+    "Q8_0": lib.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "Q4_K_M": lib.LLAMA_FTYPE_MOSTLY_Q4_K_M,
+}
+
+recent: deque[str] = deque(maxlen=50)  # what llama.cpp said last: the reason, when a load fails
+_verbose = False
+
+
+@lib.llama_log_callback  # type: ignore[untyped-decorator]  # a ctypes function type
+def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+    line = text.decode("utf-8", "replace")
+    if level >= 3:  # GGML_LOG_LEVEL_WARN; above it ERROR (4) and CONT (5), which goes on with a line
+        recent.append(line.strip())
+    if _verbose:
+        sys.stderr.write(line)
+
+
+lib.llama_log_set(_log, ctypes.c_void_p(0))
+
+
+def set_verbose(verbose: bool) -> None:
+    """Let llama.cpp's own log through to stderr, or keep it silent (the default)."""
+    global _verbose
+    _verbose = verbose
+
+
+def reason() -> str:
+    """llama.cpp's own last words on what went wrong since `recent` was cleared."""
+    errors = [line for line in recent if "error" in line.lower() or "fail" in line.lower()]
+    return (errors or list(recent) or ["no reason given"])[0]
+
+
+@cache
+def start() -> None:
+    """Set the library up, once."""
+    lib.llama_backend_init()
+
+
+def can_offload() -> bool:
+    """Whether this build of llama.cpp can run layers on a device (CUDA, Metal, Vulkan, ...)."""
+    start()
+    return bool(lib.llama_supports_gpu_offload())
+
+
+def version() -> str:
+    """llama-cpp-python's version."""
+    return str(lib.__version__)
+
+
+def build_features() -> Mapping[str, str]:
+    """What this build of llama.cpp can use here: backends beside the CPU ("CUDA"), and their features ("AVX2").
+
+    The value is "1", but for features with a value of their own ("ARCHS" -> "890").
+    """
+    start()
+    found = {}
+    for part in lib.llama_print_system_info().decode("utf-8", "replace").split("|"):
+        backend, named, rest = part.rpartition(" : ")  # "CUDA : ARCHS = 890 | CPU : SSE3 = 1 | AVX = 1 | "
+        name, equals, value = (rest if named else part).partition("=")
+        if named and backend.strip() != "CPU":
+            found[backend.strip()] = "1"
+        if equals and value.strip() != "0":
+            found[name.strip()] = value.strip()
+    if lib.llama_supports_rpc():
+        found["RPC"] = "1"
+    return found
+
+
+def quantize(source: Path, target: Path, kind: str) -> None:
+    """Write `source` with its weights stored as `kind`, one of QUANTIZED. Raises ModelFileError."""
+    start()
+    params = lib.llama_model_quantize_default_params()
+    params.ftype = QUANTIZED[kind]
+    if lib.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) != 0:
+        raise ModelFileError(f"{source}: llama.cpp could not quantize it to {kind}: {reason()}")

@@ -1,0 +1,116 @@
+"""The weights and the tokenizer of one model."""
+
+import ctypes
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as lib
+import numpy as np
+
+from eftlocal.errors import ModelLoadError
+from eftlocal.runtime.gguf import Header
+from eftlocal.runtime.llama import devices, library
+from eftlocal.runtime.plan.placement import Offload
+
+
+class Model:
+    """The weights and the tokenizer of one GGUF file, loaded once; contexts share it.
+
+    `header`: the file's own, by gguf.check, so that llama.cpp never meets a file that was not looked at before.
+    Raises ModelLoadError, with llama.cpp's reason, when the file cannot be loaded.
+    """
+
+    def __init__(self, header: Header, offload: Offload | None = None) -> None:
+        """Load the weights, with these layers on devices; None is llama.cpp's own choice: all, where it has devices."""
+        library.start()
+        path = header.path
+        library.recent.clear()
+        params = lib.llama_model_default_params()
+        self._kept: list[Any] = []  # arrays that llama.cpp reads from
+        if offload is not None:
+            self._kept = devices.set_offload(params, offload)
+        handle = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not handle:
+            raise ModelLoadError(f"{path}: llama.cpp could not load it: {library.reason()}")
+        self.path = path
+        self.handle = handle
+        self.on_device = library.can_offload() if offload is None else offload.layers > 0 and bool(offload.devices)
+        self._vocab = lib.llama_model_get_vocab(handle)
+        self._loras: dict[Path, lib.llama_adapter_lora_p] = {}
+        self._pieces: dict[int, bytes] = {}  # of the tokens that were asked for: a call costs more than a look
+        self._ends: dict[int, bool] = {}
+        self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
+        bos = int(lib.llama_vocab_bos(self._vocab))
+        self.bos = bos if bos >= 0 else None
+        self.add_bos = self.bos is not None and bool(lib.llama_vocab_get_add_bos(self._vocab))
+        self._types = header.array("tokenizer.ggml.token_type")
+        # Recurrent and hybrid models keep a state that cannot be cut in the middle.
+        self.rewinds = not (lib.llama_model_is_recurrent(handle) or lib.llama_model_is_hybrid(handle))
+
+    @cached_property
+    def controls(self) -> Mapping[str, int]:
+        """The tokens that stand for no text, by their texts: only a template may write them."""
+        if self._types is None:
+            return {}
+        types = self._types.values()
+        ids = np.flatnonzero((types == lib.LLAMA_TOKEN_TYPE_CONTROL) | (types == lib.LLAMA_TOKEN_TYPE_UNKNOWN)).tolist()
+        return {text: i for i in ids if (text := lib.llama_vocab_get_text(self._vocab, i).decode("utf-8", "replace"))}
+
+    @cached_property
+    def adds_space(self) -> bool:
+        """Whether the tokenizer puts a space before any text it is given (SentencePiece's habit)."""
+        return b"".join(map(self.piece, self.tokenize("a")))[:1] == b" "
+
+    def strips(self, token: int) -> tuple[bool, bool]:
+        """Whether a control token swallows the white space before it, and after it."""
+        attributes = int(lib.llama_vocab_get_attr(self._vocab, token))
+        return bool(attributes & lib.LLAMA_TOKEN_ATTR_LSTRIP), bool(attributes & lib.LLAMA_TOKEN_ATTR_RSTRIP)
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of plain text: no BOS, and control tokens that appear in `text` stay text."""
+        data = text.encode("utf-8", "surrogatepass")
+        room = len(data) + 8  # a byte is at most one token; a leading space may be added
+        while True:
+            tokens = (lib.llama_token * room)()
+            n = lib.llama_tokenize(self._vocab, data, len(data), tokens, room, False, False)
+            if n >= 0:
+                return list(tokens[:n])
+            room = -n
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that `token` stands for; a control token stands for none."""
+        if (known := self._pieces.get(token)) is not None:
+            return known
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            n = lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+            if n >= 0:
+                return self._pieces.setdefault(token, buffer.raw[:n])
+            room = -n
+
+    def is_eog(self, token: int) -> bool:
+        """Whether `token` ends a generation (llama.cpp's set, which it builds from the tokens' texts)."""
+        if (known := self._ends.get(token)) is None:
+            known = self._ends[token] = bool(lib.llama_vocab_is_eog(self._vocab, token))
+        return known
+
+    def lora(self, path: Path) -> lib.llama_adapter_lora_p:
+        """The LoRA adapter at `path`, loaded once for these weights. Raises ModelLoadError."""
+        if path not in self._loras:
+            library.recent.clear()
+            adapter = lib.llama_adapter_lora_init(self.handle, str(path).encode())
+            if not adapter:
+                raise ModelLoadError(
+                    f"{path}: llama.cpp could not apply this adapter to {self.path}: {library.reason()}"
+                )
+            self._loras[path] = adapter
+        return self._loras[path]
+
+    def close(self) -> None:
+        """Free the weights (and adapters); every context of theirs must be closed before."""
+        if self.handle:
+            lib.llama_model_free(self.handle)
+            self.handle = None
