@@ -113,7 +113,7 @@ class Running:
 
 
 class Decoder:
-    """Decodes generations on an engine; it remembers what blocks of which length cost and how often guesses are right.
+    """Decodes generations on an engine; it remembers what blocks cost and how often guesses are right.
 
     `combiner`: of the engine's members.
     """
@@ -123,7 +123,7 @@ class Decoder:
         self._combiner = combiner
         self._members = MemberDrafts(engine, combiner.n_real)
         self._lookup = LookupDrafts(engine)
-        self._paces: dict[tuple[object, ...], Pace] = {}
+        self._paces: dict[frozenset[object], Pace] = {}  # by the members that run
 
     def start(self) -> Running:
         """Nothing yet: add to it."""
@@ -150,11 +150,16 @@ class Decoder:
 
         `pieces`: of the prompts of others, fed along with it.
         """
-        started, before = time.perf_counter(), {slot: len(slot.tokens) for slot in running}
-        length = self._length(running) if running else 0
+        before = {slot: len(slot.tokens) for slot in running}
+        pace = self._pace(running)
+        # A prompt is fed by all members at the same time: guessing before would make the others wait.
+        begins = any(not generation.tokens for generation in running.values())
+        length = 0 if begins else self._length(running, pace)
         deltas, hits, first = dict[Slot, str](), list[bool | None](), 0
+        started = time.perf_counter()
         try:
             blocks = self._source(running).guess(running, length, cancelled) if length else self._forced(running)
+            guessed = time.perf_counter()
             requests = [blocks[s].request(s, g.mix.active) for s, g in running.items()]
             parts = self._engine.forward([*requests, *pieces], cancelled)
             mixes = [generation.mix for slot, generation in running.items() for _ in range(blocks[slot].rows)]
@@ -167,10 +172,11 @@ class Decoder:
         finally:  # whatever happened: no guess outlives its block
             for slot, generation in running.items():
                 _settle(slot, generation, before[slot])
-        if any(generation.settings.draft for generation in running.values()):
-            pace = self._pace(running)
-            if not pieces and length == max(len(block.guesses) for block in blocks.values()):
-                pace.took(length, time.perf_counter() - started)
+        if pace is not None:
+            if not pieces and not begins:  # of prompts, a step would be no measure of others
+                if length and (drafts := max(max(len(b.offered), len(b.guesses)) for b in blocks.values())):
+                    pace.drafted(drafts, guessed - started, len(running))
+                pace.checked(sum(block.rows for block in blocks.values()), time.perf_counter() - guessed)
             pace.saw(hits)
         return deltas
 
@@ -220,19 +226,18 @@ class Decoder:
     def _source(self, running: Mapping[Slot, Generation]) -> Source:
         return self._lookup if any(generation.drafter is None for generation in running.values()) else self._members
 
-    def _length(self, running: Mapping[Slot, Generation]) -> int:
+    def _length(self, running: Mapping[Slot, Generation], pace: Pace | None) -> int:
         """How many tokens to guess now."""
-        # A prompt is fed by all members at the same time: guessing before would make the others wait.
-        if any(not generation.tokens for generation in running.values()):
-            return 0
         most = _most(running)
         asked = [generation.settings.draft for generation in running.values()]
         fixed = [length for length in asked if length != "auto"]
-        return min(most, *fixed) if fixed else self._pace(running).length(most)
+        return min([most, *fixed]) if fixed or pace is None else pace.length(most, len(running))
 
-    def _pace(self, running: Mapping[Slot, Generation]) -> Pace:
-        """What is known of steps of so many sequences with these members."""
-        key = (len(running), *{(generation.mix.active, generation.drafter) for generation in running.values()})
+    def _pace(self, running: Mapping[Slot, Generation]) -> Pace | None:
+        """What is known of blocks of these members; None where no answer is drafted for."""
+        if not any(generation.settings.draft for generation in running.values()):
+            return None
+        key = frozenset((generation.mix.active, generation.drafter) for generation in running.values())
         return self._paces.setdefault(key, Pace())
 
 

@@ -1,94 +1,154 @@
-"""How many tokens to guess at a time: the length of block that what was measured promises the most tokens a second."""
+"""How many tokens to guess at a time: the length of block that what was measured promises the most tokens a second.
 
+A block costs its guesses, which the drafter makes one by one, and their check, which depends on the rows it has: the
+positions of all sequences. That cost is no line and does not even rise always: llama.cpp's repacked kernels take 4
+rows at a time, so on one CPU 8 rows took 21 ms and 7 took 28. How often guesses are right is seen at every token,
+whether they were made or not.
+
+So the choice is one among several arms of unknown worth, and the rule is that of UCB (Auer et al. 2002): take the
+length whose rate might be the highest, costs being as far below the measured as the measurements are few. A length is
+tried while it could win, and where it could not, never.
+"""
+
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
-from statistics import fmean
+from collections.abc import Iterable, Sequence
+from statistics import median
 
-__all__ = ["LENGTHS", "Pace", "tokens_per_block"]
+__all__ = ["LENGTHS", "Pace", "Runs"]
 
-LENGTHS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
-REMEMBERED = 192  # the last guesses, right or wrong
-STALE = 400  # blocks after which a measured time counts no more
-SAMPLES = 6  # the last times of each length
-PROBED = 16  # every so many blocks, one is a length longer or shorter than the best, so that old measures do not rule
-FIRST = 2  # the length before anything is known ...
-PRIOR = (True, True, True, False) * 4  # ... and how often guesses are right
-SLOPE = 0.15  # of a block's cost for each position more than were measured: rather low, so that it gets tried
+LENGTHS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 15)  # 4 rows at a time, and the finer steps that other kernels reward
+FIRST = 3  # at most that long while nothing is known of the drafter's cost
+PRIOR = (True, True, True, False) * 4  # how often guesses are right, before any was seen
+HALF_TOKENS = 128  # tokens after which a guess counts half ...
+HALF_BLOCKS = 300  # ... and blocks after which a time does, as evidence
+SAMPLES = 16  # the last times of each kind of decode
+UNSURE = 0.08  # how far one time may lie above the true cost; several, by as much divided by their number
+STALE = 0.5  # and at most by that, however old it is: machines change
+UNKNOWN = 0.3  # how far a cost may lie below the curve through the measured ones
+GROWTH = 0.25  # that curve beyond them: rows to this power
+RECENT = 9  # the last checks say how fast the machine is now
+EXACT = 17  # rows from which on 4 of them cost alike
+
+
+class Runs:
+    """How many tokens blocks of each length give, had the guesses that were seen been those at successive tokens.
+
+    Counted and not computed from their mean: right guesses come in runs. A run of r and the wrong guess after it take
+    r // (length + 1) blocks that are right to the end, each with a token more, and one that is not. Older ones count
+    half every `half` tokens.
+    """
+
+    def __init__(self, lengths: Sequence[int], half: float = float("inf")) -> None:
+        self._half = half
+        self._tokens = 0.0
+        self._blocks = dict.fromkeys(lengths, 0.0)
+        self._run = 0
+
+    def saw(self, hits: Iterable[bool | None]) -> None:
+        """Which of the guesses at successive tokens were right; None where an answer ended, cutting its block short."""
+        for hit in hits:
+            if hit is not None:
+                self._run += 1
+            if not hit:
+                right = self._run if hit is None else self._run - 1
+                faded = 0.5 ** (self._run / self._half)
+                self._tokens = self._tokens * faded + self._run
+                for n, blocks in self._blocks.items():
+                    more = -(-right // (n + 1)) if hit is None else right // (n + 1) + 1
+                    self._blocks[n] = blocks * faded + more
+                self._run = 0
+
+    def per_block(self, length: int) -> float:
+        """Tokens a block; 1 where nothing was seen."""
+        blocks = self._blocks[length] + self._run / (length + 1)  # the run goes on
+        return (self._tokens + self._run) / blocks if blocks else 1.0
+
+
+class Times:
+    """Seconds of one kind of decode, as they would be at the machine's usual speed."""
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque(maxlen=SAMPLES)
+        self._evidence = 0.0  # how many times, older ones counting less ...
+        self._when = 0  # ... as of this block
+        self.usual = 0.0
+
+    def add(self, seconds: float, block: int) -> None:
+        """It took so long, in that block."""
+        self._evidence = min(SAMPLES, self._left(block) + 1)
+        self._when = block
+        self._last.append(seconds)
+        self.usual = median(self._last)
+
+    def least(self, block: int) -> float:
+        """What it may cost at best, as far as is known in that block."""
+        return self.usual * (1 - min(STALE, UNSURE / self._left(block)))
+
+    @property
+    def several(self) -> bool:
+        """Whether one unlucky time is not all that is known."""
+        return len(self._last) > 1
+
+    def _left(self, block: int) -> float:
+        return float(self._evidence * 0.5 ** ((block - self._when) / HALF_BLOCKS))
 
 
 class Pace:
     """Measures blocks of guesses and chooses their length; 0 where guessing does not pay."""
 
     def __init__(self) -> None:
-        self._hits: deque[bool | None] = deque(PRIOR, maxlen=REMEMBERED)
-        self._seconds: dict[int, deque[tuple[int, float]]] = {n: deque(maxlen=SAMPLES) for n in LENGTHS}
-        self._blocks = 0
+        self._runs = Runs(LENGTHS, HALF_TOKENS)
+        self._runs.saw(PRIOR)
+        self._checks: dict[int, Times] = {}  # by rows
+        self._drafts: dict[int, Times] = {}  # of one guess for each of so many sequences
+        self._slow: deque[float] = deque([1.0], maxlen=RECENT)  # times over usual ones: what all decodes have in common
+        self._block = 0
 
-    def length(self, most: int) -> int:
-        """The next block's, at most `most`."""
-        self._blocks += 1
-        at = LENGTHS.index(self._choose())
-        if self._blocks % PROBED == 0:
-            at += 1 if self._blocks // PROBED % 2 else -1
-        return min(LENGTHS[min(max(at, 0), len(LENGTHS) - 1)], most)
+    def length(self, most: int, sequences: int = 1) -> int:
+        """The next block's, at most `most`, for so many sequences at once."""
+        self._block += 1
+        if not self._checks:
+            return 0
+        able = [n for n in LENGTHS if n <= (most if self._drafts else min(most, FIRST))]
+        return max(able, key=lambda n: self._runs.per_block(n) / self._least(n, sequences))
 
-    def took(self, length: int, seconds: float) -> None:
-        """A block of that many guesses took so long, all in all."""
-        if length in self._seconds:
-            self._seconds[length].append((self._blocks, seconds))
+    def drafted(self, guesses: int, seconds: float, sequences: int = 1) -> None:
+        """So many guesses for each sequence, one decode each, took so long."""
+        self._drafts.setdefault(sequences, Times()).add(seconds / guesses / median(self._slow), self._block)
+
+    def checked(self, rows: int, seconds: float) -> None:
+        """The check of a block with so many rows took so long, with what was drawn from them."""
+        times = self._checks.setdefault(_alike(rows), Times())
+        if times.several:
+            self._slow.append(seconds / times.usual)
+        times.add(seconds / median(self._slow), self._block)
 
     def saw(self, hits: Sequence[bool | None]) -> None:
         """Which of the guesses at successive tokens were right; None where an answer ended."""
-        self._hits.extend(hits)
+        self._runs.saw(hits)
 
-    def costs(self) -> dict[int, float]:
-        """Seconds that a block of each length takes, up to one length more than were measured lately.
+    def _least(self, length: int, sequences: int) -> float:
+        """Seconds that a block may take at best."""
+        guess = 0.0
+        if length and self._drafts:
+            guess = self._drafts[min(self._drafts, key=lambda n: abs(n - sequences))].least(self._block)
+        rows = _alike(sequences * (length + 1))
+        check = self._checks[rows].least(self._block) if rows in self._checks else (1 - UNKNOWN) * self._curve(rows)
+        return length * guess + check
 
-        The mean of the shorter half of the last times: what else the machine does only adds to them. No longer block
-        can be cheaper, so an unlucky time gives way to that of a longer block; between measured lengths costs lie on a
-        line.
-        """
-        fresh = {n: [s for block, s in times if self._blocks - block < STALE] for n, times in self._seconds.items()}
-        known = {n: fmean(sorted(times)[: (len(times) + 1) // 2]) for n, times in fresh.items() if times}
-        if not known:
-            return {FIRST: 1.0}
-        longest, shortest = max(known), min(known)
-        for n in sorted(known, reverse=True):
-            known[n] = min(cost for m, cost in known.items() if m >= n)
-        if longest < LENGTHS[-1]:
-            further = LENGTHS[LENGTHS.index(longest) + 1]
-            known[further] = known[longest] * (1 + SLOPE * (further - longest))
-        known.setdefault(0, known[shortest] / (1 + SLOPE * shortest))
-        return {n: _between(known, n) for n in LENGTHS if n <= max(known)}
-
-    def _choose(self) -> int:
-        hits, costs = list(self._hits), self.costs()
-        return max(costs, key=lambda n: tokens_per_block(hits, n) / costs[n])
+    def _curve(self, rows: int) -> float:
+        """The cost of checks that were not measured, on a line between those that were."""
+        known = sorted(self._checks)
+        at = bisect_left(known, rows)
+        if at in (0, len(known)):
+            nearest = known[min(at, len(known) - 1)]
+            return float(self._checks[nearest].usual * (rows / nearest) ** GROWTH)
+        low, high = known[at - 1], known[at]
+        part = (rows - low) / (high - low)
+        return (1 - part) * self._checks[low].usual + part * self._checks[high].usual
 
 
-def _between(known: dict[int, float], length: int) -> float:
-    if length in known:
-        return known[length]
-    low, high = max(n for n in known if n < length), min(n for n in known if n > length)
-    return known[low] + (known[high] - known[low]) * (length - low) / (high - low)
-
-
-def tokens_per_block(hits: Sequence[bool | None], length: int) -> float:
-    """How many tokens a block of `length` guesses gave on average, had these been the guesses at successive tokens.
-
-    Counted and not computed from the mean: right guesses come in runs. A run of r and the wrong guess after it take
-    r // (length + 1) blocks that are right to the end, each with a token more, and one that is not. None is an
-    answer's end: the block in which it comes is cut short.
-    """
-    tokens = blocks = run = 0
-    for hit in (*hits, None):
-        if hit is None:
-            blocks += -(-run // (length + 1))
-            run = 0
-            continue
-        tokens += 1
-        run += 1
-        if not hit:
-            blocks += (run - 1) // (length + 1) + 1
-            run = 0
-    return tokens / blocks if blocks else 1.0
+def _alike(rows: int) -> int:
+    """The largest number of rows that costs what these do."""
+    return rows if rows <= EXACT else -(-rows // 4) * 4

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from eftlocal import Emulator, Message, Raw
 from eftlocal.emulation.drafts import LookupDrafts
-from eftlocal.emulation.pace import Pace, tokens_per_block
 from eftlocal.emulation.sample import Distribution
 from eftlocal.emulation.speculate import Uniforms, acceptance, coupled, residual
 from eftlocal.errors import SettingError
@@ -357,40 +356,6 @@ def test_the_base_alone_drafts_by_look_up(emulator: Emulator) -> None:
     assert drafted.tokens == plain.tokens and drafted.steps < plain.steps == len(plain.tokens)
     sampled = [emulator.generate(prompt, temperature=0.8, draft=draft, **dials).tokens for draft in (0, 4)]
     assert sampled[0] == sampled[1]
-
-
-def test_blocks_are_replayed_from_hits_in_a_row() -> None:
-    assert tokens_per_block([True, True, False, True], 0) == 1
-    assert tokens_per_block([True, True, False] * 4, 2) == 3
-    assert tokens_per_block([True, True, True, False], 1) == 2
-    assert tokens_per_block([False] * 9, 8) == 1
-    assert tokens_per_block([True, True, None, True, True], 3) == 2  # an answer's end cuts a block short
-
-
-def test_auto_gives_up_times_that_were_bad_luck() -> None:
-    pace = Pace()
-    for length, seconds in ((0, 9.0), (1, 90.0), (2, 1.2), (3, 1.3)):
-        pace.took(length, seconds)
-    assert pace.costs()[0] == pace.costs()[1] == pace.costs()[2] == 1.2  # a shorter block is no dearer
-    for _ in range(500):
-        pace.length(31)
-    assert set(pace.costs()) == {2}  # all of them are forgotten
-
-
-@pytest.mark.parametrize(
-    ("hit_rate", "per_position", "expected"), [(0.97, 0.1, range(6, 17)), (0.5, 1.0, (0,)), (0.8, 0.2, range(2, 7))]
-)
-def test_auto_finds_a_length_that_pays_and_none_where_none_does(
-    hit_rate: float, per_position: float, expected: Sequence[int]
-) -> None:
-    pace, rng = Pace(), np.random.default_rng(0)
-    lengths = []
-    for _ in range(200):
-        length = pace.length(31)
-        pace.took(length, (1 + per_position * length) * rng.uniform(1, 1.05))
-        pace.saw([bool(hit) for hit in rng.random(length + 1) < hit_rate])
-        lengths.append(length)
-    assert sum(length in expected for length in lengths[100:]) > 80
 
 
 @pytest.mark.parametrize("draft", [-1, 33, "often", 1.5])

@@ -12,15 +12,15 @@ import psutil
 
 from eftlocal.apps.bench.prompts import PASSAGE
 from eftlocal.apps.bench.report import Report, counted
+from eftlocal.emulation import pace
 from eftlocal.emulation.emulator import Emulator, Raw
-from eftlocal.emulation.pace import tokens_per_block
 from eftlocal.errors import SettingError
 from eftlocal.runtime.plan.machine import here
 
 __all__ = ["LENGTHS", "Memory", "measure"]
 
 LENGTHS = (2, 4, 8)  # of the fixed blocks
-CURVE = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16)  # of those whose cost is measured
+CURVE = pace.LENGTHS  # of those whose cost is measured
 PREFILL = 96  # tokens, about: cut and joined, a text may have others
 
 
@@ -50,7 +50,10 @@ class Samples:
 
     def per_block(self, length: int) -> float:
         """Tokens that blocks of this length would have given on average, for the same guesses."""
-        return tokens_per_block([hit for hits in self.hits for hit in (*hits, None)], length)
+        runs = pace.Runs([length])
+        for hits in self.hits:
+            runs.saw([*hits, None])
+        return runs.per_block(length)
 
 
 class Memory:
