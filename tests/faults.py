@@ -1,5 +1,6 @@
 """Faults on purpose: a decode of llama.cpp's that fails, before or after it did its work."""
 
+from itertools import count
 from typing import Any
 
 import llama_cpp
@@ -8,16 +9,15 @@ import pytest
 
 def fail_decode(monkeypatch: pytest.MonkeyPatch, call: int, error: BaseException, after: bool) -> None:
     """The `call`-th llama_decode of all members raises `error`, before or after llama.cpp did its work."""
-    calls = 0
+    calls = count(1)
     real = llama_cpp.llama_decode
 
     def decode(*args: Any) -> int:
-        nonlocal calls
-        calls += 1
-        if calls == call and not after:
+        mine = next(calls)  # members decode in threads
+        if mine == call and not after:
             raise error
         code = int(real(*args))
-        if calls == call:
+        if mine == call:
             raise error
         return code
 

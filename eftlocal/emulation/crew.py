@@ -212,6 +212,15 @@ class Crew:
         speed = self._speeds.get(member)
         return Cost.estimated(self._read(member), rows) if speed is None else speed.cost(rows, self.n_threads)
 
+    def apart(self, member: int, others: Iterable[int]) -> bool:
+        """Whether a member decodes where none of the others does: on a device of its own, or alone on the CPU."""
+        return self._places(member).isdisjoint(place for other in others for place in self._places(other))
+
+    def _places(self, member: int) -> set[str]:
+        offload = self._offload(member)
+        devices = set(offload.devices) if offload is not None and offload.layers else set()
+        return devices | ({"CPU"} if self._read(member) > 0 else set())
+
     def _read(self, member: int) -> int:
         """Bytes of weights that the CPU reads for a token of a member."""
         return self.plan.members[member].read if self.plan else self.specs[member].header.tensor_bytes

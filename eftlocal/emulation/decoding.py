@@ -160,8 +160,7 @@ class Decoder:
         try:
             blocks = self._source(running).guess(running, length, cancelled) if length else self._forced(running)
             guessed = time.perf_counter()
-            requests = [blocks[s].request(s, g.mix.active) for s, g in running.items()]
-            parts = self._engine.forward([*requests, *pieces], cancelled)
+            parts = self._check(running, blocks, pieces, cancelled)
             mixes = [generation.mix for slot, generation in running.items() for _ in range(blocks[slot].rows)]
             z = self._combiner.combine(parts, mixes)  # (rows, n_real)
             for slot, generation in running.items():
@@ -179,6 +178,28 @@ class Decoder:
                 pace.checked(sum(block.rows for block in blocks.values()), time.perf_counter() - guessed)
             pace.saw(hits)
         return deltas
+
+    def _check(
+        self,
+        running: Mapping[Slot, Generation],
+        blocks: Mapping[Slot, Block],
+        pieces: Sequence[Request],
+        cancelled: Callable[[], bool] | None,
+    ) -> dict[int, tuple[Logits, Rows]]:
+        """All members' rows of the blocks. A drafter that runs apart from the others goes on guessing meanwhile."""
+        if len(running) == 1 and not pieces:
+            [(slot, generation)], [block] = running.items(), blocks.values()
+            member = generation.drafter
+            others = tuple(other for other in generation.mix.active if other != member)
+            if block.known is not None and member is not None and self._engine.apart(member, others):
+                pending = self._engine.start([Request(slot, block.rows, others)], cancelled)
+                try:
+                    rows = self._members.go_on(slot, generation, block, lambda: pending.done, cancelled)
+                finally:
+                    parts = pending.result()
+                return {**parts, member: (rows, slice(None))}
+        requests = [blocks[s].request(s, g.mix.active) for s, g in running.items()]
+        return self._engine.forward([*requests, *pieces], cancelled)
 
     def _advance(
         self, generation: Generation, block: Block, z: Logits, alone: Mapping[int, Logits]

@@ -33,6 +33,10 @@ class Slot:
         self.prompts, self.tokens = dict(prompts), []
         self.same.update({m: common_prefix(self.fed.get(m, []), prompt) for m, prompt in prompts.items()})
 
+    def regain(self, member: int) -> None:
+        """Tokens that were dropped are there again: what the member was fed of them counts again."""
+        self.same[member] = common_prefix(self.fed[member], self.prompts[member] + self.tokens)
+
     def missing(self, member: int, start: int) -> list[int]:
         """What a cache lacks that holds `start` tokens."""
         prompt = self.prompts[member]

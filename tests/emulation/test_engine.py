@@ -13,6 +13,7 @@ from eftlocal.emulation.engine import Cancelled, Engine, Request, Slot
 from eftlocal.errors import DecodeError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.llama import cache
+from eftlocal.runtime.plan.placement import Offload
 from eftlocal.runtime.plan.threads import Split
 from tests import oracle
 from tests.families import Family
@@ -297,6 +298,28 @@ def test_while_some_members_are_pending_others_go_on_in_the_same_slot(family: Fa
     same(ahead, {1: cold(paths, prompts, ANSWER[:6], 1)[1]})
     slot.truncate(4)  # the guesses after the first were wrong
     same(rows(trio, slot, 2), cold(paths, prompts, ANSWER[:4], 2))
+
+
+@pytest.mark.parametrize(
+    ("members", "apart"),
+    [
+        pytest.param([("base", "GPU 0"), ("tuned", "CPU")], True, id="a drafter on the CPU, a base on a device"),
+        pytest.param([("base", "CPU"), ("tuned", "GPU 0")], True, id="and the other way round"),
+        pytest.param([("base", "GPU 0"), ("tuned", "GPU 1")], True, id="a device each"),
+        pytest.param([("base", "GPU 0"), ("tuned", "GPU 0")], False, id="one device for both"),
+        pytest.param([("base", "CPU"), ("tuned", "CPU")], False, id="both on the CPU"),
+        pytest.param([("base", "GPU 0 CPU"), ("tuned", "CPU")], False, id="half of the base on the CPU"),
+    ],
+)
+def test_members_that_share_no_place_are_apart(
+    family: Family, monkeypatch: pytest.MonkeyPatch, members: list[tuple[str, str]], apart: bool
+) -> None:
+    made = engine([getattr(family, name) for name, _ in members])
+    places = [where.replace("GPU ", "GPU").split() for _, where in members]
+    monkeypatch.setattr(made, "_read", lambda member: 9 if "CPU" in places[member] else 0)
+    monkeypatch.setattr(made, "_offload", lambda m: Offload(9, tuple(place for place in places[m] if place != "CPU")))
+    assert made.apart(1, [0]) is apart
+    made.close()
 
 
 def test_what_goes_wrong_in_a_pending_step_is_raised_where_its_result_is_asked_for(

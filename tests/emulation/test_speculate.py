@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from eftlocal import Emulator, Message, Raw
-from eftlocal.emulation.drafts import LookupDrafts
+from eftlocal.emulation.drafts import Block, LookupDrafts, MemberDrafts
+from eftlocal.emulation.engine import Engine, Pending
 from eftlocal.emulation.sample import Distribution
 from eftlocal.emulation.speculate import Uniforms, acceptance, coupled, residual
 from eftlocal.errors import SettingError
@@ -90,8 +91,17 @@ def test_a_position_has_the_streams_own_numbers_in_order_however_many_are_drawn_
     np.testing.assert_array_equal([uniforms.at(n) for n in range(200)], expected)
 
 
+@pytest.fixture(params=["together", "apart"])
+def guessing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Apart, the drafter goes on guessing while the others check, here always as far as it may."""
+    if request.param == "apart":
+        monkeypatch.setattr(Engine, "apart", lambda *_: True)
+        monkeypatch.setattr(Pending, "done", False)
+    return str(request.param)
+
+
 @pytest.fixture
-def emulator(family: Family, tmp_path: Path) -> Iterator[Emulator]:
+def emulator(family: Family, tmp_path: Path, guessing: str) -> Iterator[Emulator]:
     with load(tmp_path, models(family), max_tokens=LONG) as made:
         yield made
 
@@ -119,7 +129,7 @@ def test_greedy_with_drafts_is_greedy_without(emulator: Emulator, beta: float) -
 
 
 @pytest.fixture
-def agreeing(family: Family, tmp_path: Path) -> Iterator[Emulator]:
+def agreeing(family: Family, tmp_path: Path, guessing: str) -> Iterator[Emulator]:
     """A base that is nearly its tuned model, so that many guesses are right: others hardly ever reach a second one."""
     nearly = {"path": str(family.reference), "lora": {"path": str(family.lora), "scale": 1e-4}}
     paths: dict[str, Any] = {"base": nearly, "tuned": family.reference, "reference": family.tuned}
@@ -133,6 +143,27 @@ def test_where_members_agree_one_step_gives_several_tokens(agreeing: Emulator) -
         drafted = agreeing.generate(Raw("the"), temperature=temperature, beta=0.02, draft=4)
         assert drafted.steps < len(drafted.tokens) / 2
         assert temperature or drafted.tokens == plain.tokens
+
+
+def test_a_drafter_apart_begins_a_block_with_what_it_guessed_while_the_last_was_checked(
+    agreeing: Emulator, monkeypatch: pytest.MonkeyPatch, guessing: str
+) -> None:
+    begun: list[int] = []
+    take_up = MemberDrafts._taken_up
+
+    def spy(*arguments: Any) -> Block:
+        block = take_up(*arguments)
+        begun.append(len(block.guesses))
+        return block
+
+    monkeypatch.setattr(MemberDrafts, "_taken_up", spy)
+    for temperature in (0.0, 0.8):
+        begun.clear()
+        reply = agreeing.generate(Raw("the"), temperature=temperature, beta=0.02, draft=4, seed=3)
+        assert begun.count(4) > reply.steps / 2 if guessing == "apart" else not begun
+    fed = agreeing.fed_tokens["tuned"]
+    again = agreeing.generate(Raw("the"), beta=0.02, draft=4)
+    assert agreeing.fed_tokens["tuned"] - fed <= len(again.tokens) + 8  # what is taken up is not fed again
 
 
 def test_penalties_count_the_guesses_before_each_position(emulator: Emulator) -> None:
