@@ -1,10 +1,7 @@
 """What `eftlocal bench` measures: every way to decode, interleaved, so that a busy machine slows all of them alike."""
 
-import platform
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,7 +12,7 @@ from eftlocal.apps.bench.report import Report, counted
 from eftlocal.emulation import pace
 from eftlocal.emulation.emulator import Emulator, Raw
 from eftlocal.errors import SettingError
-from eftlocal.runtime.plan.machine import here
+from eftlocal.runtime.plan.machine import here, processor
 
 __all__ = ["LENGTHS", "Memory", "measure"]
 
@@ -85,6 +82,7 @@ def measure(
     Answers do not end by themselves, so that every mode decodes as much.
     """
     active = emulator.mix(emulator.settings).active
+    emulator.engine.measure(active, anew=True)  # whoever measures wants the threads shared by today's figures
     off = _drafts_off(emulator, active)
     modes = _modes(emulator, drafts=off is None)
     for member in range(len(emulator.engine.specs)):  # each decodes alone, those that the mix leaves out as well
@@ -192,15 +190,7 @@ def _machine(emulator: Emulator) -> str:
     machine = here()
     used = () if emulator.plan is None else emulator.plan.devices
     devices = [device.description for device in machine.devices if device.name in used]
-    return ", ".join([f"{platform.system()} {_processor()}", counted(machine.cores, "core"), *devices])
-
-
-def _processor() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        found = None
-    return f"{platform.machine()} ({found[1].strip()})" if found else platform.machine()
+    return ", ".join([processor(), counted(machine.cores, "core"), *devices])
 
 
 def _report(
