@@ -23,7 +23,6 @@ from tests.builders import write_catalog
 
 TOPICS = ("the sea", "a small town", "bread", "the moon", "old books", "a railway", "rain", "music", "mountains")
 VIEWS = {"base": "transcript", "tuned": "chat", "reference": "transcript"}
-LIMIT = 96  # tokens of an answer
 
 
 def trio(folder: Path) -> Path:
@@ -37,14 +36,16 @@ def trio(folder: Path) -> Path:
     return write_catalog(folder, models, base="base", rewards=rewards, views=VIEWS)
 
 
-def jobs(n: int, *, temperature: float) -> list[Job]:
+def jobs(n: int, *, temperature: float, max_tokens: int) -> list[Job]:
     """Prompts of about 10 to 150 tokens."""
     rng = random.Random(0)
     texts = [
         f"{i}. Write about {', '.join(rng.choice(TOPICS) for _ in range(rng.choice((1, 2, 5, 10, 40))))}."
         for i in range(n)
     ]
-    return [Job(text, {"max_tokens": LIMIT, "temperature": temperature, "seed": 1}, i) for i, text in enumerate(texts)]
+    return [
+        Job(text, {"max_tokens": max_tokens, "temperature": temperature, "seed": 1}, i) for i, text in enumerate(texts)
+    ]
 
 
 def tokens_per_s(emulator: Emulator, work: list[Job], parallel: int) -> float:
@@ -76,8 +77,9 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--max-tokens", type=int, default=96, help="of an answer (default: %(default)s)")
     options = parser.parse_args()
-    work = jobs(options.prompts, temperature=options.temperature)
+    work = jobs(options.prompts, temperature=options.temperature, max_tokens=options.max_tokens)
     rates: dict[int, list[float]] = {1: [], options.parallel: []}
     with tempfile.TemporaryDirectory() as folder:
         catalog = trio(Path(folder))
