@@ -124,7 +124,7 @@ def beyond_decode_ms(models: dict[str, Path], folder: Path) -> dict[str, dict[st
     """What a step of one sequence costs beyond llama_decode, by how tokens are drawn."""
     path = write_catalog(folder, models, base="base", rewards=[{"tuned": "tuned", "reference": "reference"}], views=RAW)
     meters = {name: Meter() for name in DRAWN}
-    with Emulator.load(models=path, context=512) as emulator:
+    with Emulator.load(models=path, context=512, draft=0) as emulator:
         emulator.generate("Hello", max_tokens=4)
         for seed in range(ROUNDS):
             for name, dials in DRAWN.items():

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from eftlocal.emulation.combine import Combiner, Logits, Rows
-from eftlocal.emulation.drafts import Block, LookupDrafts, MemberDrafts, Source
+from eftlocal.emulation.drafts import Block, CertainDrafts, LookupDrafts, MemberDrafts
 from eftlocal.emulation.engine import Cancelled, Engine, Request, Slot
 from eftlocal.emulation.generation import Generation
-from eftlocal.emulation.pace import Pace
+from eftlocal.emulation.pace import LENGTHS, Pace
 from eftlocal.emulation.slots import common_prefix
 from eftlocal.errors import EftError
 
@@ -123,6 +123,7 @@ class Decoder:
         self._combiner = combiner
         self._members = MemberDrafts(engine, combiner.n_real)
         self._lookup = LookupDrafts(engine)
+        self._certain = CertainDrafts(engine)
         self._paces: dict[frozenset[object], Pace] = {}  # by the members that run
 
     def start(self) -> Running:
@@ -154,11 +155,13 @@ class Decoder:
         pace = self._pace(running)
         # A prompt is fed by all members at the same time: guessing before would make the others wait.
         begins = any(not generation.tokens for generation in running.values())
-        length = 0 if begins else self._length(running, pace)
         deltas, hits, first = dict[Slot, str](), list[bool | None](), 0
         started = time.perf_counter()
         try:
-            blocks = self._source(running).guess(running, length, cancelled) if length else self._forced(running)
+            blocks = self._certain.guess(running, _most(len(running)), cancelled)
+            rest = {slot: generation for slot, generation in running.items() if not blocks[slot].guesses}
+            if rest and pace is not None and not begins:
+                blocks |= self._guess(rest, pace, len(running), cancelled)
             guessed = time.perf_counter()
             parts = self._check(running, blocks, pieces, cancelled)
             mixes = [generation.mix for slot, generation in running.items() for _ in range(blocks[slot].rows)]
@@ -173,10 +176,15 @@ class Decoder:
                 _settle(slot, generation, before[slot])
         if pace is not None:
             if not pieces and not begins:  # of prompts, a step would be no measure of others
-                if length and (drafts := max(max(len(b.offered), len(b.guesses)) for b in blocks.values())):
+                if drafts := max(len(block.offered) for block in blocks.values()):
                     pace.drafted(drafts, guessed - started, len(running))
-                pace.checked(sum(block.rows for block in blocks.values()), time.perf_counter() - guessed)
+                copied = any(block.guesses and not block.offered for block in blocks.values())
+                n_rows = sum(block.rows for block in blocks.values())
+                pace.checked(n_rows, time.perf_counter() - guessed, copied=copied)
             pace.saw(hits)
+            for slot, generation in running.items():
+                if generation.repeats is not None:
+                    pace.repeated(generation.repeats.extend(generation.tokens[before[slot] :]))
         return deltas
 
     def _check(
@@ -217,7 +225,9 @@ class Decoder:
                 if small is not None:
                     known = i < len(block.offered)
                     offered = block.offered[i] if known else generation.distribution(small[i, : self._combiner.n_real])
-                guess = block.guesses[i] if i < len(block.guesses) else offered and generation.offer(offered)
+                guess = block.guesses[i] if i < len(block.guesses) else None
+                if offered is not None and i >= len(block.offered):
+                    guess = generation.offer(offered)  # the drafter's own, also where another source guessed
                 token = generation.draw(z[i], offered)
                 if guess is not None:
                     hits.append(token == guess)
@@ -232,39 +242,40 @@ class Decoder:
         generation.hits += hits
         return delta, hits
 
-    def _forced(self, running: Mapping[Slot, Generation]) -> dict[Slot, Block]:
-        """No guesses but those that are certain: what a constraint leaves no choice in."""
-        blocks = {}
+    def _guess(
+        self, running: Mapping[Slot, Generation], pace: Pace, n: int, cancelled: Callable[[], bool] | None
+    ) -> dict[Slot, Block]:
+        """For each of these sequences, of `n`, from the source that promises most: a look-up costs no decode."""
+        most = _most(n)
+        fixed = [generation.settings.draft for generation in running.values() if generation.settings.draft != "auto"]
+        length = min([most, *fixed]) if fixed else pace.length(most, n)
+        looked_up: dict[int, dict[Slot, Generation]] = {}  # by length
+        drafted: dict[Slot, Generation] = {}
         for slot, generation in running.items():
-            certain: list[int] = []
-            if generation.matcher is not None:
-                certain = generation.matcher.forced(generation.tokens)
-                del certain[min(_most(running), generation.room(self._engine.n_ctx)) :]
-            blocks[slot] = Block(certain)
-            slot.tokens += certain
+            matched = 0 if generation.repeats is None else generation.repeats.matched
+            if copied := (length if generation.drafter is None else 0) if fixed else pace.copied(matched, most, n):
+                looked_up.setdefault(copied, {})[slot] = generation
+            else:
+                drafted[slot] = generation
+        blocks = self._members.guess(drafted, length, cancelled)
+        for copied, own in looked_up.items():
+            blocks |= self._lookup.guess(own, copied, cancelled)
         return blocks
-
-    def _source(self, running: Mapping[Slot, Generation]) -> Source:
-        return self._lookup if any(generation.drafter is None for generation in running.values()) else self._members
-
-    def _length(self, running: Mapping[Slot, Generation], pace: Pace | None) -> int:
-        """How many tokens to guess now."""
-        most = _most(running)
-        asked = [generation.settings.draft for generation in running.values()]
-        fixed = [length for length in asked if length != "auto"]
-        return min([most, *fixed]) if fixed or pace is None else pace.length(most, len(running))
 
     def _pace(self, running: Mapping[Slot, Generation]) -> Pace | None:
         """What is known of blocks of these members; None where no answer is drafted for."""
         if not any(generation.settings.draft for generation in running.values()):
             return None
         key = frozenset((generation.mix.active, generation.drafter) for generation in running.values())
-        return self._paces.setdefault(key, Pace())
+        if key not in self._paces:
+            drafts = any(generation.drafter is not None for generation in running.values())
+            self._paces[key] = Pace(LENGTHS if drafts else (0,))
+        return self._paces[key]
 
 
-def _most(running: Mapping[Slot, Generation]) -> int:
-    """How many guesses each sequence can have checked in one step."""
-    return max(0, BLOCK_ROWS // max(1, len(running)) - 1)
+def _most(n: int) -> int:
+    """How many guesses each of `n` sequences can have checked in one step."""
+    return max(0, BLOCK_ROWS // max(1, n) - 1)
 
 
 def _rows_of(part: tuple[Logits, Rows], rows: slice) -> Logits:

@@ -1,4 +1,4 @@
-"""Where guesses at the next tokens come from: a small member of the emulator itself, or a look-up in what was said.
+"""Where guesses at the next tokens come from: a constraint that leaves no choice, a look-up in what was said, a member.
 
 A guess never changes an answer (see `speculate`): it only lets the large members compute several positions at once.
 """
@@ -15,7 +15,7 @@ from eftlocal.emulation.generation import Generation
 from eftlocal.emulation.sample import Distribution
 from eftlocal.errors import EftError
 
-__all__ = ["Block", "LookupDrafts", "MemberDrafts", "Source"]
+__all__ = ["Block", "CertainDrafts", "LookupDrafts", "MemberDrafts", "Source"]
 
 
 @dataclass(slots=True)
@@ -165,13 +165,25 @@ class MemberDrafts:
             self._rows.append(np.empty_like(self._spare))
 
 
+class CertainDrafts:
+    """What a constraint leaves no choice in."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def guess(
+        self, running: Mapping[Slot, Generation], n: int, cancelled: Callable[[], bool] | None
+    ) -> dict[Slot, Block]:
+        """As Source's."""
+        blocks = {}
+        for slot, generation in running.items():
+            certain = [] if generation.matcher is None else generation.matcher.forced(generation.tokens)
+            blocks[slot] = _block(slot, certain[: min(n, generation.room(self._engine.n_ctx))])
+        return blocks
+
+
 class LookupDrafts:
-    """Guesses that the text repeats itself: what followed the last tokens when they stood there before.
-
-    Looks in the prompt and in the answer so far, for the longest of the endings of LONGEST to SHORTEST tokens.
-    """
-
-    SHORTEST, LONGEST = 3, 8
+    """Guesses that the text, prompt and answer, goes on repeating itself."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -182,25 +194,16 @@ class LookupDrafts:
         """As Source's. Nothing is guessed where nothing repeats."""
         blocks = {}
         for slot, generation in running.items():
-            history = [*next(iter(generation.prompts.values())), *generation.tokens]
-            guesses = self.following(history, min(n, generation.room(self._engine.n_ctx)))
+            room = min(n, generation.room(self._engine.n_ctx))
+            guesses = generation.repeats.following(room) if generation.repeats is not None else []
             if generation.matcher is not None:  # a guess that may not come is wrong for certain
                 del guesses[generation.matcher.fitting(generation.tokens, guesses) :]
             end = next((i for i, guess in enumerate(guesses) if self._engine.is_eog(guess)), len(guesses))
-            blocks[slot] = Block(guesses[:end])
-            slot.tokens += guesses[:end]
+            blocks[slot] = _block(slot, guesses[:end])
         return blocks
 
-    @classmethod
-    def following(cls, history: Sequence[int], n: int) -> list[int]:
-        """At most `n` tokens that followed the longest repeated ending of `history`, where it last stood before."""
-        tokens = np.array(history, np.int32)
-        text = tokens.tobytes()
-        for length in range(min(cls.LONGEST, len(tokens) - 1), cls.SHORTEST - 1, -1):
-            ending, end = text[-4 * length :], len(text) - 4
-            while (at := text.rfind(ending, 0, end)) >= 0:
-                if at % 4 == 0:
-                    found: list[int] = tokens[at // 4 + length :][:n].tolist()
-                    return found
-                end = at + 4 * length - 1  # between two tokens: look on before it
-        return []
+
+def _block(slot: Slot, guesses: list[int]) -> Block:
+    """Guesses that no member has seen yet."""
+    slot.tokens += guesses
+    return Block(guesses)

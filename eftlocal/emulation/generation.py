@@ -10,6 +10,7 @@ import numpy as np
 from eftlocal.emulation.combine import Logits, Mix
 from eftlocal.emulation.constrain import Matcher
 from eftlocal.emulation.engine import Engine
+from eftlocal.emulation.repeats import Repeats
 from eftlocal.emulation.sample import Distribution, warp
 from eftlocal.emulation.scoring import TokenLogprobs
 from eftlocal.emulation.settings import Settings
@@ -72,6 +73,7 @@ class Generation:
     roles: Mapping[str, int]  # role name -> member, of the members that run
     uniforms: Uniforms  # three for each position where a draft member offers a token there, else one
     drafter: int | None = None  # the member whose distribution offers tokens
+    repeats: Repeats | None = None  # of prompt and answer, where guesses may be looked up there
     matcher: Matcher | None = None  # of the constraint
     inform: Callable[[int, Logits, Mapping[int, Logits]], TokenLogprobs] | None = None  # of a token that was drawn
     tokens: list[int] = field(default_factory=list)

@@ -8,18 +8,23 @@ whether they were made or not.
 So the choice is one among several arms of unknown worth, and the rule is that of UCB (Auer et al. 2002): take the
 length whose rate might be the highest, costs being as far below the measured as the measurements are few. A length is
 tried while it could win, and where it could not, never.
+
+Guesses that are looked up in a text that repeats itself cost nothing but their check. Whether they would have been
+right is seen at every token as well.
 """
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 __all__ = ["LENGTHS", "Pace", "Runs"]
 
 LENGTHS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 15)  # 4 rows at a time, and the finer steps that other kernels reward
 FIRST = 3  # at most that long while nothing is known of the drafter's cost
-PRIOR = (True, True, True, False) * 4  # how often guesses are right, before any was seen
+PRIOR = (True, True, True, False) * 4  # how often guesses are right, before any was seen ...
+LOOKED_UP = (False,) * 8  # ... and how often those that are looked up
+LONG = 8  # tokens from which on a repetition mostly goes on
 HALF_TOKENS = 128  # tokens after which a guess counts half ...
 HALF_BLOCKS = 300  # ... and blocks after which a time does, as evidence
 SAMPLES = 16  # the last times of each kind of decode
@@ -97,29 +102,51 @@ class Times:
 class Pace:
     """Measures blocks of guesses and chooses their length; 0 where guessing does not pay."""
 
-    def __init__(self) -> None:
+    def __init__(self, lengths: Sequence[int] = LENGTHS) -> None:
+        self._lengths = lengths
         self._runs = Runs(LENGTHS, HALF_TOKENS)
         self._runs.saw(PRIOR)
+        self._repeats = {long: Runs(LENGTHS, HALF_TOKENS) for long in (False, True)}
+        for runs in self._repeats.values():
+            runs.saw(LOOKED_UP)
         self._checks: dict[int, Times] = {}  # by rows
+        self._copies: dict[int, Times] = {}  # the same where guesses were looked up: the drafter reads them then, too
         self._drafts: dict[int, Times] = {}  # of one guess for each of so many sequences
         self._slow: deque[float] = deque([1.0], maxlen=RECENT)  # times over usual ones: what all decodes have in common
         self._block = 0
+        self._rate = 0.0  # tokens a second and sequence that the chosen length may give
 
     def length(self, most: int, sequences: int = 1) -> int:
-        """The next block's, at most `most`, for so many sequences at once."""
+        """How many guesses the drafter is to make for the next block, at most `most`, for so many sequences at once."""
         self._block += 1
         if not self._checks:
             return 0
-        able = [n for n in LENGTHS if n <= (most if self._drafts else min(most, FIRST))]
-        return max(able, key=lambda n: self._runs.per_block(n) / self._least(n, sequences))
+        able = [n for n in self._lengths if n <= (most if self._drafts else min(most, FIRST))]
+        rates = {n: self._runs.per_block(n) / self._least(n, sequences) for n in able}
+        best = max(rates, key=lambda n: rates[n])
+        self._rate = rates[best]
+        return best
+
+    def copied(self, matched: int, most: int, sequences: int = 1) -> int:
+        """How many guesses are to be looked up instead, after a repetition of so many tokens; 0 where the drafter's, or
+        none, give more tokens a second.
+        """
+        if not self._checks or not matched:
+            return 0
+        runs = self._repeats[matched >= LONG]
+        rates = {n: runs.per_block(n) / self._copy(n, sequences) for n in LENGTHS if 0 < n <= most}
+        best = max(rates, key=lambda n: rates[n], default=0)
+        return best if best and rates[best] > self._rate else 0
 
     def drafted(self, guesses: int, seconds: float, sequences: int = 1) -> None:
         """So many guesses for each sequence, one decode each, took so long."""
         self._drafts.setdefault(sequences, Times()).add(seconds / guesses / median(self._slow), self._block)
 
-    def checked(self, rows: int, seconds: float) -> None:
-        """The check of a block with so many rows took so long, with what was drawn from them."""
-        times = self._checks.setdefault(_alike(rows), Times())
+    def checked(self, rows: int, seconds: float, *, copied: bool = False) -> None:
+        """The check of a block with so many rows took so long, with what was drawn from them; `copied`: whether guesses
+        were looked up.
+        """
+        times = (self._copies if copied else self._checks).setdefault(_alike(rows), Times())
         if times.several:
             self._slow.append(seconds / times.usual)
         times.add(seconds / median(self._slow), self._block)
@@ -128,25 +155,41 @@ class Pace:
         """Which of the guesses at successive tokens were right; None where an answer ended."""
         self._runs.saw(hits)
 
+    def repeated(self, seen: Sequence[tuple[int, bool]]) -> None:
+        """Where the text repeated itself: after how many tokens, and whether it went on to."""
+        for matched, hit in seen:
+            self._repeats[False].saw([hit])
+            if matched >= LONG:
+                self._repeats[True].saw([hit])
+
     def _least(self, length: int, sequences: int) -> float:
         """Seconds that a block may take at best."""
         guess = 0.0
         if length and self._drafts:
             guess = self._drafts[min(self._drafts, key=lambda n: abs(n - sequences))].least(self._block)
-        rows = _alike(sequences * (length + 1))
-        check = self._checks[rows].least(self._block) if rows in self._checks else (1 - UNKNOWN) * self._curve(rows)
-        return length * guess + check
+        return length * guess + self._check(self._checks, length, sequences)
 
-    def _curve(self, rows: int) -> float:
-        """The cost of checks that were not measured, on a line between those that were."""
-        known = sorted(self._checks)
-        at = bisect_left(known, rows)
-        if at in (0, len(known)):
-            nearest = known[min(at, len(known) - 1)]
-            return float(self._checks[nearest].usual * (rows / nearest) ** GROWTH)
-        low, high = known[at - 1], known[at]
-        part = (rows - low) / (high - low)
-        return (1 - part) * self._checks[low].usual + part * self._checks[high].usual
+    def _copy(self, length: int, sequences: int) -> float:
+        """The same of one whose guesses are looked up."""
+        return self._check(self._copies or self._checks, length, sequences)
+
+    def _check(self, known: Mapping[int, Times], length: int, sequences: int) -> float:
+        """Seconds of a check at best: more rows may cost less than fewer, but not less than those without guesses."""
+        rows, plain = _alike(sequences * (length + 1)), self._checks.get(_alike(sequences))
+        least = known[rows].least(self._block) if rows in known else (1 - UNKNOWN) * _curve(known, rows)
+        return least if plain is None else max(least, plain.least(self._block))
+
+
+def _curve(known: Mapping[int, Times], rows: int) -> float:
+    """The usual cost of checks that were not measured, on a line between those that were."""
+    measured = sorted(known)
+    at = bisect_left(measured, rows)
+    if at in (0, len(measured)):
+        nearest = measured[min(at, len(measured) - 1)]
+        return float(known[nearest].usual * (rows / nearest) ** GROWTH)
+    low, high = measured[at - 1], measured[at]
+    part = (rows - low) / (high - low)
+    return (1 - part) * known[low].usual + part * known[high].usual
 
 
 def _alike(rows: int) -> int:

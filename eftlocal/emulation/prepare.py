@@ -13,10 +13,12 @@ from eftlocal.emulation.constrain import Constraint, Grammars, Matcher
 from eftlocal.emulation.engine import Engine
 from eftlocal.emulation.generation import Generation, must_fit
 from eftlocal.emulation.members import Members
+from eftlocal.emulation.repeats import Repeats
 from eftlocal.emulation.scoring import token_logprobs
 from eftlocal.emulation.settings import Settings
 from eftlocal.emulation.speculate import Uniforms
 from eftlocal.emulation.stream import TextStream
+from eftlocal.runtime.plan.memory import Sizes
 from eftlocal.runtime.views import RAW, Message, View
 
 __all__ = ["Preparer", "Prompt", "Raw", "as_messages", "new_seed"]
@@ -30,6 +32,8 @@ class Raw(str):
 
 Prompt = str | Sequence[Message]
 
+DRAFTER = 0.5  # of what the largest member reads for a token, at most: no cheaper member is worth asking first
+
 RAW_VIEW = View(template=RAW, variables={})
 
 
@@ -40,6 +44,7 @@ class Preparer:
         self._members = members
         self._engine = engine
         self._grammars: dict[tuple[Path, ...], Grammars] = {}  # by the models in memory: each may end an answer
+        self._reads: dict[Path, int] = {}
 
     def generation(self, prompt: Prompt, settings: Settings, stream: Sequence[int]) -> Generation:
         """An answer that draws from the random numbers of (seed, *stream).
@@ -50,7 +55,7 @@ class Preparer:
         prompts = {member: self.prompt(member, prompt) for member in mix.active}
         if not all(self._engine.model(member).rewinds for member in mix.active):
             settings = replace(settings, draft=0)  # a wrong guess would cost the whole prompt again
-        drafter = self._members.drafter(mix) if settings.draft else None
+        drafter = self._drafter(mix, settings)
         seed = new_seed() if settings.seed is None else settings.seed
         piece = self._engine.model(mix.active[0]).piece
         generation = Generation(
@@ -62,12 +67,29 @@ class Preparer:
             roles={role: member for role, member in self._members.roles.items() if member in prompts},
             uniforms=Uniforms(np.random.Generator(np.random.PCG64([seed, *stream])), 1 if drafter is None else 3),
             drafter=drafter,
+            repeats=Repeats(next(iter(prompts.values()))) if settings.draft else None,
             matcher=None if settings.constraint is None else self._matcher(settings.constraint),
         )
         if settings.logprobs is not None:
             generation.inform = partial(token_logprobs, self._members, piece, settings.logprobs)
         must_fit(generation.prompt_tokens, self._engine.n_ctx)
         return generation
+
+    def _drafter(self, mix: Mix, settings: Settings) -> int | None:
+        """The member that offers tokens. Which one, and whether any, follows from settings and files alone: a seed's
+        text depends on it, and must be the same everywhere.
+        """
+        drafter = self._members.drafter(mix) if settings.draft else None
+        if drafter is None or settings.draft != "auto":
+            return drafter
+        return drafter if self._read(drafter) <= DRAFTER * max(map(self._read, mix.active)) else None
+
+    def _read(self, member: int) -> int:
+        """Bytes of weights that a token of the member reads."""
+        header = self._members.specs[member].header
+        if header.path not in self._reads:
+            self._reads[header.path] = Sizes.of(header).read
+        return self._reads[header.path]
 
     def prompt(self, member: int, prompt: Prompt) -> list[int]:
         """The member's rendering of a prompt. Raises ViewError."""

@@ -54,7 +54,9 @@ class Settings:
     max_tokens    an answer's length at most; its finish reason is then "length"
     seed          None draws one; the reply says which
     draft         tokens that a small member guesses at a time, for the large one to check at once: faster where
-                  guesses are mostly right, and the same distribution of answers; 0 is off, "auto" measures what pays
+                  guesses are mostly right, and the same distribution of answers. "auto" measures what pays, where a
+                  member is small enough for it; 0 is off. A seed's sampled text is the same for all lengths and another
+                  without drafts; whether auto drafts depends on the models' files, and not on what was measured
     stop          strings that end the answer, beside those of the views
     constraint    what the answer has to be: JSON, a grammar, a regex, a choice; None is any text. It ends the answer,
                   so the views' stop strings do not
@@ -67,7 +69,7 @@ class Settings:
     alone: str | None = None
     max_tokens: int = 1024
     seed: int | None = None
-    draft: int | Literal["auto"] = 0
+    draft: int | Literal["auto"] = "auto"
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
     logprobs: int | None = None

@@ -22,8 +22,9 @@ VIEWS = {"base": "transcript", "tuned": "chat", "reference": "transcript"}
 @pytest.fixture
 def emulator(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    # (guesses would be fed as well, as many as pay on this machine)
     models = {"base": family.base, "tuned": family.tuned, "reference": family.reference}
-    with load(tmp_path, models, views=VIEWS, max_tokens=8) as made:
+    with load(tmp_path, models, views=VIEWS, max_tokens=8, draft=0) as made:
         yield made
 
 

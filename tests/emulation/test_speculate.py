@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from eftlocal import Emulator, Message, Raw
-from eftlocal.emulation.drafts import Block, LookupDrafts, MemberDrafts
+from eftlocal.emulation.drafts import Block, MemberDrafts
 from eftlocal.emulation.engine import Engine, Pending
+from eftlocal.emulation.pace import Pace
+from eftlocal.emulation.repeats import Repeats
 from eftlocal.emulation.sample import Distribution
 from eftlocal.emulation.speculate import Uniforms, acceptance, coupled, residual
 from eftlocal.errors import SettingError
@@ -102,7 +104,7 @@ def guessing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def emulator(family: Family, tmp_path: Path, guessing: str) -> Iterator[Emulator]:
-    with load(tmp_path, models(family), max_tokens=LONG) as made:
+    with load(tmp_path, models(family), max_tokens=LONG, draft=0) as made:
         yield made
 
 
@@ -122,7 +124,7 @@ def same_but_for_ties(emulator: Emulator, prompt: str, one: tuple[int, ...], oth
 @pytest.mark.parametrize("beta", [1.0, 0.3, 0.0])
 def test_greedy_with_drafts_is_greedy_without(emulator: Emulator, beta: float) -> None:
     for prompt in PROMPTS:
-        plain = emulator.generate(Raw(prompt), beta=beta)
+        plain = emulator.generate(Raw(prompt), beta=beta, draft=0)
         for draft in (1, 2, 4, 8, "auto"):
             reply = emulator.generate(Raw(prompt), beta=beta, draft=draft)
             same_but_for_ties(emulator, prompt, plain.tokens, reply.tokens)
@@ -133,7 +135,7 @@ def agreeing(family: Family, tmp_path: Path, guessing: str) -> Iterator[Emulator
     """A base that is nearly its tuned model, so that many guesses are right: others hardly ever reach a second one."""
     nearly = {"path": str(family.reference), "lora": {"path": str(family.lora), "scale": 1e-4}}
     paths: dict[str, Any] = {"base": nearly, "tuned": family.reference, "reference": family.tuned}
-    with load(tmp_path, paths, max_tokens=LONG) as made:
+    with load(tmp_path, paths, max_tokens=LONG, draft=0) as made:
         yield made
 
 
@@ -373,20 +375,93 @@ def test_a_state_that_cannot_be_rewound_is_never_drafted_for(family: Family, tmp
 # --- sources and lengths ----------------------------------------------------------------------------------------------
 
 
-def test_a_look_up_guesses_what_followed_the_longest_repeated_ending() -> None:
-    assert LookupDrafts.following([1, 2, 3, 4, 5, 9, 1, 2, 3], 2) == [4, 5]
-    assert LookupDrafts.following([7, 1, 2, 3, 4, 8, 1, 2, 3, 5, 7, 1, 2, 3], 9) == [4, 8, 1, 2, 3, 5, 7, 1, 2]
-    assert LookupDrafts.following([1, 2, 3, 4, 1, 2], 2) == []
-    assert LookupDrafts.following([256, 0, 0, 1, 0, 0, 256], 2) == []  # bytes that match between two tokens
+def test_a_repetition_goes_on_as_the_longest_ending_went_on_before() -> None:
+    assert Repeats([1, 2, 3, 4, 5, 9, 1, 2, 3]).following(2) == [4, 5]
+    assert Repeats([7, 1, 2, 3, 4, 8, 1, 2, 3, 5, 7, 1, 2, 3]).following(9) == [4, 8, 1, 2, 3, 5, 7, 1, 2]
+    assert Repeats([1, 2, 3, 4, 1, 2]).following(2) == []
+    assert Repeats([5, 6, 7, 5, 6, 7, 5]).following(5) == [6, 7, 5, 6, 7]  # on in a circle
+    assert Repeats([]).following(3) == Repeats([1]).following(3) == []
 
 
-def test_the_base_alone_drafts_by_look_up(emulator: Emulator) -> None:
-    prompt = Raw("the world is on the world is on the world is")
-    dials: dict[str, Any] = {"beta": 0.0, "frequency_penalty": -3.0}  # a text that repeats itself
-    plain, drafted = emulator.generate(prompt, **dials), emulator.generate(prompt, draft=4, **dials)
+@given(st.lists(st.integers(0, 2), max_size=40), st.integers(0, 40))
+def test_a_repetition_found_token_by_token_is_a_real_one(tokens: list[int], split: int) -> None:
+    repeats, text = Repeats(tokens[:split]), tokens[:split]
+    for token in tokens[split:]:
+        guess, matched = repeats.following(1), repeats.matched
+        assert (matched > 0) == (len(text) > 3 and any(text[i : i + 3] == text[-3:] for i in range(len(text) - 3)))
+        assert not matched or any(
+            text[i : i + matched + 1] == text[-matched:] + guess for i in range(len(text) - matched)
+        )
+        assert repeats.extend([token]) == ([(matched, guess == [token])] if matched else [])
+        text.append(token)
+
+
+CHECKED = Pace.checked
+REPEATING: dict[str, Any] = {"frequency_penalty": -3.0}  # a text that repeats itself
+COPIES = Raw("the world is on the world is on the world is")
+
+
+@pytest.mark.parametrize("draft", [4, "auto"])
+def test_the_base_alone_drafts_by_look_up(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, draft: Any) -> None:
+    monkeypatch.setattr(Pace, "checked", lambda pace, rows, _, copied=False: CHECKED(pace, rows, 1.0, copied=copied))
+    dials = {**REPEATING, "beta": 0.0}
+    plain, drafted = emulator.generate(COPIES, **dials), emulator.generate(COPIES, draft=draft, **dials)
     assert drafted.tokens == plain.tokens and drafted.steps < plain.steps == len(plain.tokens)
-    sampled = [emulator.generate(prompt, temperature=0.8, draft=draft, **dials).tokens for draft in (0, 4)]
+    sampled = [emulator.generate(COPIES, temperature=0.8, draft=d, **dials).tokens for d in (0, draft)]
     assert sampled[0] == sampled[1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_a_text_is_the_same_whether_guesses_were_looked_up_or_a_members(
+    agreeing: Emulator, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    dials: dict[str, Any] = {**REPEATING, "temperature": temperature, "beta": 0.02, "seed": 3}
+    prompts = [COPIES, *map(Raw, PROMPTS[:3])]
+    monkeypatch.setattr("eftlocal.emulation.prepare.DRAFTER", 1.0)
+    drafted = [reply.tokens for reply in agreeing.generate_many(prompts, draft=3, **dials)]
+    looked_up: list[int] = []
+
+    def copied(pace: Pace, matched: int, most: int, sequences: int = 1) -> int:
+        looked_up.append(matched and min(most, 4))
+        return looked_up[-1]
+
+    monkeypatch.setattr(Pace, "copied", copied)
+    for parallel in (1, 3):
+        replies = agreeing.generate_many(prompts, draft="auto", parallel=parallel, **dials)
+        assert [reply.tokens for reply in replies] == drafted
+    assert sum(n > 0 for n in looked_up) > 10
+
+
+# --- what auto decides by itself --------------------------------------------------------------------------------------
+
+
+def test_members_too_large_to_draft_are_never_asked_and_draw_as_without(emulator: Emulator) -> None:
+    dials: dict[str, Any] = {"temperature": 0.9, "seed": 5}
+    plain, drafted, auto = (emulator.generate(COPIES, draft=draft, **dials) for draft in (0, 2, "auto"))
+    assert auto.tokens == drafted.tokens != plain.tokens
+    reads = emulator._preparer._reads
+    reads.update(dict.fromkeys(reads, 100))
+    before = dict(emulator.fed_tokens)
+    auto = emulator.generate(COPIES, draft="auto", **dials)
+    assert auto.tokens == plain.tokens and auto.steps == plain.steps and not auto.hits
+    assert len({n - before[role] for role, n in emulator.fed_tokens.items()}) == 1  # all of them the same
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_what_a_seed_draws_does_not_depend_on_what_was_measured(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, parallel: int
+) -> None:
+    prompts, texts = [Raw(prompt) for prompt in PROMPTS], set()
+    for slow in (1e-6, 1.0, 1e3):  # so that guessing seems to pay more, or less
+
+        def checked(pace: Pace, rows: int, seconds: float, *, copied: bool = False, slow: float = slow) -> None:
+            CHECKED(pace, rows, 1.0 + slow * rows, copied=copied)
+
+        monkeypatch.setattr(Pace, "checked", checked)
+        emulator._decoder._paces.clear()
+        replies = emulator.generate_many(prompts, parallel=parallel, temperature=0.9, draft="auto")
+        texts.add(tuple(reply.tokens for reply in replies))
+    assert len(texts) == 1
 
 
 @pytest.mark.parametrize("draft", [-1, 33, "often", 1.5])
