@@ -172,7 +172,8 @@ class Options:
         str | None,
         typer.Option(
             metavar="N|auto",
-            help="Tokens that a small member guesses at a time, for all to check at once; 0 is off.",
+            help="Tokens that a small member guesses at a time, for all to check at once: auto (the default) is as "
+            "many as pay, 0 is none.",
             rich_help_panel=DIALS,
         ),
     ] = None

@@ -32,6 +32,7 @@ class Raw(str):
 
 Prompt = str | Sequence[Message]
 
+LIGHT = 32_000_000  # bytes: the largest member decodes a token about as fast as a guess is made
 DRAFTER = 0.5  # of what the largest member reads for a token, at most: no cheaper member is worth asking first
 
 RAW_VIEW = View(template=RAW, variables={})
@@ -53,9 +54,9 @@ class Preparer:
         """
         mix = self._members.mix(settings)
         prompts = {member: self.prompt(member, prompt) for member in mix.active}
-        if not all(self._engine.model(member).rewinds for member in mix.active):
-            settings = replace(settings, draft=0)  # a wrong guess would cost the whole prompt again
-        drafter = self._drafter(mix, settings)
+        if not self._may_guess(mix, settings):
+            settings = replace(settings, draft=0)
+        drafter, auto = self._drafter(mix, settings), settings.draft == "auto"
         seed = new_seed() if settings.seed is None else settings.seed
         piece = self._engine.model(mix.active[0]).piece
         generation = Generation(
@@ -67,13 +68,19 @@ class Preparer:
             roles={role: member for role, member in self._members.roles.items() if member in prompts},
             uniforms=Uniforms(np.random.Generator(np.random.PCG64([seed, *stream])), 1 if drafter is None else 3),
             drafter=drafter,
-            repeats=Repeats(next(iter(prompts.values()))) if settings.draft else None,
+            repeats=Repeats(next(iter(prompts.values()))) if settings.draft and (auto or drafter is None) else None,
             matcher=None if settings.constraint is None else self._matcher(settings.constraint),
         )
         if settings.logprobs is not None:
             generation.inform = partial(token_logprobs, self._members, piece, settings.logprobs)
         must_fit(generation.prompt_tokens, self._engine.n_ctx)
         return generation
+
+    def _may_guess(self, mix: Mix, settings: Settings) -> bool:
+        """Whether guesses can be made, and by themselves where they can win. By the files alone, as `_drafter`."""
+        if not all(self._engine.model(member).rewinds for member in mix.active):
+            return False  # a wrong guess would cost the whole prompt again
+        return settings.draft != "auto" or any(self._read(member) >= LIGHT for member in mix.active)
 
     def _drafter(self, mix: Mix, settings: Settings) -> int | None:
         """The member that offers tokens. Which one, and whether any, follows from settings and files alone: a seed's

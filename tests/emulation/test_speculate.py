@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from eftlocal import Emulator, Message, Raw
+from eftlocal.emulation import prepare
 from eftlocal.emulation.drafts import Block, MemberDrafts
 from eftlocal.emulation.engine import Engine, Pending
 from eftlocal.emulation.pace import Pace
@@ -95,7 +96,10 @@ def test_a_position_has_the_streams_own_numbers_in_order_however_many_are_drawn_
 
 @pytest.fixture(params=["together", "apart"])
 def guessing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Apart, the drafter goes on guessing while the others check, here always as far as it may."""
+    """Apart, the drafter goes on guessing while the others check, here always as far as it may. `auto` takes these tiny
+    models for such as gain from guesses.
+    """
+    monkeypatch.setattr(prepare, "LIGHT", 0)
     if request.param == "apart":
         monkeypatch.setattr(Engine, "apart", lambda *_: True)
         monkeypatch.setattr(Pending, "done", False)
@@ -433,6 +437,19 @@ def test_a_text_is_the_same_whether_guesses_were_looked_up_or_a_members(
 
 
 # --- what auto decides by itself --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_auto_makes_no_guesses_where_a_token_costs_no_more_than_a_guess(
+    agreeing: Emulator, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    monkeypatch.setattr(prepare, "DRAFTER", 2.0)  # the drafter is as large as the base here
+    dials: dict[str, Any] = {"temperature": temperature, "seed": 3, "beta": 0.02}
+    plain, guessed = (agreeing.generate(Raw("the"), draft=draft, **dials) for draft in (0, 4))
+    assert guessed.steps < plain.steps
+    monkeypatch.setattr(prepare, "LIGHT", 32_000_000)
+    auto = agreeing.generate(Raw("the"), draft="auto", **dials)
+    assert (auto.tokens, auto.steps, auto.hits) == (plain.tokens, plain.steps, ())
 
 
 def test_members_too_large_to_draft_are_never_asked_and_draw_as_without(emulator: Emulator) -> None:
