@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eftlocal.emulation.lanes import Lanes
-from eftlocal.errors import ModelLoadError
+from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama.cache import Context
 from eftlocal.runtime.llama.weights import Model
@@ -177,7 +177,7 @@ class Crew:
     def measure(self, members: Iterable[int], *, anew: bool = False) -> None:
         """Know how fast these members decode, where they have threads to share; `anew`: whatever is remembered.
 
-        Takes about a second of each large model that no memory has. Raises ModelLoadError.
+        Takes about a second of each large model that no memory has. What cannot be measured is done without.
         """
         here = [member for member in members if self._read(member) > 0]
         heavy = any(self._read(member) >= LIGHT for member in here)
@@ -185,16 +185,25 @@ class Crew:
             return
         if wanted := [member for member in here if anew or member not in self._speeds]:
             self._splits.clear()
-        for member in wanted:
-            name = self._identity(member)
-            if (speed := None if anew else self._memory.get(name)) is None:
-                context = self._make(member, n_ctx=MEASURED, n_seq=MOST_ROWS)
-                try:
-                    speed = measure(context, self.n_threads if self._read(member) >= LIGHT else 1)
-                finally:
-                    context.close()
-                self._memory.put(name, speed)
-            self._speeds[member] = speed
+        try:
+            for member in wanted:
+                self._speeds[member] = self._speed(member, self._memory, anew=anew)
+        except (ModelLoadError, DecodeError):  # no room for its caches: what is in use may have room all the same
+            self._memory = None
+            self._speeds.clear()
+
+    def _speed(self, member: int, memory: Speeds, *, anew: bool) -> Speed:
+        """A member's speed: as remembered, or measured now in a small cache of its own."""
+        name = self._identity(member)
+        if not anew and (known := memory.get(name)) is not None:
+            return known
+        context = self._make(member, n_ctx=MEASURED, n_seq=MOST_ROWS)
+        try:
+            speed = measure(context, self.n_threads if self._read(member) >= LIGHT else 1)
+        finally:
+            context.close()
+        memory.put(name, speed)
+        return speed
 
     def _split(self, rows: Mapping[int, int]) -> Split:
         """Who of these members decodes when, each of which is told its threads. `rows`: what each decodes."""

@@ -10,11 +10,13 @@ import pytest
 from eftlocal.emulation.combine import Combiner, Logits, Mix, Pair, log_softmax
 from eftlocal.emulation.crew import MemberSpec
 from eftlocal.emulation.engine import Cancelled, Engine, Request, Slot
-from eftlocal.errors import DecodeError
+from eftlocal.errors import DecodeError, EftError, ModelLoadError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.llama import cache
+from eftlocal.runtime.llama.cache import Context
 from eftlocal.runtime.plan.placement import Offload
 from eftlocal.runtime.plan.threads import Split
+from eftlocal.runtime.speeds import Speed, Speeds
 from tests import oracle
 from tests.families import Family
 from tests.faults import fail_decode
@@ -410,3 +412,76 @@ def test_more_than_the_context_holds_is_an_error_and_no_abort(trio: Engine) -> N
     slot.tokens = [2] * 7
     with pytest.raises(DecodeError, match="257 tokens do not fit in a context of 256"):
         rows(trio, slot, 1, (0,))
+
+
+# --- speeds -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def heavy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tiny models count as such as threads are worth their while for."""
+    monkeypatch.setattr("eftlocal.emulation.crew.LIGHT", 0)
+
+
+def measuring(family: Family, path: Path, n_threads: int = 2) -> Engine:
+    paths = [family.base, family.tuned, family.reference]
+    specs = [MemberSpec(f"member {i}", gguf.check(p)) for i, p in enumerate(paths)]
+    return Engine(specs, n_ctx=64, n_threads=n_threads, kv_type="f32", speeds=Speeds(n_threads, path))
+
+
+@pytest.mark.usefixtures("heavy")
+def test_members_are_measured_once_and_then_remembered(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Context] = []
+
+    def spy(context: Context, n_threads: int) -> Speed:
+        measured.append(context)
+        return Speed({1: (1.0, 1.0), 4: (4.0, 2.0)})
+
+    monkeypatch.setattr("eftlocal.emulation.crew.measure", spy)
+    prompts, paths = {m: PROMPTS[m] for m in range(3)}, [family.base, family.tuned, family.reference]
+    for expected in (3, 0):
+        measured.clear()
+        made = measuring(family, tmp_path / "speeds.json")
+        slot = made.begin(prompts)
+        slot.tokens = list(ANSWER)
+        same(rows(made, slot, 4), cold(paths, prompts, ANSWER, 4))
+        made.end(slot)
+        made.begin(prompts)
+        assert len(measured) == expected
+        made.measure(range(3), anew=True)
+        assert len(measured) == expected + 3
+        made.close()
+
+
+@pytest.mark.usefixtures("heavy")
+@pytest.mark.parametrize("error", [ModelLoadError("no room"), DecodeError("no room")])
+def test_what_cannot_be_measured_runs_all_the_same(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: EftError
+) -> None:
+    found = iter([Speed({1: (1.0, 1.0)})])
+
+    def fail(*_: object) -> Speed:
+        for speed in found:
+            return speed
+        raise error
+
+    monkeypatch.setattr("eftlocal.emulation.crew.measure", fail)
+    prompts, paths = {m: PROMPTS[m] for m in range(3)}, [family.base, family.tuned, family.reference]
+    made = measuring(family, tmp_path / "speeds.json")
+    slot = made.begin(prompts)
+    slot.tokens = list(ANSWER)
+    same(rows(made, slot, 4), cold(paths, prompts, ANSWER, 4))
+    made.close()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_where_there_is_nothing_to_share_nothing_is_measured(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_threads: int
+) -> None:
+    monkeypatch.setattr("eftlocal.emulation.crew.measure", None)
+    made = measuring(family, tmp_path / "speeds.json", n_threads)  # one thread; or two, and models too light for them
+    made.begin({m: PROMPTS[m] for m in range(3)})
+    made.close()
+    assert not list(tmp_path.iterdir())

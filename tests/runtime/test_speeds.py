@@ -132,3 +132,9 @@ def test_without_a_file_nothing_is_remembered_and_nothing_fails(tmp_path: Path) 
     made = Speeds(2, tmp_path / "file" / "speeds.json")
     made.put("a.gguf", KNOWN)
     assert made.get("a.gguf") is None
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "speeds.json" / "in the way").mkdir(parents=True)
+    Speeds(2, tmp_path / "speeds.json").put("a.gguf", KNOWN)
+    assert [path.name for path in tmp_path.iterdir()] == ["speeds.json"]
