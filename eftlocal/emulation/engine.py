@@ -110,7 +110,8 @@ class Engine(Crew):
         for member in slot.prompts:
             context = self._context(member)
             kept = context.fork(slot.index, to.index, context.held(slot.index))
-            to.fed[member], to.same[member] = slot.fed[member][:kept], min(slot.same[member], kept)
+            # (a sequence that has only begun was fed nothing)
+            to.fed[member], to.same[member] = slot.fed.get(member, [])[:kept], min(slot.same[member], kept)
         to.prompts, to.tokens, to.free = slot.prompts, slot.tokens, False
         slot.prompts, slot.tokens, slot.free = {}, [], True
 

@@ -185,6 +185,26 @@ def test_what_runs_goes_on_while_the_next_job_is_waited_for(emulator: Emulator) 
     assert came == [job.tag for job in work]
 
 
+def test_a_job_that_begins_in_a_fresh_place_may_close_a_gap_at_once(emulator: Emulator) -> None:
+    long, short, late = Job("Hello", {"max_tokens": 40}), Job("a", {"max_tokens": 2}), Job("The", {"max_tokens": 4})
+    came: list[str] = []
+
+    def slowly() -> Iterator[Job | None]:
+        yield long._replace(tag="long")
+        yield short._replace(tag="short")
+        while "short" not in came:  # its place is free then, and the third was never used: `late` begins there
+            yield None
+        yield late._replace(tag="late")
+
+    for answer in emulator.answers(slowly(), parallel=3):
+        assert isinstance(answer.reply, Reply)
+        came.append(answer.tag)
+        if answer.tag == "late":
+            tokens = answer.reply.tokens
+    assert came == ["short", "late", "long"]
+    assert tokens == emulator.generate(late.prompt, **late.dials).tokens
+
+
 def test_waiting_for_the_next_job_ends_when_cancelled(emulator: Emulator) -> None:
     work = itertools.chain([Job("Hello", {"max_tokens": 2})], itertools.repeat(None))
     done: list[Answer] = []
