@@ -3,8 +3,23 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).parents[1] / "eftlocal"
-FLOORS = {"errors": 0, "catalog": 1, "runtime": 2, "emulation": 3, "apps": 4, "cli": 5}
+FLOORS = (  # from the lowest; each a file or a folder of the package
+    ("errors.py",),
+    ("catalog",),
+    ("runtime",),
+    ("emulation",),
+    ("apps",),
+    ("cli",),
+    ("__init__.py", "__main__.py"),  # what users import, and what they run
+)
+FOLDERS = {  # inside of those
+    "apps": {"batch", "bench", "chat", "doctor", "store"},
+    "catalog": {"hub"},
+    "runtime": {"llama", "plan"},
+}
 SOLE_IMPORTERS = {  # a file, or all of a package
     "llama_cpp": "runtime/llama/",
     "llguidance": "emulation/constrain.py",
@@ -36,8 +51,28 @@ def sources() -> list[tuple[str, set[str]]]:
     return [(str(path.relative_to(PACKAGE)), imports(path)) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
-def floor(name: str) -> int | None:
-    return FLOORS.get(name.removesuffix(".py"))
+def floor(name: str) -> int:
+    """The floor of a file or folder of the package, by its name with or without `.py`."""
+    for number, names in enumerate(FLOORS):
+        if name in names or f"{name}.py" in names:
+            return number
+    raise AssertionError(f"{name} has no floor: give it one in FLOORS")
+
+
+def test_every_file_and_folder_has_a_floor() -> None:
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    for folder in sorted(folders - {PACKAGE}):
+        top, *inside = folder.relative_to(PACKAGE).parts
+        assert floor(top) is not None
+        assert len(inside) < 2 and set(inside) <= FOLDERS.get(top, set()), f"{folder} is not a known folder"
+    for path in PACKAGE.glob("*.py"):
+        floor(path.name)
+
+
+def test_an_unknown_file_or_folder_has_no_floor() -> None:
+    for unknown in ("sampling", "helpers.py"):
+        with pytest.raises(AssertionError, match="has no floor"):
+            floor(unknown)
 
 
 def test_imports_only_go_down() -> None:
@@ -45,10 +80,10 @@ def test_imports_only_go_down() -> None:
         own = floor(name.split("/")[0])
         for module in modules:
             parts = module.split(".")
-            if own is None or parts[0] != "eftlocal" or len(parts) < 2:
+            if parts[0] != "eftlocal":
                 continue
-            other = floor(parts[1])
-            assert other is None or other <= own, f"{name} imports {module}, which is a floor above it"
+            other = floor(parts[1]) if len(parts) > 1 else floor("__init__.py")
+            assert other <= own, f"{name} imports {module}, which is a floor above it"
 
 
 def test_apps_never_import_each_other() -> None:
