@@ -15,11 +15,11 @@ is in `eftlocal.errors`.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eftlocal.emulation.constrain import Constraint
+    from eftlocal.decoding.constraints.constraint import Constraint
+    from eftlocal.decoding.generation import Reply
+    from eftlocal.decoding.settings import Settings
     from eftlocal.emulation.emulator import Answer, Emulator, Job, Raw, Stream
-    from eftlocal.emulation.generation import Reply
     from eftlocal.emulation.scoring import Score, ScoredToken
-    from eftlocal.emulation.settings import Settings
     from eftlocal.errors import (
         CatalogError,
         ContextError,
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from eftlocal.runtime.views import Message
 
 _HOMES = {
-    "eftlocal.emulation.constrain": ("Constraint",),
+    "eftlocal.decoding.constraints.constraint": ("Constraint",),
     "eftlocal.emulation.emulator": ("Answer", "Emulator", "Job", "Raw", "Stream"),
-    "eftlocal.emulation.generation": ("Reply",),
+    "eftlocal.decoding.generation": ("Reply",),
     "eftlocal.emulation.scoring": ("Score", "ScoredToken"),
-    "eftlocal.emulation.settings": ("Settings",),
+    "eftlocal.decoding.settings": ("Settings",),
     "eftlocal.runtime.views": ("Message",),
 }
 

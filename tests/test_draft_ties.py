@@ -7,9 +7,9 @@ import llama_cpp
 import pytest
 
 from eftlocal import Emulator
-from eftlocal.emulation.combine import Logits
-from eftlocal.emulation.generation import Generation
-from eftlocal.emulation.sample import Distribution
+from eftlocal.arithmetic.combine import Logits
+from eftlocal.arithmetic.sample import Distribution
+from eftlocal.decoding.generation import Generation
 from tests import families
 from tests.builders import load
 from tests.families import Family

@@ -1,6 +1,7 @@
 """The floors of the house: imports go down only, and two libraries have one importer each."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ PACKAGE = Path(__file__).parents[1] / "eftlocal"
 FLOORS = (  # from the lowest; each a file or a folder of the package
     ("errors.py",),
     ("catalog",),
+    ("arithmetic",),
     ("runtime",),
+    ("engine",),
+    ("decoding",),
     ("emulation",),
     ("apps",),
     ("cli",),
@@ -18,18 +22,14 @@ FLOORS = (  # from the lowest; each a file or a folder of the package
 FOLDERS = {  # inside of those
     "apps": {"batch", "bench", "chat", "doctor", "store"},
     "catalog": {"hub"},
+    "decoding": {"constraints", "drafts"},
     "runtime": {"llama", "plan"},
 }
 SOLE_IMPORTERS = {  # a file, or all of a package
     "llama_cpp": "runtime/llama/",
-    "llguidance": "emulation/constrain.py",
+    "llguidance": "decoding/constraints/constraint.py",
     "huggingface_hub": "catalog/hub/",
     "httpx2": "catalog/hub/",  # what huggingface_hub asks the network with
-}
-NUMPY_ONLY = {  # and what of ours each may import
-    "emulation/combine.py": {"errors"},
-    "emulation/sample.py": {"errors", "emulation.combine"},
-    "emulation/speculate.py": {"errors", "emulation.sample"},
 }
 
 
@@ -103,7 +103,25 @@ def test_one_importer_for_each_outside_engine() -> None:
 
 def test_the_arithmetic_imports_numpy_and_of_ours_only_errors_and_arithmetic() -> None:
     for name, modules in sources():
-        if name in NUMPY_ONLY:
-            allowed = tuple(f"eftlocal.{module}" for module in NUMPY_ONLY[name])
-            ours = {m for m in modules if m.startswith("eftlocal") and not m.startswith(allowed)}
-            assert not ours, f"{name} imports {ours}"
+        if name.startswith("arithmetic/"):
+            ours = {m for m in modules if m.split(".")[0] == "eftlocal"}
+            above = {m for m in ours if m.split(".")[1] not in ("errors", "arithmetic")}
+            outside = {m.split(".")[0] for m in modules - ours} - sys.stdlib_module_names - {"numpy"}
+            assert not above and not outside, f"{name} imports {above | outside}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    left = {module_name(name): modules for name, modules in sources()}
+    for module, modules in left.items():
+        known = modules & left.keys()
+        # `from package import module` names both; it is the package's own names that are not wanted then.
+        left[module] = {m for m in known if not any(other.startswith(f"{m}.") for other in known)}
+    while leaves := {module for module, modules in left.items() if not modules & left.keys()}:
+        left = {module: modules for module, modules in left.items() if module not in leaves}
+    while roots := left.keys() - {m for modules in left.values() for m in modules}:  # they only lead to a circle
+        left = {module: modules for module, modules in left.items() if module not in roots}
+    assert not left, f"these import each other: {left}"
+
+
+def module_name(name: str) -> str:
+    return ".".join(("eftlocal", *Path(name).with_suffix("").parts)).removesuffix(".__init__")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import llama_cpp
 
+from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.emulator import Emulator, Job
-from eftlocal.emulation.generation import Reply
-from eftlocal.runtime.plan.threads import usable_cores
+from eftlocal.runtime.machine import usable_cores
 from eftlocal.runtime.views import Message
 from tests import families
 from tests.builders import write_catalog

@@ -27,13 +27,13 @@ from unittest import mock
 
 import llama_cpp
 
-from eftlocal.emulation.combine import Combiner, Mix, Pair
+from eftlocal.arithmetic.combine import Combiner, Mix, Pair
+from eftlocal.decoding.generation import Generation
 from eftlocal.emulation.emulator import Emulator
-from eftlocal.emulation.engine import Engine, MemberSpec, Request
-from eftlocal.emulation.generation import Generation
+from eftlocal.engine.engine import Engine, MemberSpec, Request
 from eftlocal.runtime import gguf
-from eftlocal.runtime.llama.cache import Context, Feed
-from eftlocal.runtime.plan.threads import usable_cores
+from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.machine import usable_cores
 from eftlocal.runtime.views import Message
 from tests import families
 from tests.builders import write_catalog

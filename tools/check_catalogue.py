@@ -23,7 +23,7 @@ from eftlocal.catalog.models import HubFile
 from eftlocal.emulation.members import Found, assemble, on_this_machine
 from eftlocal.errors import EftError, HubError, ModelFileError
 from eftlocal.runtime.gguf import Header
-from eftlocal.runtime.remote import check_remote, remote_header
+from eftlocal.runtime.gguf_remote import check_remote, remote_header
 from eftlocal.runtime.views import Message
 
 ROUND: Final = 100_000  # a size that is a multiple of this was rounded, as listings do,

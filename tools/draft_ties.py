@@ -29,11 +29,11 @@ from unittest import mock
 import llama_cpp
 import numpy as np
 
-from eftlocal.emulation.combine import Logits
+from eftlocal.arithmetic.combine import Logits
+from eftlocal.arithmetic.prefix import common_prefix
 from eftlocal.emulation.emulator import Emulator, Raw
-from eftlocal.emulation.engine import common_prefix
-from eftlocal.runtime.llama.cache import KV_TYPES, Context, Feed
-from eftlocal.runtime.llama.weights import Model
+from eftlocal.runtime.llama.context import KV_TYPES, Context, Feed
+from eftlocal.runtime.llama.model import Model
 from tests import families
 from tests.builders import load
 

@@ -14,9 +14,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from eftlocal.catalog.models import packaged
+from eftlocal.decoding.generation import Reply
+from eftlocal.decoding.settings import Dials
 from eftlocal.emulation.emulator import Emulator
-from eftlocal.emulation.generation import Reply
-from eftlocal.emulation.settings import Dials
 
 SHOWN = 4  # questions that are shown as they decode
 LIMIT = 32  # tokens of an answer: every right one has fewer than half of that

@@ -5,8 +5,8 @@ import sys
 from dataclasses import asdict
 
 from eftlocal.apps.common import INTERRUPTED, interruptible
+from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.emulator import Emulator, Prompt, Raw
-from eftlocal.emulation.generation import Reply
 from eftlocal.emulation.scoring import Score
 from eftlocal.errors import SettingError
 from eftlocal.runtime.views import Message

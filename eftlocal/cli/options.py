@@ -15,8 +15,8 @@ from eftlocal.errors import SettingError
 
 if TYPE_CHECKING:
     from eftlocal.catalog.models import Catalog
+    from eftlocal.decoding.settings import Dials
     from eftlocal.emulation.emulator import Emulator
-    from eftlocal.emulation.settings import Dials
 
 __all__ = [
     "FILES",

@@ -8,7 +8,7 @@ import typer
 from eftlocal.errors import SettingError
 
 if TYPE_CHECKING:
-    from eftlocal.emulation.settings import Dials
+    from eftlocal.decoding.settings import Dials
 
 __all__ = ["no_file_options", "not_both", "parse_layers", "parse_mix", "shape"]
 
@@ -23,7 +23,7 @@ def shape(json_schema: str | None, grammar: Path | None, regex: str | None, choi
         raise SettingError(
             f"{' and '.join(named)} were given; an answer has one shape.", "Leave all but one of them out."
         )
-    from eftlocal.emulation.constrain import Constraint
+    from eftlocal.decoding.constraints.constraint import Constraint
 
     if json_schema:
         inline = json_schema.lstrip().startswith("{")

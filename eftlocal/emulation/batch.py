@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
-from eftlocal.emulation.decoding import Decoder
-from eftlocal.emulation.generation import Generation, Reply
+from eftlocal.decoding.generation import Generation, Reply
+from eftlocal.decoding.settings import Dials
+from eftlocal.decoding.step import Decoder
 from eftlocal.emulation.prepare import Prompt
-from eftlocal.emulation.settings import Dials
 from eftlocal.errors import EftError
 
 __all__ = ["PAUSE", "Answer", "Job", "answers"]

@@ -6,8 +6,8 @@ from statistics import median
 
 import numpy as np
 
-from eftlocal.emulation.combine import Mix
-from eftlocal.emulation.engine import Engine, Known, Request
+from eftlocal.arithmetic.combine import Mix
+from eftlocal.engine.engine import Engine, Known, Request
 
 __all__ = ["block_seconds"]
 

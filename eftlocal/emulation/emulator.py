@@ -6,24 +6,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, Unpack
 
+from eftlocal.arithmetic.combine import Combiner, Mix
 from eftlocal.catalog import models as catalog
+from eftlocal.decoding.generation import Generation, Reply, must_fit
+from eftlocal.decoding.settings import Dials, Settings
+from eftlocal.decoding.step import Decoder
 from eftlocal.emulation.batch import Answer, Job, answers
-from eftlocal.emulation.combine import Combiner, Mix
 from eftlocal.emulation.costs import block_seconds
-from eftlocal.emulation.decoding import Decoder
-from eftlocal.emulation.engine import Engine
-from eftlocal.emulation.generation import Generation, Reply, must_fit
 from eftlocal.emulation.members import Members, assemble
 from eftlocal.emulation.prepare import Preparer, Prompt, Raw, as_messages, new_seed
 from eftlocal.emulation.scoring import Score, ScoredToken, Task, score_all
-from eftlocal.emulation.settings import Dials, Settings
+from eftlocal.engine.engine import Engine
 from eftlocal.errors import CatalogError, DecodeError, EftError, SettingError
-from eftlocal.runtime.llama.cache import KV_TYPES, MAX_SEQUENCES
-from eftlocal.runtime.plan.machine import here
+from eftlocal.runtime.llama.context import KV_TYPES, MAX_SEQUENCES
+from eftlocal.runtime.machine import here, usable_cores
 from eftlocal.runtime.plan.memory import Cache
 from eftlocal.runtime.plan.parallel import sequences_at_once
 from eftlocal.runtime.plan.placement import Plan, Wishes
-from eftlocal.runtime.plan.threads import usable_cores
 from eftlocal.runtime.speeds import Speeds, speeds_file
 from eftlocal.runtime.views import View
 

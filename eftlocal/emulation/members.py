@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from eftlocal.arithmetic.combine import Mix, Pair
 from eftlocal.catalog import models as catalog
-from eftlocal.emulation.combine import Mix, Pair
-from eftlocal.emulation.crew import MemberSpec
-from eftlocal.emulation.settings import Settings
+from eftlocal.decoding.settings import Settings
+from eftlocal.engine.workers import MemberSpec
 from eftlocal.errors import ModelFileError, SettingError, ViewError
 from eftlocal.runtime import gguf, vocab
 from eftlocal.runtime.plan.machine import Machine

@@ -3,21 +3,20 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from eftlocal.emulation.combine import Mix
-from eftlocal.emulation.constrain import Constraint, Grammars, Matcher
-from eftlocal.emulation.engine import Engine
-from eftlocal.emulation.generation import Generation, must_fit
+from eftlocal.arithmetic.combine import Mix
+from eftlocal.arithmetic.speculate import Uniforms
+from eftlocal.decoding.constraints.constraint import Constraint, Grammars, Matcher
+from eftlocal.decoding.drafts.lookup import PromptLookup
+from eftlocal.decoding.generation import Generation, must_fit
+from eftlocal.decoding.logprobs import Places
+from eftlocal.decoding.settings import Settings
+from eftlocal.decoding.stream import TextStream
 from eftlocal.emulation.members import Members
-from eftlocal.emulation.repeats import Repeats
-from eftlocal.emulation.scoring import token_logprobs
-from eftlocal.emulation.settings import Settings
-from eftlocal.emulation.speculate import Uniforms
-from eftlocal.emulation.stream import TextStream
+from eftlocal.engine.engine import Engine
 from eftlocal.runtime.plan.memory import Sizes
 from eftlocal.runtime.views import RAW, Message, View
 
@@ -56,7 +55,8 @@ class Preparer:
         prompts = {member: self.prompt(member, prompt) for member in mix.active}
         if not self._may_guess(mix, settings):
             settings = replace(settings, draft=0)
-        drafter, auto = self._drafter(mix, settings), settings.draft == "auto"
+        drafter = self._drafter(mix, settings)
+        looks_up = settings.draft == "auto" or (bool(settings.draft) and drafter is None)
         seed = new_seed() if settings.seed is None else settings.seed
         piece = self._engine.model(mix.active[0]).piece
         generation = Generation(
@@ -68,11 +68,13 @@ class Preparer:
             roles={role: member for role, member in self._members.roles.items() if member in prompts},
             uniforms=Uniforms(np.random.Generator(np.random.PCG64([seed, *stream])), 1 if drafter is None else 3),
             drafter=drafter,
-            repeats=Repeats(next(iter(prompts.values()))) if settings.draft and (auto or drafter is None) else None,
+            repeats=PromptLookup(next(iter(prompts.values()))) if looks_up else None,
             matcher=None if settings.constraint is None else self._matcher(settings.constraint),
         )
         if settings.logprobs is not None:
-            generation.inform = partial(token_logprobs, self._members, piece, settings.logprobs)
+            pairs = {reward.name: (reward.tuned, reward.reference) for reward in self._members.rewards}
+            base, n_real = self._members.base, self._members.n_real
+            generation.inform = Places(base, pairs, n_real, piece, settings.logprobs)
         must_fit(generation.prompt_tokens, self._engine.n_ctx)
         return generation
 

@@ -1,17 +1,17 @@
 """Log-probabilities of given tokens, under the emulator and under every role by itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from eftlocal.emulation.combine import Combiner, Logits, Mix, check, log_softmax
-from eftlocal.emulation.engine import Engine, Request, Slot
+from eftlocal.arithmetic.combine import Combiner, Logits, Mix, check, log_softmax
+from eftlocal.decoding.logprobs import likeliest
 from eftlocal.emulation.members import Members
+from eftlocal.engine.engine import Engine, Request, Slot
 
-__all__ = ["Alternative", "Score", "ScoredToken", "Task", "TokenLogprobs", "score_all", "token_logprobs"]
+__all__ = ["Score", "ScoredToken", "Task", "score_all"]
 
 SCORED_ROWS = 64  # rows of logits at a time, which bounds a long completion's memory
 
@@ -37,52 +37,6 @@ class Score:
     tokens: tuple[ScoredToken, ...]
     logprob: float
     top: tuple[tuple[ScoredToken, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Alternative:
-    """A token that could have come, and its log-probability under the emulator."""
-
-    id: int
-    text: str
-    logprob: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenLogprobs:
-    """Log-probabilities of a generated token, as `score` would give them: before constraint and sampling settings.
-
-    A role whose weight is 0 does not run, and has None. `top`: the likeliest tokens at its place under the emulator.
-    """
-
-    id: int
-    text: str
-    logprob: float
-    base: float | None
-    rewards: Mapping[str, Mapping[str, float | None]]
-    top: tuple[Alternative, ...]
-
-
-def token_logprobs(
-    members: Members, piece: Callable[[int], bytes], top: int, token: int, z: Logits, rows: Mapping[int, Logits]
-) -> TokenLogprobs:
-    """Of one token at one place. z: (n_real,) combined; rows: (n_real or more,) of the members that run."""
-    combined = log_softmax(z)
-
-    def text(token: int) -> str:
-        return piece(token).decode("utf-8", "replace")
-
-    def alone(member: int) -> float | None:
-        return float(log_softmax(rows[member][: members.n_real])[token]) if member in rows else None
-
-    return TokenLogprobs(
-        id=token,
-        text=text(token),
-        logprob=float(combined[token]),
-        base=alone(members.base),
-        rewards={r.name: {"tuned": alone(r.tuned), "reference": alone(r.reference)} for r in members.rewards},
-        top=tuple(Alternative(int(i), text(int(i)), float(combined[i])) for i in _largest(combined, top)),
-    )
 
 
 class Task(NamedTuple):
@@ -140,7 +94,7 @@ def _together(
             combined, alone = log_softmax(z), {m: log_softmax(logits) for m, logits in own.items()}
             done = len(scored[i])
             for row, token in enumerate(task.tokens[done : done + request.rows]):
-                ids = [token, *_largest(combined[row], task.top)]
+                ids = [token, *likeliest(combined[row], task.top)]
                 scored[i].append(_scored(engine, members, ids, combined[row], {m: alone[m][row] for m in everyone}))
     return [_score(places) for places in scored]
 
@@ -149,13 +103,6 @@ def _score(places: Sequence[Sequence[ScoredToken]]) -> Score:
     tokens = tuple(place[0] for place in places)
     top = tuple(tuple(place[1:]) for place in places)
     return Score(tokens=tokens, logprob=sum(token.logprob for token in tokens), top=top)
-
-
-def _largest(row: Logits, n: int) -> NDArray[np.intp]:
-    """The `n` largest of a row, the largest first."""
-    n = min(n, len(row))
-    ids = np.argpartition(row, len(row) - n)[len(row) - n :] if n else np.empty(0, np.intp)
-    return ids[np.argsort(-row[ids], kind="stable")]
 
 
 def _scored(

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import platformdirs
 
-from eftlocal.runtime.llama.cache import Context, Feed
+from eftlocal.runtime.llama.context import Context, Feed
 from eftlocal.runtime.llama.library import version
-from eftlocal.runtime.plan.machine import processor
+from eftlocal.runtime.machine import processor
 from eftlocal.runtime.plan.threads import MOST_ROWS, Cost
 
 __all__ = ["Speed", "Speeds", "measure", "speeds_file"]

@@ -13,10 +13,10 @@ from typing import Any, cast
 
 from eftlocal.apps.chat import chat
 from eftlocal.catalog import models
+from eftlocal.decoding.generation import Reply
+from eftlocal.decoding.settings import Settings
 from eftlocal.emulation.emulator import Emulator
-from eftlocal.emulation.generation import Reply
 from eftlocal.emulation.scoring import Score, ScoredToken
-from eftlocal.emulation.settings import Settings
 from eftlocal.errors import CatalogError, ContextError, EftError, SettingError
 from eftlocal.runtime.views import Message
 

@@ -17,13 +17,13 @@ from eftlocal.apps.bench.show import show
 from eftlocal.apps.bench.sweep import Reading, check_contexts, thread_counts
 from eftlocal.apps.bench.synthetic import parse_size, widen
 from eftlocal.cli import app
-from eftlocal.emulation.crew import MemberSpec
+from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.emulator import Emulator, Prompt
-from eftlocal.emulation.engine import Engine, Request
-from eftlocal.emulation.generation import Reply
+from eftlocal.engine.engine import Engine, Request
+from eftlocal.engine.workers import MemberSpec
 from eftlocal.errors import SettingError
 from eftlocal.runtime import gguf
-from eftlocal.runtime.plan.threads import usable_cores
+from eftlocal.runtime.machine import usable_cores
 from tests.builders import load, write_catalog
 from tests.families import Family
 

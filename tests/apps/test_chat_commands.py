@@ -14,8 +14,8 @@ from eftlocal.apps.chat.loading import Loader
 from eftlocal.apps.chat.screen import Screen
 from eftlocal.apps.chat.state import Chat
 from eftlocal.catalog import models as catalog
+from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.scoring import Score
-from eftlocal.emulation.settings import Dials, Settings
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runtime.views import Message
 from tests.apps.fake import FakeEmulator, loads

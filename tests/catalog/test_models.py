@@ -6,10 +6,10 @@ from pathlib import Path
 import platformdirs
 import pytest
 
+from eftlocal.arithmetic.sample import Sampling
 from eftlocal.catalog import models
 from eftlocal.catalog.entries import SAMPLING_FLOATS, SAMPLING_INTEGERS
 from eftlocal.catalog.models import Catalog, Model, View, load, local_path, packaged, parse_view
-from eftlocal.emulation.sample import Sampling
 from eftlocal.errors import CatalogError
 
 WHOLE = """

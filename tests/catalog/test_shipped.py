@@ -9,8 +9,8 @@ from pathlib import Path
 import platformdirs
 import pytest
 
+from eftlocal.arithmetic.sample import Sampling
 from eftlocal.catalog.models import Catalog, Emulator, HubFile, Model, Reward, load, packaged
-from eftlocal.emulation.sample import Sampling
 from eftlocal.runtime import views
 from tests.families import Family
 from tests.hub_server import HubServer

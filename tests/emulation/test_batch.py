@@ -9,11 +9,11 @@ import llama_cpp
 import pytest
 
 from eftlocal import Emulator, Message, Raw
+from eftlocal.decoding.generation import Reply
+from eftlocal.decoding.settings import Dials
 from eftlocal.emulation.emulator import Answer, Job, Prompt, Score
-from eftlocal.emulation.generation import Reply
-from eftlocal.emulation.settings import Dials
 from eftlocal.errors import ContextError, DecodeError, EftError, SettingError, ViewError
-from eftlocal.runtime.llama import cache
+from eftlocal.runtime.llama import context as llama_context
 from tests.builders import load
 from tests.families import Family
 
@@ -128,16 +128,16 @@ def test_a_decode_that_fails_is_the_error_of_what_ran_and_the_rest_goes_on(
 ) -> None:
     work = [Job(text, {"max_tokens": 6}, tag=i) for i, text in enumerate(TEXTS)]
     alone = replies(emulator.answers(work, parallel=1))
-    real, calls = cache.Context.feed, 0
+    real, calls = llama_context.Context.feed, 0
 
-    def feed(self: cache.Context, *args: Any) -> Any:
+    def feed(self: llama_context.Context, *args: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 8:
             raise DecodeError("on purpose")
         return real(self, *args)
 
-    monkeypatch.setattr(cache.Context, "feed", feed)
+    monkeypatch.setattr(llama_context.Context, "feed", feed)
     found = dict(emulator.answers(work, parallel=4))
     failed = [tag for tag, reply in found.items() if isinstance(reply, EftError)]
     assert len(failed) == 4 and len(found) == len(work)
@@ -265,15 +265,15 @@ def test_caches_that_cannot_be_rewound_share_nothing_wrongly(family: Family, tmp
 def test_a_long_prompt_is_read_in_pieces_while_others_go_on(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "CPU_BATCH", 16)
+    monkeypatch.setattr(llama_context, "CPU_BATCH", 16)
     sizes: list[int] = []
-    real = cache.Context._decode
+    real = llama_context.Context._decode
 
-    def decode(self: cache.Context, tokens: Any, *args: Any) -> None:
+    def decode(self: llama_context.Context, tokens: Any, *args: Any) -> None:
         sizes.append(len(tokens))
         real(self, tokens, *args)
 
-    monkeypatch.setattr(cache.Context, "_decode", decode)
+    monkeypatch.setattr(llama_context.Context, "_decode", decode)
     short, long = Job("Hello", {"max_tokens": 20}, tag="short"), Job("a world " * 20, {"max_tokens": 2}, tag="long")
     found = replies(emulator.answers([short, long], parallel=2))
     assert found["short"].steps == len(found["short"].tokens) == 20

@@ -267,7 +267,7 @@ def test_deltas_add_up_to_the_text_and_never_split_a_character(emulator: Emulato
 
 
 def test_a_member_with_broken_logits_is_named(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eftlocal.runtime.llama.cache import Context
+    from eftlocal.runtime.llama.context import Context
 
     real = Context.feed
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from eftlocal.emulation import crew
 from eftlocal.emulation.emulator import Emulator
+from eftlocal.engine import workers
 from eftlocal.errors import FitError, ModelLoadError, SettingError
 from eftlocal.runtime.gguf import Header
-from eftlocal.runtime.llama.cache import Context
-from eftlocal.runtime.llama.weights import Model
+from eftlocal.runtime.llama.context import Context
+from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan import loads, placement
 from eftlocal.runtime.plan.machine import Device, Machine
 from eftlocal.runtime.plan.placement import Offload
@@ -43,7 +43,7 @@ def test_what_does_not_fit_is_not_loaded(
     tmp_path: Path, family: Family, on: Callable[[Machine], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on(SMALL)
-    monkeypatch.setattr(crew, "Model", None)  # nothing may load
+    monkeypatch.setattr(workers, "Model", None)  # nothing may load
     with pytest.raises(FitError, match=r"e does not fit: it needs .* of memory .* can be used.\n") as caught:
         loaded(tmp_path, family)
     assert "--force" in str(caught.value)
@@ -161,8 +161,8 @@ def test_a_device_that_holds_less_gets_less_with_one_line_for_each_model(
         expected = emulator.generate("Hello").text
     on(WITH_CARD)
     card = Card(holds, caches)
-    monkeypatch.setattr(crew, "Model", card.model)
-    monkeypatch.setattr(crew, "Context", card.context)
+    monkeypatch.setattr(workers, "Model", card.model)
+    monkeypatch.setattr(workers, "Context", card.context)
     with loaded(tmp_path, family) as emulator:
         assert emulator.plan is not None
         assert [placed.offload.layers for placed in emulator.plan.members] == layers
@@ -195,8 +195,8 @@ def test_a_file_that_falls_back_takes_the_caches_of_all_its_members_with_it(
             raise ModelLoadError(f"{model.path}: llama.cpp could not create a context: out of memory")
         return card.context(model, **given)
 
-    monkeypatch.setattr(crew, "Model", card.model)
-    monkeypatch.setattr(crew, "Context", second_fails)
+    monkeypatch.setattr(workers, "Model", card.model)
+    monkeypatch.setattr(workers, "Context", second_fails)
     with load(tmp_path, models, **options) as emulator:
         assert card.tried == [4, 2] and len(emulator.notes) == 1
         assert emulator.generate("Hello").text == expected
@@ -207,7 +207,7 @@ def test_a_file_that_no_device_is_to_blame_for_is_an_error(
 ) -> None:
     on(WITH_CARD)
     card = Card(-1, 0)
-    monkeypatch.setattr(crew, "Model", card.model)
+    monkeypatch.setattr(workers, "Model", card.model)
     with pytest.raises(ModelLoadError, match="could not load it"):
         loaded(tmp_path, family)
     assert card.tried == [4, 2, 1, 0]

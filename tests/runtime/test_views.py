@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from eftlocal.errors import ViewError
 from eftlocal.runtime import gguf
-from eftlocal.runtime.llama.weights import Model
+from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.views import RAW, TRANSCRIPT, Message, View
 from tests.families import CHATML, CHATML_WITH_BOS, SPECIALS, Family
 

@@ -6,7 +6,7 @@ from typing import Literal
 from eftlocal.apps.batch.reader import name_of
 from eftlocal.apps.batch.records import MAX_SAMPLES, Form
 from eftlocal.errors import SettingError
-from eftlocal.runtime.llama.cache import MAX_SEQUENCES
+from eftlocal.runtime.llama.context import MAX_SEQUENCES
 
 __all__ = ["OnError", "Options"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
 
+from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.emulator import Prompt, Raw
-from eftlocal.emulation.settings import Dials, Settings
 from eftlocal.errors import EftError
 from eftlocal.runtime.views import Message
 

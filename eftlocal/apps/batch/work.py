@@ -8,12 +8,12 @@ from typing import Final, NamedTuple, Protocol
 
 from eftlocal.apps.batch.fingerprint import models
 from eftlocal.apps.batch.records import Form, Record
+from eftlocal.arithmetic.sample import Sampling
+from eftlocal.decoding.generation import Reply
+from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.batch import PAUSE, Job
 from eftlocal.emulation.emulator import SCORED_AT_ONCE, Emulator
-from eftlocal.emulation.generation import Reply
-from eftlocal.emulation.sample import Sampling
 from eftlocal.emulation.scoring import Score
-from eftlocal.emulation.settings import Dials, Settings
 from eftlocal.errors import EftError
 
 __all__ = ["Answers", "Finished", "Item", "Scores", "Work"]

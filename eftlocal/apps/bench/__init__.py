@@ -19,7 +19,7 @@ from eftlocal.apps.common import console
 from eftlocal.catalog import models as catalog
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import SettingError
-from eftlocal.runtime.plan.threads import usable_cores
+from eftlocal.runtime.machine import usable_cores
 
 __all__ = ["bench"]
 

@@ -9,15 +9,16 @@ import psutil
 
 from eftlocal.apps.bench.prompts import PASSAGE
 from eftlocal.apps.bench.report import Report, counted
-from eftlocal.emulation import pace
+from eftlocal.decoding.drafts.length import LENGTHS as EVERY_LENGTH
+from eftlocal.decoding.drafts.length import AcceptanceRuns
 from eftlocal.emulation.emulator import Emulator, Raw
 from eftlocal.errors import SettingError
-from eftlocal.runtime.plan.machine import here, processor
+from eftlocal.runtime.machine import here, processor
 
 __all__ = ["LENGTHS", "Memory", "measure"]
 
 LENGTHS = (2, 4, 8)  # of the fixed blocks
-CURVE = pace.LENGTHS  # of those whose cost is measured
+CURVE = EVERY_LENGTH  # of those whose cost is measured
 PREFILL = 96  # tokens, about: cut and joined, a text may have others
 
 
@@ -47,7 +48,7 @@ class Samples:
 
     def per_block(self, length: int) -> float:
         """Tokens that blocks of this length would have given on average, for the same guesses."""
-        runs = pace.Runs([length])
+        runs = AcceptanceRuns([length])
         for hits in self.hits:
             runs.saw([*hits, None])
         return runs.per_block(length)

@@ -13,7 +13,7 @@ from eftlocal.apps.bench.prompts import PASSAGE
 from eftlocal.apps.bench.report import ContextCost, ThreadCost
 from eftlocal.catalog.models import Catalog
 from eftlocal.emulation.emulator import Emulator
-from eftlocal.emulation.engine import Request
+from eftlocal.engine.engine import Request
 from eftlocal.errors import SettingError
 from eftlocal.runtime.plan.memory import Cache, Sizes
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from eftlocal.emulation.constrain import Constraint
-from eftlocal.emulation.settings import Dials, Settings
+from eftlocal.decoding.constraints.constraint import Constraint
+from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.errors import SettingError
 
 __all__ = ["NAMES", "known", "parse", "shown", "value_of"]

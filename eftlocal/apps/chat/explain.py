@@ -13,7 +13,7 @@ from rich.text import Text
 
 from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.state import Chat
-from eftlocal.emulation.generation import Reply
+from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.scoring import Score, ScoredToken
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runtime.views import Message

@@ -12,7 +12,7 @@ from eftlocal.apps.chat.screen import Screen
 from eftlocal.apps.chat.state import Chat
 from eftlocal.apps.common import INTERRUPTED
 from eftlocal.catalog.models import Catalog
-from eftlocal.emulation.settings import Dials
+from eftlocal.decoding.settings import Dials
 from eftlocal.errors import EftError
 
 __all__ = ["chat"]

@@ -12,8 +12,8 @@ from typing import Any
 
 import platformdirs
 
-from eftlocal.emulation.constrain import Constraint
-from eftlocal.emulation.settings import Dials, Settings
+from eftlocal.decoding.constraints.constraint import Constraint
+from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.errors import EftError
 from eftlocal.runtime.views import Message
 

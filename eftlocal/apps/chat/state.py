@@ -8,9 +8,9 @@ from eftlocal.apps.chat import session
 from eftlocal.apps.chat.interrupt import Interrupts
 from eftlocal.apps.chat.loading import Loader
 from eftlocal.apps.chat.screen import Screen
+from eftlocal.decoding.generation import Reply
+from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.emulator import Emulator
-from eftlocal.emulation.generation import Reply
-from eftlocal.emulation.settings import Dials, Settings
 from eftlocal.errors import ContextError, EftError, SettingError
 from eftlocal.runtime.views import Message
 

@@ -12,8 +12,8 @@ from eftlocal.apps.doctor.checks import Facts
 from eftlocal.catalog import hub
 from eftlocal.catalog import models as catalog
 from eftlocal.errors import EftError
+from eftlocal.runtime import machine
 from eftlocal.runtime.llama import library
-from eftlocal.runtime.plan import machine
 
 __all__ = ["gather", "not_writable"]
 

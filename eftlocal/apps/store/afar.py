@@ -8,7 +8,7 @@ from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile
 from eftlocal.emulation.members import Found, on_this_machine
 from eftlocal.errors import HubError
-from eftlocal.runtime.remote import check_remote
+from eftlocal.runtime.gguf_remote import check_remote
 
 __all__ = ["Afar"]
 

@@ -10,7 +10,7 @@ from eftlocal.apps.store.cells import cut, one_line
 from eftlocal.apps.store.survey import held, rough_memory, sizes
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile
-from eftlocal.runtime.plan import machine
+from eftlocal.runtime import machine
 
 __all__ = ["listing"]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from eftlocal.catalog import models as catalog
 from eftlocal.emulation.members import Members
-from eftlocal.runtime.plan import machine
+from eftlocal.runtime import machine
 from eftlocal.runtime.plan.memory import Cache
 from eftlocal.runtime.plan.placement import Plan, Wishes, gib
 

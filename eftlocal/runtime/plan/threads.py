@@ -5,12 +5,9 @@ side gain the cores whole, but three of them leave one of two cores idle at the 
 model of cost, which is fed with what was measured, or with what weights and rows promise.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import log2
-
-from eftlocal.runtime.plan.cgroup import limits
 
 LIGHT = 32_000_000  # bytes of weights below which threads wait for each other longer than they compute
 HANDOVER = 0.05  # of a step: what a further round has to win, whose members wait for the slowest of the one before
@@ -57,13 +54,6 @@ class Split:
     rounds: tuple[tuple[Lane, ...], ...]
     threads: Mapping[int, int]
     beside: Lane = ()
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, and a container's share of the CPU where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = limits().cores
-    return cores if share is None else max(1, min(cores, int(share)))
 
 
 def split_threads(costs: Mapping[int, Cost], n_threads: int) -> Split:

@@ -9,11 +9,11 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, cast
 
 from eftlocal.apps.batch import Options
+from eftlocal.decoding.generation import Reply
+from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.batch import Answer, Job
 from eftlocal.emulation.emulator import Emulator
-from eftlocal.emulation.generation import Reply
 from eftlocal.emulation.scoring import Score, ScoredToken
-from eftlocal.emulation.settings import Dials, Settings
 from eftlocal.errors import ContextError, EftError, SettingError
 
 

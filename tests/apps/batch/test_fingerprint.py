@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from eftlocal.apps.batch.fingerprint import fingerprint, models
-from eftlocal.emulation.crew import MemberSpec
+from eftlocal.engine.workers import MemberSpec
 from eftlocal.runtime import gguf
 from eftlocal.runtime.views import RAW, TRANSCRIPT, View
 from tests.families import Family

@@ -16,7 +16,7 @@ import pytest
 
 from eftlocal.apps import batch
 from eftlocal.apps.demo import questions
-from eftlocal.emulation.constrain import Constraint
+from eftlocal.decoding.constraints.constraint import Constraint
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import EftError
 from tests.apps.batch.fake import Scripted, over

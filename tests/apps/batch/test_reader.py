@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from eftlocal.apps.batch import reader
 from eftlocal.apps.batch.reader import Format, Source
 from eftlocal.apps.batch.records import SETTINGS, Form, LineError, Record, carried, line_of
+from eftlocal.decoding.settings import Dials
 from eftlocal.emulation.emulator import Raw
-from eftlocal.emulation.settings import Dials
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runtime.views import Message
 

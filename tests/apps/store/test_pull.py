@@ -222,7 +222,7 @@ def test_what_does_not_fit_is_told_before_the_download_with_a_quantization_that_
 ) -> None:
     needed = json.loads(world.run("show", "tiny", "--json").out)["memory"]["needed"]
     memory = Machine(cores=2, memory=needed, free=int(needed * 0.8))
-    monkeypatch.setattr("eftlocal.runtime.plan.machine.here", lambda **_: memory)
+    monkeypatch.setattr("eftlocal.runtime.machine.here", lambda **_: memory)
     monkeypatch.setattr("eftlocal.runtime.plan.loads.TINY", 0)  # below it nothing is ever refused
     done = world.run("pull", "tiny", "--dry-run")
     assert done.code == 0 and "it DOES NOT FIT" in done.err

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from eftlocal.runtime import gguf
-from eftlocal.runtime.llama.weights import Model
+from eftlocal.runtime.llama.model import Model
 from tests.families import Family
 
 

@@ -12,8 +12,8 @@ import pytest
 from eftlocal.errors import ModelLoadError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.llama import devices
-from eftlocal.runtime.llama.cache import Context, Feed
-from eftlocal.runtime.llama.weights import Model
+from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.machine import Device
 from eftlocal.runtime.plan.memory import CPU_BATCH
 from eftlocal.runtime.plan.placement import Offload

@@ -13,13 +13,13 @@ LOUD = """
 import sys
 from pathlib import Path
 from eftlocal.runtime import gguf
-from eftlocal.runtime.llama import cache, library, weights
+from eftlocal.runtime.llama import context, library, model
 library.set_verbose(sys.argv[2] == "verbose")
-model = weights.Model(gguf.check(Path(sys.argv[1])))
-context = cache.Context(model, n_ctx=64)
-context.feed([cache.Feed(0, [1, 2, 3], 1)])
-context.close()
-model.close()
+loaded = model.Model(gguf.check(Path(sys.argv[1])))
+cache = context.Context(loaded, n_ctx=64)
+cache.feed([context.Feed(0, [1, 2, 3], 1)])
+cache.close()
+loaded.close()
 """
 
 

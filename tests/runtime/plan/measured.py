@@ -12,8 +12,8 @@ import llama_cpp as lib
 
 from eftlocal.runtime import gguf
 from eftlocal.runtime.llama import library
-from eftlocal.runtime.llama.cache import KV_TYPES, Context
-from eftlocal.runtime.llama.weights import Model
+from eftlocal.runtime.llama.context import KV_TYPES, Context
+from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.memory import MAX_ROWS, Cache, Need
 
 MIB = 1 << 20

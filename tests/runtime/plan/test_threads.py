@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eftlocal.runtime.plan.threads import LIGHT, Cost, Lane, Split, in_turn, split_threads, step_cost, usable_cores
+from eftlocal.runtime.machine import usable_cores
+from eftlocal.runtime.plan.threads import LIGHT, Cost, Lane, Split, in_turn, split_threads, step_cost
 
 SMALL = 3 * LIGHT  # bytes of weights: threads are worth their while
 SHARES = st.sampled_from([0.0, 0.1, 0.4, 0.8, 1.0])  # of a decode that threads share

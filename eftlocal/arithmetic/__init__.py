@@ -1,0 +1,1 @@
+"""The arithmetic of emulated fine-tuning: logits in, tokens out; numpy only."""

@@ -1,0 +1,317 @@
+"""Sampling: one row of logits -> the distribution over the tokens that may follow -> one token.
+
+The chain and its order are llama.cpp's default (`common_params_sampling::samplers` in common/common.h; the stages in
+src/llama-sampler.cpp), less those that are off by default there and that we do not have (DRY, top-n-sigma, XTC):
+
+    logit bias -> penalties -> top-k -> typical-p -> top-p -> min-p -> temperature
+
+Every stage sees the softmax of what the stage before it left, and temperature comes last, so it never changes which
+tokens survive. Where equal logits meet a stage's border, the lowest ids stay (llama.cpp leaves that to its sort).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal.arithmetic.combine import BLOCK, Ids, block_sums, largest, masses, nucleus, sum_of
+from eftlocal.errors import DecodeError, SettingError
+
+__all__ = ["Distribution", "Sampling", "warp"]
+
+Floats = NDArray[np.floating[Any]]
+
+SLOTS = 1024  # ranges of keys in which `_fewest` looks for its border
+CERTAIN = np.ones(1, np.float32)
+LOWEST = np.finfo(np.float32).min
+COLDEST = 1e-30  # a temperature below this would be 0 in float32; at it, every difference already decides
+
+
+def _check(name: str, value: float, allowed: str, inside: Callable[[float], bool]) -> None:
+    if not inside(value):  # every comparison with NaN is false, so NaN is outside of every range
+        raise SettingError(f"{name} is {value!r}; it must be {allowed}.")
+
+
+def _probability(value: float) -> bool:
+    return 0 <= value <= 1
+
+
+def _whole_from(least: int) -> Callable[[float], bool]:
+    return lambda value: isinstance(value, Integral) and value >= least
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn; a value out of its range raises SettingError.
+
+    temperature        0 is greedy: the most likely token after bias and penalties, whatever the stages below would keep
+    top_k              keep the k most likely; 0 is off
+    top_p              keep the nucleus, the fewest likeliest tokens that together reach p (arXiv 1904.09751); 1 is off
+    min_p              keep tokens at least this fraction as likely as the most likely one (arXiv 2407.01082); 0 is off
+    typical_p          keep the fewest tokens, by nearness of their surprisal to the entropy, that together exceed p
+                       (arXiv 2202.00666); 1 is off
+    repeat_penalty     divides the positive and multiplies the negative logits of recent tokens; 1 is off
+    repeat_last_n      how many of the last tokens the three penalties count; 0 is off, -1 is all
+    presence_penalty   subtracted once from the logit of every recent token; 0 is off
+    frequency_penalty  subtracted once for each time the token occurs; 0 is off
+    logit_bias         token id -> what is added to its logit; -inf bans the token
+    """
+
+    temperature: float = 0.7
+    top_k: int = 0
+    top_p: float = 0.95
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, "0 (greedy) or a number above it", lambda v: 0 <= v < math.inf)
+        _check("top_k", self.top_k, "0 (off) or a whole number above it", _whole_from(0))
+        _check("top_p", self.top_p, "between 0 and 1 (off)", _probability)
+        _check("min_p", self.min_p, "between 0 (off) and 1", _probability)
+        _check("typical_p", self.typical_p, "between 0 and 1 (off)", _probability)
+        _check("repeat_penalty", self.repeat_penalty, "a number above 0 (1 is off)", lambda v: 0 < v < math.inf)
+        _check("repeat_last_n", self.repeat_last_n, "-1 (all), 0 (off) or a whole number above it", _whole_from(-1))
+        _check("presence_penalty", self.presence_penalty, "a finite number (0 is off)", math.isfinite)
+        _check("frequency_penalty", self.frequency_penalty, "a finite number (0 is off)", math.isfinite)
+        for token, bias in self.logit_bias.items():
+            _check("a token id of logit_bias", token, "a whole number from 0", _whole_from(0))
+            _check(f"logit_bias of token {token}", bias, "a finite number, or -inf (never)", lambda v: v < math.inf)
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether recent tokens change the logits at all."""
+        neutral = self.repeat_penalty == 1 and self.presence_penalty == 0 and self.frequency_penalty == 0
+        return self.repeat_last_n != 0 and not neutral
+
+
+class Distribution:
+    """Probabilities of the tokens that survived, in the order of their ids; every other token has probability 0.
+
+    weights: (k,) not negative, in any scale, at least one above 0. ids: (k,) ascending; None stands for 0 .. k - 1, the
+    whole vocabulary, which is then never written out.
+    """
+
+    __slots__ = ("_ids", "_known_ends", "_weights")
+
+    def __init__(self, weights: Floats, ids: Ids | None = None) -> None:
+        self._weights = weights  # (k,)
+        self._ids = ids  # (k,) or None
+        self._known_ends: NDArray[np.float64] | None = None
+
+    @property
+    def only(self) -> int | None:
+        """The token that is certain; None where several may come."""
+        if len(self._weights) > 1:
+            return None
+        return 0 if self._ids is None else int(self._ids[0])
+
+    @property
+    def _ends(self) -> NDArray[np.float64]:
+        """(blocks,) the mass up to each block's end."""
+        if self._known_ends is None:
+            self._known_ends = block_sums(self._weights).cumsum(dtype=np.float64)
+        return self._known_ends
+
+    @property
+    def ids(self) -> Ids:
+        """(k,) the tokens, ascending."""
+        return np.arange(len(self._weights)) if self._ids is None else self._ids
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """(k,) float64, in the order of `ids`; they sum to 1."""
+        probabilities: NDArray[np.float64] = np.divide(self._weights, self._ends[-1], dtype=np.float64)
+        return probabilities
+
+    def probability(self, token: int) -> float:
+        """The probability of one token; equal to `dense(...)[token]`."""
+        at = token if self._ids is None else int(np.searchsorted(self._ids, token))
+        if not 0 <= at < len(self._weights) or (self._ids is not None and self._ids[at] != token):
+            return 0.0
+        return float(self._weights[at]) / float(self._ends[-1])
+
+    def dense(self, n_vocab: int) -> NDArray[np.float64]:
+        """(n_vocab,) float64: the probability of every token."""
+        probabilities = np.zeros(n_vocab)
+        probabilities[slice(len(self._weights)) if self._ids is None else self._ids] = self.probabilities
+        return probabilities
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """One token.
+
+        Takes exactly one uniform from `rng`, also where only one token is left (greedy): so the position of a seeded
+        stream is the number of draws, whatever the settings and the logits were.
+        """
+        return self.quantile(rng.random())
+
+    def quantile(self, u: float) -> int:
+        """The token where the running sum of the probabilities passes `u`, from 0 to below 1: a draw of that number."""
+        if (only := self.only) is not None:
+            return only
+        if len(self._weights) <= BLOCK:
+            sums = self._weights.cumsum(dtype=np.float64)  # (k,)
+            chosen = _first_above(sums, u * sums[-1])
+            return chosen if self._ids is None else int(self._ids[chosen])
+        at = u * self._ends[-1]
+        block = _first_above(self._ends, at)
+        start = self._ends[block - 1] if block else 0.0
+        inside = self._weights[block * BLOCK : (block + 1) * BLOCK].cumsum(dtype=np.float64)  # (<= BLOCK,)
+        # The same block summed in another precision differs in its last digits; the fraction of it is exact in both.
+        fraction = (at - start) / (self._ends[block] - start)
+        chosen = block * BLOCK + _first_above(inside, fraction * inside[-1])
+        return chosen if self._ids is None else int(self._ids[chosen])
+
+
+def warp(z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] | NDArray[np.integer[Any]]) -> Distribution:
+    """The distribution from which the next token is drawn.
+
+    z: (V,) one row of combined logits, left as it is; -inf marks a token that cannot come. recent: the ids so far, the
+    prompt's end and what was generated, for the penalties. Exact: each stage uses the full normaliser of what it gets,
+    and sorts only candidates that it has shown to hold its whole set. Raises SettingError where logit_bias names a
+    token outside of the row or where bias and penalties leave none, DecodeError where the row itself is no distribution
+    (NaN, +inf, all -inf).
+    """
+    if sampling.logit_bias or sampling.penalizes:
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # what comes of it is caught at the peak
+            z = _adjusted(z, sampling, recent)  # (V,)
+    if sampling.temperature == 0:
+        best = z.argmax()  # the first of equal ones
+        _check_peak(z[best], sampling)
+        return Distribution(CERTAIN, np.array([best]))
+    peak = np.maximum.reduce(z)
+    _check_peak(peak, sampling)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        ids, z, peak = _survivors(z, peak, sampling)  # (k,), (k,)
+        weights = z - peak  # (k,) the likeliest at 0, so that nothing overflows
+        weights /= max(sampling.temperature, COLDEST)
+        return Distribution(np.exp(weights, out=weights), ids)
+
+
+def _check_peak(peak: np.float32, sampling: Sampling) -> None:
+    """The largest logit is NaN if any is, and -inf if all are: one look tells whether the row is a distribution."""
+    if math.isfinite(peak):
+        return
+    if sampling.logit_bias or sampling.penalizes:
+        raise SettingError(
+            f"After logit_bias and the penalties the largest logit is {peak}, so no token can follow.",
+            "Ban fewer tokens, and bring the penalties nearer to their neutral values.",
+        )
+    raise DecodeError(f"The logits are no distribution: the largest of them is {peak}.")
+
+
+def _adjusted(z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] | NDArray[Any]) -> NDArray[np.float32]:
+    """(V,) after logit bias and penalties: llama_sampler_logit_bias_apply, llama_sampler_penalties_apply."""
+    z = z.copy()
+    for token, bias in sampling.logit_bias.items():
+        if token >= len(z):
+            raise SettingError(f"logit_bias names token {token}; the vocabulary's last is {len(z) - 1}.")
+        z[token] += np.float32(bias)
+    if sampling.penalizes:
+        window = recent if sampling.repeat_last_n == -1 else recent[-sampling.repeat_last_n :]
+        tokens, counts = np.unique(np.asarray(window, dtype=np.intp), return_counts=True)
+        known = (tokens >= 0) & (tokens < len(z))  # a member's own control tokens may lie beyond the shared rows
+        tokens, counts = tokens[known], counts[known].astype(np.float32)
+        logits, penalty = z[tokens], np.float32(sampling.repeat_penalty)
+        logits = np.where(logits <= 0, logits * penalty, logits / penalty)
+        z[tokens] = logits - (counts * np.float32(sampling.frequency_penalty) + np.float32(sampling.presence_penalty))
+    return z
+
+
+def _survivors(
+    z: NDArray[np.float32], peak: np.float32, sampling: Sampling
+) -> tuple[Ids | None, NDArray[np.float32], np.float32]:
+    """The ids (None: all) and the logits that top-k, typical-p, top-p and min-p leave, and the largest of these."""
+    ids: Ids | None = None
+    for stage, value, on in (
+        (_top_k, sampling.top_k, 0 < sampling.top_k < len(z)),
+        (_typical, sampling.typical_p, sampling.typical_p < 1),
+        (_top_p, sampling.top_p, sampling.top_p < 1),
+        (_min_p, sampling.min_p, sampling.min_p > 0),
+    ):
+        if on:
+            kept = stage(z, peak, value)
+            ids, z = kept if ids is None else ids[kept], z[kept]
+            peak = np.maximum.reduce(z)
+    return ids, z, peak
+
+
+# The stages: (n,) logits and the largest of them -> the ascending positions that stay. All of them drop -inf; none of
+# them drops everything. They call numpy's compiled methods, not np.flatnonzero or np.partition: those are Python around
+# them, and right after a decode, with cold caches, that shows.
+
+
+def _top_k(z: NDArray[np.float32], peak: np.float32, k: float) -> Ids:
+    """llama_sampler_top_k_impl."""
+    k = int(k)
+    for floor in (peak - 8, peak - 16, LOWEST):  # comparing is far cheaper than partitioning the row
+        near: Ids = (z >= floor).nonzero()[0]
+        if len(near) >= k:
+            break
+    if len(near) <= k:
+        return near
+    logits = z[near]
+    falling = -logits
+    falling.partition(k - 1)
+    return largest(near, logits, k, -falling[k - 1])
+
+
+def _typical(z: NDArray[np.float32], peak: np.float32, p: float) -> Ids:
+    """llama_sampler_typical_apply."""
+    below = np.maximum(z - peak, -200)  # (n,) exp is 0 there already; -inf would make 0 x inf of the entropy
+    mass = np.exp(below)
+    total = sum_of(mass)
+    # Surprisal is log(total) - below and the entropy its mean, so log(total) cancels in the distance between them.
+    distance = np.abs(below - np.float32(np.dot(mass, below) / total))
+    for reach in (1, 4, 8, 150):  # the last holds every mass above 0: exp underflows at -104, the mean is above -12
+        near: Ids = np.flatnonzero(distance <= reach)
+        near_mass = mass[near]
+        if near_mass.sum(dtype=np.float64) > p * total:
+            break
+    return near[_fewest(distance[near], near_mass, p * total)]
+
+
+def _top_p(z: NDArray[np.float32], peak: np.float32, p: float) -> Ids:
+    """llama_sampler_top_p_apply."""
+    return nucleus(z, *masses(z, peak), p)
+
+
+def _min_p(z: NDArray[np.float32], peak: np.float32, p: float) -> Ids:
+    """llama_sampler_min_p_apply."""
+    return (z >= peak + np.float32(math.log(p))).nonzero()[0]
+
+
+def _fewest(key: Floats, mass: Floats, target: float) -> Ids:
+    """The ascending positions of the fewest entries, in the order of (key, position), whose mass exceeds the target.
+
+    All of them if none do. Sorts only the one of SLOTS equal ranges of keys in which the target is passed.
+    """
+    if len(key) <= SLOTS or key.max() - key.min() <= 1e-30:  # (SLOTS / span must be a float32)
+        return np.sort(_first(key, mass, target))
+    lowest = key.min()
+    slot = ((key - lowest) * (SLOTS / (key.max() - lowest))).astype(np.intp)  # (n,) rises with the key
+    sums = np.bincount(slot, weights=mass).cumsum()
+    at = min(int(np.searchsorted(sums, target, "right")), len(sums) - 1)  # beyond the last by rounding only
+    kept = slot < at
+    border = np.flatnonzero(slot == at)
+    kept[border[_first(key[border], mass[border], target - float(sums[at - 1]) if at else target)]] = True
+    return np.flatnonzero(kept)
+
+
+def _first(key: Floats, mass: Floats, target: float) -> Ids:
+    """What `_fewest` returns, in the order of (key, position), by sorting all."""
+    order = np.argsort(key, kind="stable")
+    return order[: np.searchsorted(mass[order].cumsum(dtype=np.float64), target, "right") + 1]
+
+
+def _first_above(sums: NDArray[np.float64], at: float) -> int:
+    """Where running sums first exceed `at`; never an entry that adds nothing, even if rounding put `at` on the last."""
+    return int(sums.searchsorted(min(at, math.nextafter(sums[-1], 0)), "right"))

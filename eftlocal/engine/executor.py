@@ -1,0 +1,69 @@
+"""Threads in which members decode: at the same time, or after one another, as a split says."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+
+from eftlocal.runtime.plan.threads import Lane, Split
+
+__all__ = ["Executor"]
+
+
+class Executor:
+    """Runs one decode for each member of a split. Two splits may run at once if they have no member in common."""
+
+    def __init__(self, n_members: int) -> None:
+        self._pool = ThreadPoolExecutor(n_members + 1, thread_name_prefix="eftlocal-member")
+        self._busy: dict[int, Future[None]] = {}  # by member: what last ran it in another thread, perhaps done
+
+    def run(self, split: Split, decode: Callable[[int], None]) -> None:
+        """Call `decode` for every member; raises the first error once all that was begun is done.
+
+        A second Ctrl-C may leave members decoding: what next wants one of them waits for it.
+        """
+        self.wait(split.threads)
+        self._rounds(split, decode)
+
+    def start(self, split: Split, decode: Callable[[int], None]) -> Future[None]:
+        """As run, but all in other threads."""
+        self.wait(split.threads)
+        return self._submit(tuple(split.threads), partial(self._rounds, split, decode))
+
+    def wait(self, members: Iterable[int]) -> None:
+        """Until none of these decodes any more, whatever comes of it."""
+        _wait(future for member in members if (future := self._busy.get(member)) is not None)
+
+    def close(self) -> None:
+        """Wait for all members, and end the threads."""
+        self._pool.shutdown()
+
+    def _rounds(self, split: Split, decode: Callable[[int], None]) -> None:
+        beside = [self._submit((member,), partial(decode, member)) for member in split.beside]
+        try:
+            for first, *others in split.rounds:
+                futures = [self._submit(lane, partial(_in_turn, lane, decode)) for lane in others]
+                try:
+                    _in_turn(first, decode)
+                finally:
+                    _wait(futures)
+                for future in futures:
+                    future.result()
+        finally:
+            _wait(beside)
+        for future in beside:
+            future.result()
+
+    def _submit(self, members: Lane, work: Callable[[], None]) -> Future[None]:
+        future = self._pool.submit(work)
+        self._busy.update(dict.fromkeys(members, future))
+        return future
+
+
+def _in_turn(lane: Lane, decode: Callable[[int], None]) -> None:
+    for member in lane:
+        decode(member)
+
+
+def _wait(futures: Iterable[Future[None]]) -> None:
+    if left := [future for future in futures if not future.done()]:  # asking all of them takes 7 us, done or not
+        wait(left)

@@ -1,0 +1,324 @@
+"""Constraints: answers that are always what was asked for, drawn from what the emulator says of the allowed tokens."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eftlocal import Emulator, Message, Raw
+from eftlocal.decoding.constraints.constraint import Constraint, Grammars
+from eftlocal.decoding.generation import Reply
+from eftlocal.emulation.emulator import Job
+from eftlocal.errors import SettingError
+from tests.builders import load
+from tests.decoding.drafts.test_speculate import chi_square, next_logits
+from tests.families import SPECIALS, VOCAB, Family, Trio
+
+SCHEMAS: list[dict[str, Any]] = [
+    {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 20},
+            "population": {"type": "integer", "minimum": 0, "maximum": 40_000_000},
+            "tags": {"type": "array", "items": {"enum": ["city", "capital", "port"]}, "minItems": 1, "maxItems": 3},
+            "mayor": {"type": ["string", "null"], "maxLength": 16},
+        },
+        "required": ["name", "population", "tags"],
+        "additionalProperties": False,
+    },
+    {
+        "anyOf": [
+            {"type": "string", "format": "date"},
+            {"type": "integer", "minimum": 1, "maximum": 9},
+            {
+                "type": "object",
+                "properties": {"k": {"const": "v"}, "t": {"$ref": "#/$defs/tree"}},
+                "required": ["k"],
+                "additionalProperties": False,
+            },
+        ],
+        "$defs": {
+            "tree": {
+                "type": "object",
+                "properties": {"of": {"$ref": "#/$defs/tree"}, "n": {"type": "string", "pattern": "^[a-z]{1,6}$"}},
+                "required": ["n"],
+                "additionalProperties": False,
+            }
+        },
+    },
+]
+GBNF = 'root ::= "(" ([a-d] | root){1,3} ")"'
+CONSTRAINTS = [
+    *map(Constraint.json_schema, SCHEMAS),
+    Constraint.grammar(GBNF),
+    Constraint.regex(r"[A-Z][a-z]{2,7}(, [A-Z][a-z]{2,7})?!"),
+    Constraint.choice(["yes", "no", "yes please", "vielleicht schön"]),
+]
+ENDS = [VOCAB.tokens.index("<|endoftext|>"), VOCAB.tokens.index("<|im_end|>")]
+
+
+def models(family: Family) -> dict[str, Path]:
+    return {name: getattr(family, name) for name in ("base", "tuned", "reference", "tuned2", "reference2")}
+
+
+@pytest.fixture
+def emulator(family: Family, tmp_path: Path) -> Iterator[Emulator]:
+    with load(tmp_path, models(family), max_tokens=200, context=512) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def grammars() -> Grammars:
+    """Of the tiny family's vocabulary."""
+    alphabet = {character: byte for byte, character in enumerate(VOCAB.tokens[:256])}
+    pieces = [b"" if t in SPECIALS else bytes(alphabet[character] for character in t) for t in VOCAB.tokens]
+    return Grammars(pieces, ENDS, lambda text: list(text.encode()))
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def check_valid(emulator: Emulator, n: int, **dials: Any) -> None:
+    """`n` seeded samples of each schema, several at once: those that end by themselves are valid, and nearly all do."""
+    jobs: list[Job] = []
+    for i in range(2 * n):
+        own: Any = {"constraint": CONSTRAINTS[i % 2], "seed": i, "temperature": 1 + i % 3 / 4, **dials}
+        jobs.append(Job(f"Tell me of city {i}.", own, 0, i))
+    ended = 0
+    for i, reply in emulator.answers(jobs, parallel=6):
+        assert isinstance(reply, Reply), reply
+        assert reply.complete or reply.finish_reason == "length"
+        if reply.finish_reason == "stop":
+            ended += 1
+            jsonschema.validate(json.loads(reply.text), SCHEMAS[i % 2], format_checker=jsonschema.FormatChecker())
+    assert ended > 1.8 * n
+
+
+@pytest.mark.parametrize("draft", [0, 3])
+def test_sampled_json_of_the_demo_family_is_valid(draft: int) -> None:
+    with Emulator.load("demo", threads=1, context=256, max_tokens=180, top_p=1.0) as demo:
+        check_valid(demo, 15, draft=draft)
+
+
+def test_sampled_json_of_smollm2_is_valid(smollm2_trio: Trio, tmp_path: Path) -> None:
+    paths = {role: getattr(smollm2_trio, role) for role in ("base", "tuned", "reference")}
+    with load(tmp_path, paths, views="transcript", context=512, max_tokens=150, top_p=1.0, kv_type="f16") as made:
+        check_valid(made, 3)
+
+
+@pytest.mark.parametrize("constraint", CONSTRAINTS, ids=lambda constraint: constraint.kind)
+@pytest.mark.parametrize("draft", [0, 4, "auto"])
+def test_an_answer_that_ends_is_whole_and_one_that_is_cut_is_its_beginning(
+    emulator: Emulator, constraint: Constraint, draft: Any
+) -> None:
+    dials: dict[str, Any] = {"constraint": constraint, "temperature": 1.0, "seed": 3, "draft": draft}
+    whole = emulator.generate(Raw("Hello"), **dials)
+    if whole.finish_reason == "stop":
+        assert whole.complete
+    cut = emulator.generate(Raw("Hello"), **(dials | {"max_tokens": 2}))
+    assert cut.tokens == whole.tokens[:2]
+    if len(whole.tokens) > 2:
+        assert cut.finish_reason == "length"
+        assert cut.complete == (constraint.kind == "choice" and cut.text in json.loads(constraint.text))
+
+
+def test_greedy_and_seeded_texts_do_not_depend_on_drafts_or_on_what_else_runs(emulator: Emulator) -> None:
+    for temperature in (0.0, 1.0):
+        jobs = [
+            Job(Raw("the world"), {"constraint": c, "temperature": temperature, "max_tokens": 40}, i, i)
+            for i, c in enumerate(CONSTRAINTS * 2)
+        ]
+
+        def texts(parallel: int, draft: int, jobs: list[Job] = jobs) -> dict[int, Any]:
+            drafted = [job._replace(dials={**job.dials, "draft": draft}) for job in jobs]
+            return {tag: reply.tokens for tag, reply in emulator.answers(drafted, parallel=parallel)}  # type: ignore[union-attr]
+
+        plain, drafted = texts(1, 0), texts(1, 1)
+        assert texts(4, 0) == plain
+        assert texts(1, 5) == texts(3, 3) == drafted
+        assert temperature or plain == drafted
+
+
+def test_what_is_forced_takes_no_step_of_its_own_and_is_tokenized_as_the_model_does(emulator: Emulator) -> None:
+    text = "Hello the Assistant is in the system at 12"
+    reply = emulator.generate(Raw("a"), constraint=Constraint.choice([text]))
+    assert (reply.text, reply.finish_reason, reply.complete) == (text, "stop", True)
+    assert list(reply.tokens) == emulator._engine.model(0).tokenize(text)
+    assert reply.steps == 1
+    long = Constraint.choice(["x" * 150])
+    assert emulator.generate(Raw("a"), constraint=long, max_tokens=100).text == "x" * 100
+    assert 3 <= emulator.generate(Raw("a"), constraint=long).steps < 10  # no more rows than a decode gives
+
+
+def test_tokens_follow_the_emulators_distribution_over_what_is_allowed(family: Family, tmp_path: Path) -> None:
+    dials: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "beta": 0.5}
+    exact: dict[tuple[int, ...], float] = {(): 1.0}
+    letters = np.arange(97, 101)
+    with load(tmp_path, models(family)) as made:
+        for _ in range(3):
+            longer: dict[tuple[int, ...], float] = {}
+            for tokens, mass in exact.items():
+                z = next_logits(made, "Hello", tokens, **dials)[letters].astype(np.float64)
+                p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+                longer |= {(*tokens, int(letter)): mass * q for letter, q in zip(letters, p, strict=True)}
+            exact = longer
+        constraint = Constraint.regex("[a-d]{3}")
+        for draft in (0, 2):
+            replies = made.generate_many(
+                [Raw("Hello")] * 1200, parallel=4, seed=1, draft=draft, constraint=constraint, **dials
+            )
+            counts: dict[tuple[int, ...], int] = {}
+            for reply in replies:
+                counts[reply.tokens] = counts.get(reply.tokens, 0) + 1
+            assert abs(chi_square(counts, exact, 1200)) < 5
+
+
+def test_the_constraint_comes_before_the_sampling_settings(emulator: Emulator) -> None:
+    for dials in ({"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"logit_bias": {0x7A: 1000.0}}):
+        reply = emulator.generate(Raw("Hello"), constraint=Constraint.regex("[a-d]{5}"), temperature=1.0, **dials)
+        assert len(reply.text) == 5 and reply.complete
+    with pytest.raises(SettingError, match="no token can follow"):
+        banned = dict.fromkeys(range(97, 101), float("-inf"))
+        emulator.generate(Raw("Hello"), constraint=Constraint.regex("[a-d]{5}"), logit_bias=banned)
+
+
+def test_an_answer_may_end_with_any_members_token_where_it_is_complete_only(emulator: Emulator) -> None:
+    for token in ENDS:
+        dials: dict[str, Any] = {"logit_bias": {token: 1000.0}, "constraint": Constraint.regex("[a-d]{3,9}")}
+        reply = emulator.generate(Raw("Hello"), **dials)
+        assert (len(reply.text), reply.finish_reason, reply.complete) == (3, "stop", True)
+
+
+def test_a_view_does_not_stop_a_constrained_answer_but_the_callers_stop_string_does(
+    family: Family, tmp_path: Path
+) -> None:
+    with load(tmp_path, models(family), views="transcript") as made:
+        prompt = [Message("user", "Hello")]
+        text = "a\n\nUser: b"
+        assert made.generate(prompt, constraint=Constraint.choice([text])).text == text
+        reply = made.generate(prompt, constraint=Constraint.choice([text]), stop=["User"])
+        assert (reply.text, reply.stopped_by, reply.complete) == ("a\n\n", "User", False)
+        reply = made.generate(prompt, constraint=Constraint.regex("[ab]+c*"), stop=["c"], logit_bias={99: 1e3})
+        assert (reply.finish_reason, reply.stopped_by, reply.complete) == ("stop", "c", True)
+
+
+# --- matchers ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, len(CONSTRAINTS) - 1), st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_a_matcher_that_is_taken_back_and_forth_answers_as_a_new_one(grammars: Grammars, which: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    used, tokens = grammars.matcher(CONSTRAINTS[which]), list[int]()
+    for _ in range(40):
+        allowed = used.allowed(tokens).copy()
+        fresh = grammars.matcher(CONSTRAINTS[which])
+        np.testing.assert_array_equal(allowed, fresh.allowed(tokens))
+        assert used.forced(tokens) == fresh.forced(tokens) and used.ended(tokens) == fresh.ended(tokens)
+        assert allowed.any()
+        choice = int(rng.choice(np.flatnonzero(allowed)))
+        if choice in ENDS or rng.random() < 0.2:
+            tokens = tokens[: int(rng.integers(0, len(tokens) + 1))]
+        else:
+            tokens = [*tokens, choice]
+
+
+def test_ends_are_allowed_exactly_where_a_text_is_whole(grammars: Grammars) -> None:
+    matcher = grammars.matcher(Constraint.choice(["yes", "yes please", "no"]))
+    for text, whole, ended in (("", False, False), ("yes", True, False), ("yes ", False, False), ("no", True, True)):
+        assert matcher.complete(text) is whole
+        assert [bool(matcher.allowed(list(text.encode()))[end]) for end in ENDS] == [whole, whole]
+        assert matcher.ended(list(text.encode())) is ended
+    assert not matcher.complete("maybe")
+
+
+def test_guesses_are_cut_at_the_first_that_may_not_come(grammars: Grammars) -> None:
+    matcher = grammars.matcher(Constraint.regex("[a-d]{3}"))
+    assert matcher.fitting([], list(b"abxd")) == 2
+    assert matcher.fitting(list(b"ab"), list(b"cd")) == 1
+    assert matcher.fitting(list(b"abc"), list(b"d")) == 0
+
+
+def test_a_text_that_no_tokens_can_go_on_with_ends_and_is_not_complete() -> None:
+    without_b = [b"a", b"c", b""]
+    matcher = Grammars(without_b, [2], lambda text: []).matcher(Constraint.regex("acc?(b|d)"))
+    assert matcher.allowed([0]).tolist() == [False, True, False]
+    assert matcher.allowed([0, 1, 1]).tolist() == [False, False, True]
+    assert not matcher.complete("acc")
+
+
+def test_a_tokenizer_that_puts_a_blank_first_forces_the_right_bytes() -> None:
+    pieces = [bytes([byte]) for byte in range(256)] + [b" a", b"ab", b""]
+
+    def tokenize(text: str) -> list[int]:  # as SentencePiece's does
+        return list(f" {text}".encode())
+
+    matcher = Grammars(pieces, [258], tokenize).matcher(Constraint.choice(["hello"]))
+    assert matcher.forced([]) == list(b"hello")
+
+
+# --- what cannot be used ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "words"),
+    [
+        (Constraint.json_schema, "{", "is no JSON: .*line 1 column 2"),
+        (Constraint.json_schema, "3", "is 3; it must be an object"),
+        (Constraint.json_schema, {"type": {1, 2}}, "is no JSON"),
+        (Constraint.json_schema, {"const": float("nan")}, "is no JSON"),
+        (Constraint.json_schema, {"type": "strin"}, "Invalid type: strin"),
+        (Constraint.json_schema, {"type": "array", "uniqueItems": True}, r"(?s)uniqueItems.*lenient"),
+        (Constraint.json_schema, {"type": "integer", "minimum": 2, "maximum": 1}, "minimum .2. is greater"),
+        (Constraint.json_schema, {"$ref": "#/$defs/x"}, "/\\$defs/x"),
+        (Constraint.regex, "", "regex is empty"),
+        (Constraint.regex, "(a", "regex cannot be used: unclosed group"),
+        (Constraint.regex, "(?=a)b", "look-around"),
+        (Constraint.regex, "\ud800", "half of a surrogate pair"),
+        (Constraint.choice, [], "choice is empty"),
+        (Constraint.choice, ["a", ""], "choice is empty"),
+        (Constraint.choice, "abc", "choice is empty"),
+    ],
+)
+def test_a_constraint_that_cannot_be_used_says_why_before_anything_is_decoded(
+    make: Any, given: Any, words: str
+) -> None:
+    with pytest.raises(SettingError, match=words):
+        make(given)
+
+
+def test_lenient_schemas_ignore_what_cannot_be_enforced() -> None:
+    Constraint.json_schema({"type": "array", "uniqueItems": True, "x-guidance": {"lenient": True}})
+
+
+def test_a_constraint_that_is_too_complex_fails_alone(emulator: Emulator) -> None:
+    hard = Constraint.regex("(([a-z]{1,1000}){1,1000}){1,1000}")
+    banned = dict.fromkeys(ENDS, -100.0)
+    jobs = [
+        Job(Raw("a"), {"constraint": hard, "logit_bias": banned}, tag=0),
+        Job(Raw("a"), {"constraint": CONSTRAINTS[-1]}, tag=1),
+    ]
+    found = dict(emulator.answers(jobs, parallel=2))
+    assert isinstance(found[1], Reply) and found[1].complete
+    assert isinstance(found[0], SettingError) and "regex cannot be used: after" in found[0].message
+
+
+def test_one_of_many_thousand_texts_can_be_chosen(emulator: Emulator) -> None:
+    texts = [f"{i * 7919 % 100_003}" for i in range(20_000)]
+    assert emulator.generate(Raw("a"), constraint=Constraint.choice(texts)).text in texts
+
+
+def test_a_vocabulary_without_ends_cannot_be_constrained() -> None:
+    with pytest.raises(SettingError, match="no token that ends an answer"):
+        Grammars([b"a"], [], lambda text: [])
+
+
+def test_equal_constraints_are_equal() -> None:
+    assert Constraint.regex("a+") == Constraint.regex("a+") != Constraint.regex("a*")
+    assert len({Constraint.json_schema({"type": "null"}), Constraint.json_schema('{"type": "null"}')}) == 1

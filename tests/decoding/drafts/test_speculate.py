@@ -1,0 +1,489 @@
+"""Drafts: the acceptance rule by enumeration, and answers that do not depend on whether or how tokens were guessed."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from eftlocal import Emulator, Message, Raw
+from eftlocal.arithmetic.sample import Distribution
+from eftlocal.arithmetic.speculate import Uniforms, acceptance, coupled, residual
+from eftlocal.decoding.drafts.length import DraftLength
+from eftlocal.decoding.drafts.lookup import PromptLookup
+from eftlocal.decoding.drafts.sources import Block, MemberDrafts
+from eftlocal.emulation import prepare
+from eftlocal.engine.engine import Engine, Pending
+from eftlocal.errors import SettingError
+from tests.builders import load
+from tests.families import Family
+from tests.faults import fail_decode
+
+N = 7
+PROMPTS = ["Hello", "the world is", "a", "what is the", "in the end it was", "Hello, world", "é", "\n\n", "user", "on"]
+LONG = 40
+
+
+# --- the rule ---------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def distributions(draw: st.DrawFn) -> Distribution:
+    """Of a few of N tokens, some of them with the same weights so that two are often equal."""
+    ids = sorted(draw(st.sets(st.integers(0, N - 1), min_size=1)))
+    weights = draw(st.lists(st.sampled_from([0.001, 0.5, 1.0, 2.0, 7.0]), min_size=len(ids), max_size=len(ids)))
+    return Distribution(np.array(weights, np.float32), np.array(ids, np.intp))
+
+
+@given(distributions(), distributions())
+def test_what_is_accepted_and_what_replaces_it_add_up_to_the_wanted_distribution(
+    p: Distribution, q: Distribution
+) -> None:
+    total = np.zeros(N)
+    for guess, offered in zip(q.ids, q.probabilities, strict=True):
+        accepted = acceptance(p, q, int(guess))
+        total[guess] += offered * accepted
+        if accepted < 1:
+            total += offered * (1 - accepted) * residual(p, q).dense(N)
+    np.testing.assert_allclose(total, p.dense(N), atol=1e-6)  # weights are float32
+
+
+@given(distributions(), distributions())
+def test_a_coupled_draw_follows_the_rule_at_every_cell_of_its_uniform_numbers(p: Distribution, q: Distribution) -> None:
+    steps = (np.arange(12) + 0.5) / 12
+    for u in np.stack(np.meshgrid(steps, steps, steps[::4]), -1).reshape(-1, 3):
+        guess = q.quantile(u[0])
+        expected = guess if u[1] < acceptance(p, q, guess) else residual(p, q).quantile(u[2])
+        token = coupled(p, q, u)
+        assert token == expected and p.probability(token) > 0
+
+
+@given(distributions(), distributions())
+def test_the_guess_is_taken_as_often_as_two_distributions_can_agree(p: Distribution, q: Distribution) -> None:
+    taken = sum(prob * acceptance(p, q, int(x)) for x, prob in zip(q.ids, q.probabilities, strict=True))
+    assert taken == pytest.approx(np.minimum(p.dense(N), q.dense(N)).sum())
+
+
+def test_greedy_is_the_case_of_distributions_on_one_token() -> None:
+    one, other = (Distribution(np.ones(1, np.float32), np.array([i])) for i in (2, 5))
+    for u in np.random.default_rng(0).random((20, 3)):
+        assert coupled(one, one, u) == 2 and coupled(one, other, u) == 2
+
+
+def test_a_position_has_the_same_uniforms_in_whatever_order_positions_are_asked_for() -> None:
+    forward, backward = (Uniforms(np.random.default_rng(1), 3) for _ in range(2))
+    rows = [forward.at(i) for i in range(5)]
+    assert all((backward.at(i) == rows[i]).all() for i in (4, 0, 3, 1, 2))
+    assert Uniforms(np.random.default_rng(1), 1).at(2)[0] == np.random.default_rng(1).random(3)[2]
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def models(family: Family) -> dict[str, Path]:
+    return {name: getattr(family, name) for name in ("base", "tuned", "reference", "tuned2", "reference2")}
+
+
+def test_a_position_has_the_streams_own_numbers_in_order_however_many_are_drawn_at_once() -> None:
+    uniforms = Uniforms(np.random.Generator(np.random.PCG64(5)), 3)
+    expected = np.random.Generator(np.random.PCG64(5)).random((200, 3))
+    np.testing.assert_array_equal([uniforms.at(n) for n in range(200)], expected)
+
+
+@pytest.fixture(params=["together", "apart"])
+def guessing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Apart, the drafter goes on guessing while the others check, here always as far as it may. `auto` takes these tiny
+    models for such as gain from guesses.
+    """
+    monkeypatch.setattr(prepare, "LIGHT", 0)
+    if request.param == "apart":
+        monkeypatch.setattr(Engine, "apart", lambda *_: True)
+        monkeypatch.setattr(Pending, "done", False)
+    return str(request.param)
+
+
+@pytest.fixture
+def emulator(family: Family, tmp_path: Path, guessing: str) -> Iterator[Emulator]:
+    with load(tmp_path, models(family), max_tokens=LONG, draft=0) as made:
+        yield made
+
+
+def near_ties(emulator: Emulator, prompt: str, tokens: Sequence[int]) -> float:
+    """How far the token lies below the likeliest one, at the last place."""
+    score = emulator.score(Raw(prompt), tokens, top=1)
+    return score.top[-1][0].logprob - score.tokens[-1].logprob
+
+
+def same_but_for_ties(emulator: Emulator, prompt: str, one: tuple[int, ...], other: tuple[int, ...]) -> None:
+    if one == other:
+        return
+    at = next(i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y)
+    assert near_ties(emulator, prompt, one[: at + 1]) < 1e-5 and near_ties(emulator, prompt, other[: at + 1]) < 1e-5
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.3, 0.0])
+def test_greedy_with_drafts_is_greedy_without(emulator: Emulator, beta: float) -> None:
+    for prompt in PROMPTS:
+        plain = emulator.generate(Raw(prompt), beta=beta, draft=0)
+        for draft in (1, 2, 4, 8, "auto"):
+            reply = emulator.generate(Raw(prompt), beta=beta, draft=draft)
+            same_but_for_ties(emulator, prompt, plain.tokens, reply.tokens)
+
+
+@pytest.fixture
+def agreeing(family: Family, tmp_path: Path, guessing: str) -> Iterator[Emulator]:
+    """A base that is nearly its tuned model, so that many guesses are right: others hardly ever reach a second one."""
+    nearly = {"path": str(family.reference), "lora": {"path": str(family.lora), "scale": 1e-4}}
+    paths: dict[str, Any] = {"base": nearly, "tuned": family.reference, "reference": family.tuned}
+    with load(tmp_path, paths, max_tokens=LONG, draft=0) as made:
+        yield made
+
+
+def test_where_members_agree_one_step_gives_several_tokens(agreeing: Emulator) -> None:
+    for temperature in (0.0, 0.8):
+        plain = agreeing.generate(Raw("the"), temperature=temperature, beta=0.02)
+        drafted = agreeing.generate(Raw("the"), temperature=temperature, beta=0.02, draft=4)
+        assert drafted.steps < len(drafted.tokens) / 2
+        assert temperature or drafted.tokens == plain.tokens
+
+
+def test_a_drafter_apart_begins_a_block_with_what_it_guessed_while_the_last_was_checked(
+    agreeing: Emulator, monkeypatch: pytest.MonkeyPatch, guessing: str
+) -> None:
+    begun: list[int] = []
+    take_up = MemberDrafts._taken_up
+
+    def spy(*arguments: Any) -> Block:
+        block = take_up(*arguments)
+        begun.append(len(block.guesses))
+        return block
+
+    monkeypatch.setattr(MemberDrafts, "_taken_up", spy)
+    for temperature in (0.0, 0.8):
+        begun.clear()
+        reply = agreeing.generate(Raw("the"), temperature=temperature, beta=0.02, draft=4, seed=3)
+        assert begun.count(4) > reply.steps / 2 if guessing == "apart" else not begun
+    fed = agreeing.fed_tokens["tuned"]
+    again = agreeing.generate(Raw("the"), beta=0.02, draft=4)
+    assert agreeing.fed_tokens["tuned"] - fed <= len(again.tokens) + 8  # what is taken up is not fed again
+
+
+def test_penalties_count_the_guesses_before_each_position(emulator: Emulator) -> None:
+    dials: dict[str, Any] = {"repeat_penalty": 1.3, "frequency_penalty": 0.7, "presence_penalty": 0.4}
+    for prompt in PROMPTS:
+        plain = emulator.generate(Raw(prompt), **dials)
+        for draft in (2, 5):
+            assert emulator.generate(Raw(prompt), draft=draft, **dials).tokens == plain.tokens
+
+
+def test_a_seeds_text_does_not_depend_on_how_many_tokens_were_guessed_at_a_time(emulator: Emulator) -> None:
+    for seed, prompt in enumerate(PROMPTS):
+        answers = {
+            emulator.generate(Raw(prompt), temperature=0.9, seed=seed, draft=draft).tokens
+            for draft in (1, 3, 8, "auto")
+        }
+        assert len(answers) == 1
+
+
+def test_rewards_on_a_nucleus_draft_as_well(emulator: Emulator) -> None:
+    for prompt in PROMPTS[:4]:
+        plain = emulator.generate(Raw(prompt), reward_top_p=0.8)
+        assert emulator.generate(Raw(prompt), reward_top_p=0.8, draft=3).tokens == plain.tokens
+
+
+def test_several_sequences_with_drafts_equal_one_by_one_without(emulator: Emulator) -> None:
+    alone = [emulator.generate(Raw(prompt)).tokens for prompt in PROMPTS]
+    cases: list[tuple[int, Any]] = [(2, 3), (3, 8), (5, "auto")]
+    for parallel, draft in cases:
+        together = emulator.generate_many([Raw(p) for p in PROMPTS], parallel=parallel, draft=draft)
+        for prompt, reply, tokens in zip(PROMPTS, together, alone, strict=True):
+            same_but_for_ties(emulator, prompt, tokens, reply.tokens)
+
+
+# --- the distribution -------------------------------------------------------------------------------------------------
+
+
+def chi_square(observed: dict[tuple[int, ...], int], expected: dict[tuple[int, ...], float], runs: int) -> float:
+    """The statistic in standard deviations above its mean; cells of less than 5 expected runs are one."""
+    cells = [(observed.get(key, 0), runs * p) for key, p in expected.items() if runs * p >= 5]
+    rest = (runs - sum(o for o, _ in cells), runs - sum(e for _, e in cells))
+    cells += [rest] if rest[1] >= 5 else []
+    statistic = sum((o - e) ** 2 / e for o, e in cells)
+    freedom = len(cells) - 1
+    return float((statistic - freedom) / np.sqrt(2 * freedom))
+
+
+def joint(emulator: Emulator, prompt: str, n: int, **dials: Any) -> dict[tuple[int, ...], float]:
+    """The exact probability of every sequence of the first n tokens, from plain decoding's own distributions."""
+    from eftlocal.arithmetic.sample import warp
+
+    settings = emulator.settings.turned(**dials)
+    exact: dict[tuple[int, ...], float] = {(): 1.0}
+    for _ in range(n):
+        longer: dict[tuple[int, ...], float] = {}
+        for tokens, mass in exact.items():
+            if tokens and emulator._engine.is_eog(tokens[-1]):
+                longer[tokens] = mass
+                continue
+            warped = warp(next_logits(emulator, prompt, tokens, **dials), settings.sampling, tokens)
+            for token, p in zip(warped.ids.tolist(), warped.probabilities.tolist(), strict=True):
+                longer[(*tokens, token)] = mass * p
+        exact = longer
+    return exact
+
+
+def next_logits(emulator: Emulator, prompt: str, tokens: tuple[int, ...], **dials: Any) -> NDArray[np.float32]:
+    from eftlocal.engine.engine import Request
+
+    mix = emulator.mix(emulator.settings.turned(**dials))
+    slot = emulator._engine.begin({member: emulator._prompt(member, Raw(prompt)) for member in mix.active})
+    try:
+        slot.tokens = list(tokens)
+        z: NDArray[np.float32] = emulator._combiner.combine(
+            emulator._engine.forward([Request(slot, 1, mix.active)]), [mix]
+        )
+        row: NDArray[np.float32] = z[0].copy()
+        return row
+    finally:
+        emulator._engine.end(slot)
+
+
+SETTINGS: list[tuple[dict[str, Any], int]] = [
+    ({"temperature": 1.0, "top_k": 5, "top_p": 1.0, "beta": 0.5}, 2),
+    ({"temperature": 0.7, "top_p": 0.9, "beta": 1.0}, 8),
+    ({"temperature": 1.0, "top_p": 1.0, "min_p": 0.05, "beta": 1.5}, 4),
+    ({"temperature": 0.7, "top_p": 0.95, "beta": 0.5, "repeat_penalty": 1.3}, 3),
+]
+
+
+def deviation(emulator: Emulator, runs: int, draft: int, dials: dict[str, Any]) -> float:
+    """How far the first three tokens' frequencies are from exact ones; the fourth may be guessed and is not looked at.
+
+    Fails where the case could show nothing: too few cells, or guesses that are hardly ever right.
+    """
+    exact = joint(emulator, "Hello", 3, **dials)
+    ends = emulator._engine.is_eog
+    expected = {tokens[:-1] if ends(tokens[-1]) else tokens: p for tokens, p in exact.items()}
+    assert len(expected) == len(exact) and sum(runs * p >= 5 for p in expected.values()) >= 8
+    counts: dict[tuple[int, ...], int] = {}
+    hits: list[bool] = []
+    replies = emulator.generate_many([Raw("Hello")] * runs, parallel=4, seed=1, max_tokens=4, draft=draft, **dials)
+    for reply in replies:
+        counts[reply.tokens[:3]] = counts.get(reply.tokens[:3], 0) + 1
+        hits += reply.hits
+    assert sum(hits) / len(hits) > 0.25
+    return chi_square(counts, expected, runs)
+
+
+@pytest.mark.parametrize(("dials", "draft"), SETTINGS)
+def test_three_tokens_are_distributed_as_in_plain_decoding(
+    agreeing: Emulator, dials: dict[str, Any], draft: int
+) -> None:
+    assert abs(deviation(agreeing, 1200, draft, dials)) < 5
+
+
+@pytest.mark.parametrize("wrong", ["takes every guess", "replaces from p"])
+def test_that_comparison_notices_a_wrong_rule(agreeing: Emulator, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    def rule(p: Distribution, q: Distribution, uniforms: NDArray[np.float64]) -> int:
+        guess = q.quantile(uniforms[0])
+        if wrong == "takes every guess" or uniforms[1] < acceptance(p, q, guess):
+            return guess
+        return p.quantile(uniforms[2])
+
+    monkeypatch.setattr("eftlocal.decoding.generation.coupled", rule)
+    assert deviation(agreeing, 1200, *reversed(SETTINGS[0])) > 8
+
+
+# --- ends, faults, caches ---------------------------------------------------------------------------------------------
+
+
+def test_an_answer_ends_within_a_block_as_it_does_without(emulator: Emulator) -> None:
+    whole = emulator.generate(Raw("Hello"))
+    for stop in (whole.text[4:7], whole.text[9:11]):
+        plain = emulator.generate(Raw("Hello"), stop=[stop])
+        for draft in (3, 8):
+            reply = emulator.generate(Raw("Hello"), stop=[stop], draft=draft)
+            assert (reply.text, reply.tokens, reply.stopped_by) == (plain.text, plain.tokens, plain.stopped_by)
+    for n in range(1, 12):
+        reply = emulator.generate(Raw("Hello"), max_tokens=n, draft=8)
+        assert (reply.tokens, reply.finish_reason) == (whole.tokens[:n], "length")
+
+
+@pytest.mark.parametrize("token", [313, 315])
+def test_an_end_of_generation_token_ends_the_answer_within_a_block(emulator: Emulator, token: int) -> None:
+    biased = {token: 9.0}
+    replies = [emulator.generate(Raw("Hello"), logit_bias=biased, draft=draft) for draft in (0, 1, 4, 8)]
+    assert len({(reply.tokens, reply.finish_reason) for reply in replies}) == 1
+
+
+def test_the_context_ends_at_the_same_token_with_drafts(family: Family, tmp_path: Path) -> None:
+    with load(tmp_path, models(family), context=64, max_tokens=1000) as made:
+        replies = [made.generate("Hello", draft=draft) for draft in (0, 3, 8, 32)]
+    assert {reply.finish_reason for reply in replies} == {"context"}
+    assert len({reply.tokens for reply in replies}) == 1
+
+
+@pytest.mark.parametrize("call", range(4, 16, 2))
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
+def test_a_fault_in_the_middle_of_a_block_leaves_every_cache_right(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, call: int, after: bool, error: BaseException
+) -> None:
+    plain, other = emulator.generate(Raw("Hello")), emulator.generate(Raw("Hello, world"))
+    with monkeypatch.context() as patch:
+        fail_decode(patch, call, error, after)
+        with pytest.raises(type(error)):
+            emulator.generate(Raw("Hello"), draft=4)
+    assert emulator.generate(Raw("Hello, world"), draft=3).tokens == other.tokens
+    assert emulator.generate(Raw("Hello"), draft=4).tokens == plain.tokens
+    assert emulator.generate(Raw("Hello")).tokens == plain.tokens
+
+
+def test_an_answer_cancelled_at_any_decode_keeps_its_beginning_and_the_next_is_right(emulator: Emulator) -> None:
+    plain = emulator.generate(Raw("Hello"))
+    for limit in range(0, 60, 7):
+        asked = 0
+
+        def enough(limit: int = limit) -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > limit
+
+        reply = emulator.generate(Raw("Hello"), draft=4, cancelled=enough)
+        assert plain.tokens[: len(reply.tokens)] == reply.tokens
+        assert plain.text.startswith(reply.text)
+    assert emulator.generate(Raw("Hello"), draft=4).tokens == plain.tokens
+
+
+def test_a_second_turn_after_drafts_feeds_only_its_new_tokens(emulator: Emulator) -> None:
+    first = emulator.generate([Message("user", "Hello")], draft=4)
+    before = dict(emulator.fed_tokens)
+    longer = [Message("user", "Hello"), first.message, Message("user", " and?")]
+    second = emulator.generate(longer, max_tokens=1, draft=4)
+    for role in emulator.roles:
+        new = second.prompt_tokens[role] - first.prompt_tokens[role] - len(first.tokens)
+        assert emulator.fed_tokens[role] - before[role] in (new, new + 1)  # the last token may have been a guess
+
+
+def test_a_state_that_cannot_be_rewound_is_never_drafted_for(family: Family, tmp_path: Path) -> None:
+    paths = {**models(family), "base": family.recurrent}
+    with load(tmp_path, paths) as made:
+        plain, drafted = made.generate(Raw("the")), made.generate(Raw("the"), draft=4)
+    assert drafted.tokens == plain.tokens and drafted.steps == plain.steps
+
+
+# --- sources and lengths ----------------------------------------------------------------------------------------------
+
+
+def test_a_repetition_goes_on_as_the_longest_ending_went_on_before() -> None:
+    assert PromptLookup([1, 2, 3, 4, 5, 9, 1, 2, 3]).following(2) == [4, 5]
+    assert PromptLookup([7, 1, 2, 3, 4, 8, 1, 2, 3, 5, 7, 1, 2, 3]).following(9) == [4, 8, 1, 2, 3, 5, 7, 1, 2]
+    assert PromptLookup([1, 2, 3, 4, 1, 2]).following(2) == []
+    assert PromptLookup([5, 6, 7, 5, 6, 7, 5]).following(5) == [6, 7, 5, 6, 7]  # on in a circle
+    assert PromptLookup([]).following(3) == PromptLookup([1]).following(3) == []
+
+
+@given(st.lists(st.integers(0, 2), max_size=40), st.integers(0, 40))
+def test_a_repetition_found_token_by_token_is_a_real_one(tokens: list[int], split: int) -> None:
+    repeats, text = PromptLookup(tokens[:split]), tokens[:split]
+    for token in tokens[split:]:
+        guess, matched = repeats.following(1), repeats.matched
+        assert (matched > 0) == (len(text) > 3 and any(text[i : i + 3] == text[-3:] for i in range(len(text) - 3)))
+        assert not matched or any(
+            text[i : i + matched + 1] == text[-matched:] + guess for i in range(len(text) - matched)
+        )
+        assert repeats.extend([token]) == ([(matched, guess == [token])] if matched else [])
+        text.append(token)
+
+
+CHECKED = DraftLength.checked
+REPEATING: dict[str, Any] = {"frequency_penalty": -3.0}  # a text that repeats itself
+COPIES = Raw("the world is on the world is on the world is")
+
+
+@pytest.mark.parametrize("draft", [4, "auto"])
+def test_the_base_alone_drafts_by_look_up(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, draft: Any) -> None:
+    monkeypatch.setattr(
+        DraftLength, "checked", lambda own, rows, _, copied=False: CHECKED(own, rows, 1.0, copied=copied)
+    )
+    dials = {**REPEATING, "beta": 0.0}
+    plain, drafted = emulator.generate(COPIES, **dials), emulator.generate(COPIES, draft=draft, **dials)
+    assert drafted.tokens == plain.tokens and drafted.steps < plain.steps == len(plain.tokens)
+    sampled = [emulator.generate(COPIES, temperature=0.8, draft=d, **dials).tokens for d in (0, draft)]
+    assert sampled[0] == sampled[1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_a_text_is_the_same_whether_guesses_were_looked_up_or_a_members(
+    agreeing: Emulator, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    dials: dict[str, Any] = {**REPEATING, "temperature": temperature, "beta": 0.02, "seed": 3}
+    prompts = [COPIES, *map(Raw, PROMPTS[:3])]
+    monkeypatch.setattr("eftlocal.emulation.prepare.DRAFTER", 1.0)
+    drafted = [reply.tokens for reply in agreeing.generate_many(prompts, draft=3, **dials)]
+    looked_up: list[int] = []
+
+    def copied(pace: DraftLength, matched: int, most: int, sequences: int = 1) -> int:
+        looked_up.append(matched and min(most, 4))
+        return looked_up[-1]
+
+    monkeypatch.setattr(DraftLength, "copied", copied)
+    for parallel in (1, 3):
+        replies = agreeing.generate_many(prompts, draft="auto", parallel=parallel, **dials)
+        assert [reply.tokens for reply in replies] == drafted
+    assert sum(n > 0 for n in looked_up) > 10
+
+
+# --- what auto decides by itself --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_auto_makes_no_guesses_where_a_token_costs_no_more_than_a_guess(
+    agreeing: Emulator, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    monkeypatch.setattr(prepare, "DRAFTER", 2.0)  # the drafter is as large as the base here
+    dials: dict[str, Any] = {"temperature": temperature, "seed": 3, "beta": 0.02}
+    plain, guessed = (agreeing.generate(Raw("the"), draft=draft, **dials) for draft in (0, 4))
+    assert guessed.steps < plain.steps
+    monkeypatch.setattr(prepare, "LIGHT", 32_000_000)
+    auto = agreeing.generate(Raw("the"), draft="auto", **dials)
+    assert (auto.tokens, auto.steps, auto.hits) == (plain.tokens, plain.steps, ())
+
+
+def test_members_too_large_to_draft_are_never_asked_and_draw_as_without(emulator: Emulator) -> None:
+    dials: dict[str, Any] = {"temperature": 0.9, "seed": 5}
+    plain, drafted, auto = (emulator.generate(COPIES, draft=draft, **dials) for draft in (0, 2, "auto"))
+    assert auto.tokens == drafted.tokens != plain.tokens
+    reads = emulator._preparer._reads
+    reads.update(dict.fromkeys(reads, 100))
+    before = dict(emulator.fed_tokens)
+    auto = emulator.generate(COPIES, draft="auto", **dials)
+    assert auto.tokens == plain.tokens and auto.steps == plain.steps and not auto.hits
+    assert len({n - before[role] for role, n in emulator.fed_tokens.items()}) == 1  # all of them the same
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_what_a_seed_draws_does_not_depend_on_what_was_measured(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, parallel: int
+) -> None:
+    prompts, texts = [Raw(prompt) for prompt in PROMPTS], set()
+    for slow in (1e-6, 1.0, 1e3):  # so that guessing seems to pay more, or less
+
+        def checked(pace: DraftLength, rows: int, seconds: float, *, copied: bool = False, slow: float = slow) -> None:
+            CHECKED(pace, rows, 1.0 + slow * rows, copied=copied)
+
+        monkeypatch.setattr(DraftLength, "checked", checked)
+        emulator._decoder._paces.clear()
+        replies = emulator.generate_many(prompts, parallel=parallel, temperature=0.9, draft="auto")
+        texts.add(tuple(reply.tokens for reply in replies))
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("draft", [-1, 33, "often", 1.5])
+def test_a_draft_length_out_of_range_says_what_is_allowed(emulator: Emulator, draft: Any) -> None:
+    with pytest.raises(SettingError, match="auto, or a whole number from 0 to 32"):
+        emulator.generate("x", draft=draft)

@@ -1,0 +1,313 @@
+"""A member's KV cache: its limits are errors and never an abort, its logits the oracle's, its cache exact."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import pytest
+
+from eftlocal.errors import DecodeError, ModelLoadError, SettingError
+from eftlocal.runtime import gguf
+from eftlocal.runtime.llama import context as llama_context
+from eftlocal.runtime.llama.context import Cancelled, Context, Feed, Logits
+from eftlocal.runtime.llama.model import Model
+from eftlocal.runtime.plan.memory import MAX_ROWS
+from eftlocal.runtime.plan.placement import Offload
+from tests import families, oracle
+from tests.families import VOCAB, Family
+
+PROMPT = list(range(1, 21))
+ANSWER = [72, 101, 108, 108, 111, 44, 32, 119]
+TOLERANCE = {"sliding": 5e-3}  # gemma3 looks its GELU up in a table of F16 values
+
+
+def context(model: Model, *, n_ctx: int = 64, n_seq: int = 1, lora: tuple[Path, float] | None = None) -> Context:
+    """An exact context: its logits do not depend on how tokens were batched."""
+    return Context(model, n_ctx=n_ctx, n_seq=n_seq, n_threads=1, lora=lora, kv_type="f32")
+
+
+@pytest.fixture
+def one(model: Model) -> Iterator[Context]:
+    made = context(model)
+    yield made
+    made.close()
+
+
+def cold(path: Path, tokens: list[int], rows: int = 1) -> Logits:
+    """The last rows' logits from a context that has never seen anything, in one decode."""
+    made = Model(gguf.check(path))
+    fresh = context(made, n_ctx=128)
+    try:
+        return fresh.feed([Feed(0, tokens, rows)]).copy()
+    finally:
+        fresh.close()
+        made.close()
+
+
+# --- logits -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["base", "tuned2", "padded", "sliding", "recurrent"])
+def test_logits_are_the_oracles_at_every_position(family: Family, kind: str) -> None:
+    path: Path = getattr(family, kind)
+    made = Model(gguf.check(path))
+    fed = context(made)
+    tokens = [*PROMPT, *ANSWER]
+    try:
+        got = oracle.log_softmax(fed.feed([Feed(0, tokens, len(tokens))]))
+    finally:
+        fed.close()
+        made.close()
+    np.testing.assert_allclose(got, oracle.log_probabilities(path, tokens), atol=TOLERANCE.get(kind, 1e-4))
+
+
+def test_logits_are_a_view_into_llama_cpps_own_buffer_that_the_next_feed_overwrites(one: Context) -> None:
+    z = one.feed([Feed(0, PROMPT, 3)])
+    assert z.shape == (3, len(VOCAB)) and z.dtype == np.float32
+    pointer = llama_cpp.llama_get_logits(one._handle)
+    assert np.shares_memory(z, np.ctypeslib.as_array(pointer, z.shape)) and not z.flags.owndata
+    before = z[0].copy()
+    one.feed([Feed(0, [5], 1)])
+    assert not np.array_equal(z[0], before)
+
+
+def test_views_of_the_buffer_stay_right_when_it_grows(family: Family, one: Context) -> None:
+    for rows in (1, 3, 40, 1, 3, 64, 40, 1):  # (a longer feed than any before moves the buffer)
+        one.rewind(0, 0)
+        tokens = [(7 * rows + i) % 250 for i in range(rows)]
+        np.testing.assert_allclose(one.feed([Feed(0, tokens, rows)]), cold(family.tuned, tokens, rows), atol=1e-4)
+
+
+def test_no_rows_asked_for_gives_none_but_feeds_the_tokens(family: Family, one: Context) -> None:
+    assert one.feed([Feed(0, PROMPT, 0)]).shape == (0, len(VOCAB))
+    assert one.feed([]).shape == (0, len(VOCAB))
+    assert one.held(0) == len(PROMPT)
+    z = one.feed([Feed(0, ANSWER, 1)])
+    np.testing.assert_allclose(z, cold(family.tuned, PROMPT + ANSWER), atol=1e-4)
+
+
+def test_chunks_of_n_batch_give_the_logits_of_one_batch(
+    family: Family, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = [i % 250 for i in range(100)]
+    expected = cold(family.tuned, tokens, 7)
+    monkeypatch.setattr(llama_context, "CPU_BATCH", 8)
+    for n in (100, 96, 95):  # the wanted rows may fall on a chunk's border, or lie across one
+        small = context(model, n_ctx=128)
+        assert small.n_batch == 8
+        small.feed([Feed(0, tokens[: 100 - n], 0)])
+        np.testing.assert_allclose(small.feed([Feed(0, tokens[100 - n :], 7)]), expected, atol=1e-4)
+        small.close()
+
+
+def test_several_sequences_in_one_feed_come_in_its_order_and_do_not_see_each_other(
+    family: Family, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_context, "CPU_BATCH", 16)
+    many = context(model, n_seq=3)
+    prompts = {0: PROMPT, 1: PROMPT[::-1] * 2, 2: [7]}
+    z = many.feed([Feed(2, prompts[2], 1), Feed(0, prompts[0], 2), Feed(1, prompts[1], 3)]).copy()
+    assert z.shape[0] == 6
+    for part, sequence, rows in ((z[:1], 2, 1), (z[1:3], 0, 2), (z[3:], 1, 3)):
+        np.testing.assert_allclose(part, cold(family.tuned, prompts[sequence], rows), atol=1e-4)
+    z = many.feed([Feed(1, [9], 1), Feed(2, [8, 7], 1)]).copy()
+    many.close()
+    np.testing.assert_allclose(z[:1], cold(family.tuned, [*prompts[1], 9]), atol=1e-4)
+    np.testing.assert_allclose(z[1:], cold(family.tuned, [7, 8, 7]), atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, -1.5])
+def test_an_adapter_counts_by_its_scale(family: Family, scale: float) -> None:
+    made = Model(gguf.check(family.reference))
+    with_lora, without = context(made, lora=(family.lora, scale)), context(made)
+    try:
+        got = oracle.log_softmax(with_lora.feed([Feed(0, PROMPT, 5)]))
+        plain = oracle.log_softmax(without.feed([Feed(0, PROMPT, 5)]))
+    finally:
+        with_lora.close()
+        without.close()
+        made.close()
+    merged = families.read_weights(family.reference).with_lora(family.lora, scale)
+    np.testing.assert_allclose(got, oracle.numpy_llama(merged, PROMPT)[-5:], atol=1e-4)
+    np.testing.assert_allclose(plain, oracle.log_probabilities(family.reference, PROMPT)[-5:], atol=1e-4)
+
+
+# --- rewind and fork --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["tuned", "sliding", "recurrent"])
+def test_after_a_rewind_the_logits_are_those_of_tokens_never_taken(family: Family, kind: str) -> None:
+    path: Path = getattr(family, kind)
+    made = Model(gguf.check(path))
+    cut = context(made)
+    try:
+        cut.feed([Feed(0, [*PROMPT, *ANSWER], 1)])
+        kept = cut.rewind(0, 12)
+        assert kept == cut.held(0) == (12 if made.rewinds else 0)
+        z = cut.feed([Feed(0, [*PROMPT[kept:12], 9, 8], 2)]).copy()
+        assert cut.rewind(0, 100) == cut.held(0) == 14  # no more than there is
+        assert cut.rewind(0, 0) == cut.held(0) == 0
+        again = cut.feed([Feed(0, PROMPT, 1)]).copy()
+    finally:
+        cut.close()
+        made.close()
+    tolerance = TOLERANCE.get(kind, 1e-4)
+    np.testing.assert_allclose(z, cold(path, [*PROMPT[:12], 9, 8], 2), atol=tolerance)
+    np.testing.assert_allclose(again, cold(path, PROMPT), atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["tuned", "sliding", "recurrent"])
+@pytest.mark.parametrize("n", [20, 12, 0])
+def test_a_fork_goes_on_as_its_source_would_and_leaves_it_alone(family: Family, kind: str, n: int) -> None:
+    path: Path = getattr(family, kind)
+    made = Model(gguf.check(path))
+    forked = context(made, n_seq=3)
+    try:
+        forked.feed([Feed(0, PROMPT, 0), Feed(2, ANSWER, 0)])
+        kept = forked.fork(0, 2, n)  # over what 2 held
+        assert kept == forked.held(2) == (n if made.rewinds or n == len(PROMPT) else 0)
+        again = forked.fork(2, 1, n)  # a copy of a copy, before anything was decoded
+        assert again == kept
+        rest = [*PROMPT[kept:n], 9]
+        z = forked.feed([Feed(1, rest, 1), Feed(2, rest, 1), Feed(0, ANSWER, 1)]).copy()
+    finally:
+        forked.close()
+        made.close()
+    expected = cold(path, [*PROMPT[:n], 9])
+    tolerance = TOLERANCE.get(kind, 1e-4)
+    np.testing.assert_allclose(z[:2], np.repeat(expected, 2, axis=0), atol=tolerance)
+    np.testing.assert_allclose(z[2:], cold(path, PROMPT + ANSWER), atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["tuned", "recurrent"])
+@pytest.mark.parametrize("function", ["llama_memory_seq_rm", "llama_memory_seq_cp"])
+def test_an_interrupt_in_the_middle_of_a_rewind_or_a_fork_leaves_no_wrong_count(
+    family: Family, monkeypatch: pytest.MonkeyPatch, function: str, kind: str
+) -> None:
+    path: Path = getattr(family, kind)
+    made = Model(gguf.check(path))
+    cut = context(made, n_seq=2)
+    real = getattr(llama_cpp, function)
+
+    def interrupted(*args: object) -> None:
+        real(*args)
+        raise KeyboardInterrupt
+
+    try:
+        cut.feed([Feed(0, PROMPT, 0), Feed(1, ANSWER, 0)])
+        with monkeypatch.context() as patch:
+            patch.setattr(llama_cpp, function, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                cut.fork(0, 1, 12)
+            with pytest.raises(KeyboardInterrupt):
+                cut.rewind(0, 12)
+                raise KeyboardInterrupt  # where it is the copy that is interrupted
+        for sequence in (0, 1):
+            kept = cut.held(sequence)
+            assert kept <= 12
+            z = cut.feed([Feed(sequence, [*PROMPT[kept:12], 9], 1)]).copy()
+            np.testing.assert_allclose(z, cold(path, [*PROMPT[:12], 9]), atol=1e-4)
+    finally:
+        cut.close()
+        made.close()
+
+
+def test_closed_twice_is_closed(model: Model) -> None:
+    made = context(model)
+    made.close()
+    made.close()
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("feeds", "words"),
+    [
+        ([Feed(0, [1] * 65, 1)], r"0 \+ 65 tokens do not fit in a context of 64"),
+        ([Feed(0, [1, len(VOCAB)], 1)], f"token {len(VOCAB)} is not in its vocabulary of {len(VOCAB)}"),
+        ([Feed(0, [1, -1], 1)], "token -1 is not in its vocabulary"),
+        ([Feed(0, [2**40], 1)], "is not in its vocabulary"),
+        ([Feed(0, [1] * 9, 9)], "9 rows of logits asked for, at most 8"),
+    ],
+)
+def test_what_llama_cpp_would_abort_on_is_an_error_and_the_context_works_after_it(
+    family: Family, model: Model, monkeypatch: pytest.MonkeyPatch, feeds: list[Feed], words: str
+) -> None:
+    monkeypatch.setattr(llama_context, "CPU_BATCH", 8)
+    small = context(model)
+    with pytest.raises(DecodeError, match=words) as caught:
+        small.feed(feeds)
+    assert str(family.tuned) in caught.value.message
+    assert small.held(0) == 0
+    z = small.feed([Feed(0, PROMPT, 1)]).copy()
+    with pytest.raises(DecodeError):
+        small.feed([Feed(0, [1] * 60, 1)])
+    assert small.held(0) == len(PROMPT)
+    after = small.feed([Feed(0, [9], 1)]).copy()
+    small.close()
+    np.testing.assert_allclose(z, cold(family.tuned, PROMPT), atol=1e-4)
+    np.testing.assert_allclose(after, cold(family.tuned, [*PROMPT, 9]), atol=1e-4)
+
+
+def test_the_last_position_of_the_context_can_be_used_and_no_further(model: Model) -> None:
+    full = context(model, n_ctx=300)
+    full.feed([Feed(0, [1] * 299, 0)])
+    full.feed([Feed(0, [1], 1)])
+    assert full.held(0) == full.n_ctx == 300
+    with pytest.raises(DecodeError, match=r"300 \+ 1"):
+        full.feed([Feed(0, [1], 1)])
+    full.close()
+
+
+@pytest.mark.parametrize("kind", ["tuned", "sliding", "recurrent"])
+def test_a_prefill_that_was_cancelled_or_refused_midway_keeps_what_was_decoded_whole(
+    family: Family, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path: Path = getattr(family, kind)
+    monkeypatch.setattr(llama_context, "CPU_BATCH", 8)
+    made = Model(gguf.check(path))
+    cut = context(made)
+    asked = iter([False, True])
+    try:
+        with pytest.raises(Cancelled):
+            cut.feed([Feed(0, PROMPT, 1)], lambda: next(asked))
+        assert cut.held(0) == 8
+        real, calls = llama_cpp.llama_decode, iter([True, False])
+        with monkeypatch.context() as patch:
+            # The second chunk is decoded and then told to have failed: what lies in the cache is not to be trusted.
+            patch.setattr(llama_cpp, "llama_decode", lambda *args: real(*args) if next(calls) else real(*args) or -3)
+            with pytest.raises(DecodeError, match="code -3"):
+                cut.feed([Feed(0, PROMPT[8:], 1)])
+        kept = cut.held(0)
+        assert kept == (16 if made.rewinds else 0)  # half a step cannot be cut from a recurrent state
+        z = cut.feed([Feed(0, [*PROMPT[kept:16], 9], 1)]).copy()
+    finally:
+        cut.close()
+        made.close()
+    np.testing.assert_allclose(z, cold(path, [*PROMPT[:16], 9]), atol=TOLERANCE.get(kind, 1e-4))
+
+
+@pytest.mark.parametrize("n_threads", [0, -1, 513, 100_000])
+def test_a_number_of_threads_that_llama_cpp_does_not_take_is_an_error(model: Model, n_threads: int) -> None:
+    with pytest.raises(SettingError, match="threads"):
+        Context(model, n_ctx=64, n_threads=n_threads)
+
+
+def test_more_sequences_than_llama_cpp_takes_are_an_error_with_its_reason(model: Model) -> None:
+    with pytest.raises(ModelLoadError, match="n_seq_max"):
+        context(model, n_seq=257)
+
+
+def test_a_batch_of_a_device_has_no_more_rows_of_logits_than_one_of_the_cpu(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_context, "CPU_BATCH", 512)  # a device's; one row more would abort the process
+    model = Model(gguf.check(family.base), Offload())
+    wide = Context(model, n_ctx=512)
+    assert wide.feed([Feed(0, [5] * 300, MAX_ROWS)]).shape == (MAX_ROWS, model.n_vocab)
+    with pytest.raises(DecodeError, match=f"{MAX_ROWS + 1} rows of logits asked for, at most {MAX_ROWS}"):
+        wide.feed([Feed(0, [5] * 150, MAX_ROWS + 1)])
+    wide.close()
+    model.close()

@@ -1,0 +1,97 @@
+"""A model's weights and tokenizer: files that llama.cpp refuses give its reason, and text and tokens its own bytes."""
+
+from pathlib import Path
+
+import gguf as gguf_writer
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eftlocal.errors import ModelLoadError
+from eftlocal.runtime import gguf
+from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.llama.model import Model
+from tests import families
+from tests.families import VOCAB, Family
+
+# --- files that llama.cpp refuses -------------------------------------------------------------------------------------
+
+
+def test_a_file_that_passes_the_header_check_but_not_llama_cpp_gives_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / "no-output-norm.gguf"
+    whole = families.write_model(tmp_path / "whole.gguf", seed=1)
+    path.write_bytes(whole.read_bytes().replace(b"output_norm.weight", b"output_form.weight"))
+    with pytest.raises(ModelLoadError, match=r"no-output-norm\.gguf: .*'output_norm\.weight' not found") as caught:
+        Model(gguf.check(path))
+    assert "\n" not in caught.value.message
+
+
+def test_an_adapter_of_another_shape_gives_llama_cpps_reason(family: Family) -> None:
+    made = Model(gguf.check(family.base))
+    try:
+        with pytest.raises(ModelLoadError, match=r"lora\.gguf: .*could not apply this adapter to .*base\.gguf: .+"):
+            Context(made, n_ctx=64, lora=(family.lora, 1.0))
+        with pytest.raises(ModelLoadError):  # a model is no adapter
+            Context(made, n_ctx=64, lora=(family.tuned, 1.0))
+        fine = Context(made, n_ctx=64)  # and the weights are as usable as before
+        fine.feed([Feed(0, [1, 2, 3], 1)])
+        fine.close()
+    finally:
+        made.close()
+
+
+# --- the tokenizer ----------------------------------------------------------------------------------------------------
+
+
+def test_a_typed_control_token_stays_text(model: Model) -> None:
+    for text in families.SPECIALS:
+        ids = model.tokenize(f"a{text}b")
+        assert not set(ids) & set(model.controls.values())
+        assert b"".join(map(model.piece, ids)).decode() == f"a{text}b"
+    assert model.controls == {text: VOCAB.id(text) for text in families.SPECIALS}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(exclude_categories=[])))
+def test_tokens_are_the_texts_own_bytes(family: Family, text: str) -> None:
+    made = _shared(family)
+    assert b"".join(map(made.piece, made.tokenize(text))) == text.encode("utf-8", "surrogatepass")
+
+
+_kept: list[Model] = []
+
+
+def _shared(family: Family) -> Model:
+    """One model for all examples of hypothesis."""
+    if not _kept:
+        _kept.append(Model(gguf.check(family.tuned)))
+    return _kept[0]
+
+
+def test_a_control_token_stands_for_no_text_and_a_long_piece_is_whole(tmp_path: Path, model: Model) -> None:
+    assert [model.piece(VOCAB.id(text)) for text in families.SPECIALS] == [b"", b"", b""]
+    long = "x" * 300
+    vocab = VOCAB.extended([long], gguf_writer.TokenType.NORMAL)
+    made = Model(gguf.check(families.write_model(tmp_path / "long.gguf", seed=1, vocab=vocab)))
+    assert made.piece(vocab.id(long)) == long.encode()
+    made.close()
+
+
+def test_the_ends_of_generation_are_the_eos_and_those_of_llama_cpps_names(family: Family, model: Model) -> None:
+    ends = {text for text in families.SPECIALS if model.is_eog(VOCAB.id(text))}
+    assert "<|im_end|>" in ends and "<|im_start|>" not in ends
+    assert not any(model.is_eog(i) for i in range(256))
+
+
+def test_bos_is_added_only_where_the_vocabulary_says_so(family: Family, model: Model) -> None:
+    made = Model(gguf.check(family.with_bos))
+    assert made.add_bos and not model.add_bos
+    assert made.bos == VOCAB.id("<|endoftext|>")
+    assert made.bos not in made.tokenize("Hello")  # the view's business
+    made.close()
+
+
+def test_a_text_of_a_megabyte_is_tokenized(model: Model) -> None:
+    for text in ("a", " ", "\n", "1", "😀"):
+        many = text * (300_000 // len(text.encode()))
+        assert b"".join(map(model.piece, set(model.tokenize(many)))).decode().strip(text) == ""
