@@ -75,7 +75,7 @@ class Generation:
     drafter: int | None = None  # the member whose distribution offers tokens
     repeats: PromptLookup | None = None  # of prompt and answer, where guesses may be looked up there
     matcher: Matcher | None = None  # of the constraint
-    inform: Callable[[int, Logits, Mapping[int, Logits]], TokenLogprobs] | None = None  # of a token that was drawn
+    logprobs_of: Callable[[int, Logits, Mapping[int, Logits]], TokenLogprobs] | None = None  # of a token that was drawn
     tokens: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     started: float = field(default_factory=time.perf_counter)

@@ -231,9 +231,9 @@ class Decoder:
                 token = generation.draw(z[i], offered)
                 if guess is not None:
                     hits.append(token == guess)
-                if generation.inform is not None and not self._engine.is_eog(token):
+                if generation.logprobs_of is not None and not self._engine.is_eog(token):
                     rows = {member: logits[i] for member, logits in alone.items()}
-                    generation.logprobs.append(generation.inform(token, z[i], rows))
+                    generation.logprobs.append(generation.logprobs_of(token, z[i], rows))
                 delta += generation.take(token, self._engine)
                 if generation.ended or i == len(block.guesses) or token != block.guesses[i]:
                     break

@@ -31,7 +31,7 @@ class Raw(str):
 
 Prompt = str | Sequence[Message]
 
-LIGHT = 32_000_000  # bytes: the largest member decodes a token about as fast as a guess is made
+WORTH_DRAFTING = 32_000_000  # bytes: the largest member decodes a token about as fast as a guess is made
 DRAFTER = 0.5  # of what the largest member reads for a token, at most: no cheaper member is worth asking first
 
 RAW_VIEW = View(template=RAW, variables={})
@@ -74,7 +74,7 @@ class Preparer:
         if settings.logprobs is not None:
             pairs = {reward.name: (reward.tuned, reward.reference) for reward in self._members.rewards}
             base, n_real = self._members.base, self._members.n_real
-            generation.inform = Places(base, pairs, n_real, piece, settings.logprobs)
+            generation.logprobs_of = Places(base, pairs, n_real, piece, settings.logprobs)
         must_fit(generation.prompt_tokens, self._engine.n_ctx)
         return generation
 
@@ -82,7 +82,7 @@ class Preparer:
         """Whether guesses can be made, and by themselves where they can win. By the files alone, as `_drafter`."""
         if not all(self._engine.model(member).rewinds for member in mix.active):
             return False  # a wrong guess would cost the whole prompt again
-        return settings.draft != "auto" or any(self._read(member) >= LIGHT for member in mix.active)
+        return settings.draft != "auto" or any(self._read(member) >= WORTH_DRAFTING for member in mix.active)
 
     def _drafter(self, mix: Mix, settings: Settings) -> int | None:
         """The member that offers tokens. Which one, and whether any, follows from settings and files alone: a seed's

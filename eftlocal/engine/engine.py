@@ -76,7 +76,7 @@ class Engine(Workers):
             source, shared = self._longest(slot, member)
             if source is not slot:
                 kept = self._context(member).fork(source.index, slot.index, shared)
-                slot.fed[member], slot.same[member] = source.fed[member][:kept], kept
+                slot.fed[member], slot.valid[member] = source.fed[member][:kept], kept
 
     def will_hold_more(self, slot: Slot, others: Sequence[Slot]) -> bool:
         """Whether one of `others`, once its prompts are fed, has more to copy for this one than any slot has now."""
@@ -91,14 +91,14 @@ class Engine(Workers):
     def lacking(self, slot: Slot) -> int:
         """How many tokens have to be fed for the slot's first row, by the member that lacks most."""
         return max(
-            slot.length(m) - min(slot.same[m], self._context(m).held(slot.index), slot.length(m) - 1)
+            slot.length(m) - min(slot.valid[m], self._context(m).held(slot.index), slot.length(m) - 1)
             for m in slot.prompts
         )
 
     def _longest(self, slot: Slot, member: int) -> tuple[Slot, int]:
         """The slot that holds most of this one's prompt, by enough to be copied, else itself; and how much it holds."""
         context, prompt = self._context(member), slot.prompts[member]
-        source, shared = slot, min(slot.same[member], context.held(slot.index))
+        source, shared = slot, min(slot.valid[member], context.held(slot.index))
         for other in self.slots:
             held = context.held(other.index)
             same = min(common_prefix(other.fed.get(member, []), prompt), held)
@@ -112,7 +112,7 @@ class Engine(Workers):
             context = self._context(member)
             kept = context.fork(slot.index, to.index, context.held(slot.index))
             # (a sequence that has only begun was fed nothing)
-            to.fed[member], to.same[member] = slot.fed.get(member, [])[:kept], min(slot.same[member], kept)
+            to.fed[member], to.valid[member] = slot.fed.get(member, [])[:kept], min(slot.valid[member], kept)
         to.prompts, to.tokens, to.free = slot.prompts, slot.tokens, False
         slot.prompts, slot.tokens, slot.free = {}, [], True
 
@@ -131,7 +131,7 @@ class Engine(Workers):
         """
         began = time.perf_counter()
         work = self._work(requests, cancelled)
-        self._lanes.run(work.split, work.decode)
+        self._executor.run(work.split, work.decode)
         found = work.found()
         self.seconds += time.perf_counter() - began
         return found
@@ -144,13 +144,13 @@ class Engine(Workers):
         """
         began = time.perf_counter()
         work = self._work(requests, cancelled)
-        future = self._lanes.start(work.split, work.decode)
+        future = self._executor.start(work.split, work.decode)
         self.seconds += time.perf_counter() - began
         return Pending(self, work, future)
 
     def _work(self, requests: Sequence[Request], cancelled: Callable[[], bool] | None) -> "_Work":
         members = sorted({member for request in requests for member in request.members})
-        self._lanes.wait(members)  # an interrupted call may have left them decoding
+        self._executor.wait(members)  # an interrupted call may have left them decoding
         feeds = {member: self._feeds(member, requests) for member in members}
         rows = {member: sum(len(feed.tokens) for feed in own) for member, own in feeds.items()}
         return _Work(self, requests, feeds, self._split(rows), cancelled)
@@ -167,13 +167,13 @@ class Engine(Workers):
                 raise DecodeError(
                     f"{self.specs[member].name}: {length} tokens do not fit in a context of {self.n_ctx}."
                 )
-            kept = context.rewind(slot.index, min(slot.same[member], length - (1 if piece else rows)))
+            kept = context.rewind(slot.index, min(slot.valid[member], length - (1 if piece else rows)))
             missing = slot.missing(member, kept)
             if piece:
                 missing = missing[: min(request.most, len(missing) - 1)]
             slot.fed[member] = slot.fed.get(member, [])
             slot.fed[member][kept:] = missing
-            slot.same[member] = kept
+            slot.valid[member] = kept
             feeds.append(Feed(slot.index, missing, rows))
         return feeds
 
@@ -207,7 +207,7 @@ class _Work:
     def found(self) -> dict[int, tuple[Logits, Rows]]:
         """What forward returns, once all members have decoded."""
         for request, fed in zip(self._requests, self._fed, strict=True):
-            request.slot.same.update(fed)
+            request.slot.valid.update(fed)
         starts = [0, *accumulate(request.rows for request in self._requests)]
         return {
             m: (with_known(m, self._requests, z), rows_of(m, self._requests, starts)) for m, z in self._logits.items()

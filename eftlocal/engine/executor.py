@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 
-from eftlocal.runtime.plan.threads import Lane, Split
+from eftlocal.runtime.plan.threads import Chain, Split
 
 __all__ = ["Executor"]
 
@@ -41,7 +41,7 @@ class Executor:
         beside = [self._submit((member,), partial(decode, member)) for member in split.beside]
         try:
             for first, *others in split.rounds:
-                futures = [self._submit(lane, partial(_in_turn, lane, decode)) for lane in others]
+                futures = [self._submit(chain, partial(_in_turn, chain, decode)) for chain in others]
                 try:
                     _in_turn(first, decode)
                 finally:
@@ -53,14 +53,14 @@ class Executor:
         for future in beside:
             future.result()
 
-    def _submit(self, members: Lane, work: Callable[[], None]) -> Future[None]:
+    def _submit(self, members: Chain, work: Callable[[], None]) -> Future[None]:
         future = self._pool.submit(work)
         self._busy.update(dict.fromkeys(members, future))
         return future
 
 
-def _in_turn(lane: Lane, decode: Callable[[int], None]) -> None:
-    for member in lane:
+def _in_turn(chain: Chain, decode: Callable[[int], None]) -> None:
+    for member in chain:
         decode(member)
 
 

@@ -21,22 +21,22 @@ class Slot:
     tokens: list[int] = field(default_factory=list)  # what all members have in common after their prompts
     free: bool = True
     fed: dict[int, list[int]] = field(default_factory=dict)  # by member: what its cache was given, in order
-    same: dict[int, int] = field(default_factory=dict)  # by member: how much of that is known to be what it should be
+    valid: dict[int, int] = field(default_factory=dict)  # by member: how much of that is known to be what it should be
 
     def truncate(self, n: int) -> None:
         """Keep the first `n` common tokens; the caches follow at the next forward."""
         del self.tokens[n:]
         for member, prompt in self.prompts.items():
-            self.same[member] = min(self.same[member], len(prompt) + n)
+            self.valid[member] = min(self.valid[member], len(prompt) + n)
 
     def begin(self, prompts: Mapping[int, list[int]]) -> None:
         """Another sequence, which the caches may hold the beginning of."""
         self.prompts, self.tokens = dict(prompts), []
-        self.same.update({m: common_prefix(self.fed.get(m, []), prompt) for m, prompt in prompts.items()})
+        self.valid.update({m: common_prefix(self.fed.get(m, []), prompt) for m, prompt in prompts.items()})
 
     def regain(self, member: int) -> None:
         """Tokens that were dropped are there again: what the member was fed of them counts again."""
-        self.same[member] = common_prefix(self.fed[member], self.prompts[member] + self.tokens)
+        self.valid[member] = common_prefix(self.fed[member], self.prompts[member] + self.tokens)
 
     def missing(self, member: int, start: int) -> list[int]:
         """What a cache lacks that holds `start` tokens."""

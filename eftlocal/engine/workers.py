@@ -10,7 +10,7 @@ from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.placement import Offload, Plan
-from eftlocal.runtime.plan.threads import LIGHT, MOST_ROWS, Cost, Split, in_turn, split_threads
+from eftlocal.runtime.plan.threads import MOST_ROWS, SINGLE_THREADED, Cost, Split, in_turn, split_threads
 from eftlocal.runtime.speeds import Speed, Speeds, measure
 
 __all__ = ["MemberSpec", "Workers"]
@@ -56,7 +56,7 @@ class Workers:
         self.plan = plan
         self.notes: dict[Path, str] = {}
         self.in_turn = False
-        self._lanes = Executor(len(self.specs))
+        self._executor = Executor(len(self.specs))
         self._models: dict[Path, Model] = {}
         self._contexts: dict[int, Context] = {}
         self._ends: dict[int, bool] = {}  # of the tokens that were asked for: a token passes here at every step
@@ -106,7 +106,7 @@ class Workers:
 
     def _unload(self, path: Path) -> None:
         """Free a file's weights, after the caches that use them; a cache made again is filled again."""
-        self._lanes.wait(self._contexts)
+        self._executor.wait(self._contexts)
         for member in [m for m in self._contexts if self.specs[m].header.path == path]:
             self._contexts.pop(member).close()
         if (model := self._models.pop(path, None)) is not None:
@@ -134,7 +134,7 @@ class Workers:
 
     def reserve(self, n_seq: int, n_ctx: int) -> None:
         """Make room for `n_seq` sequences of `n_ctx` tokens, in caches that are made anew."""
-        self._lanes.wait(self._contexts)
+        self._executor.wait(self._contexts)
         self._close_contexts()
         self.n_ctx, self.n_seq = n_ctx, n_seq
 
@@ -161,7 +161,7 @@ class Workers:
 
     def close(self) -> None:
         """Free every cache, then the weights."""
-        self._lanes.close()
+        self._executor.close()
         self._close_contexts()
         for model in self._models.values():
             model.close()
@@ -180,7 +180,7 @@ class Workers:
         Takes about a second of each large model that no memory has. What cannot be measured is done without.
         """
         here = [member for member in members if self._read(member) > 0]
-        heavy = any(self._read(member) >= LIGHT for member in here)
+        heavy = any(self._read(member) >= SINGLE_THREADED for member in here)
         if self._memory is None or self.n_threads < 2 or len(here) < 2 or not heavy:
             return
         if wanted := [member for member in here if anew or member not in self._speeds]:
@@ -199,7 +199,7 @@ class Workers:
             return known
         context = self._make(member, n_ctx=MEASURED, n_seq=MOST_ROWS)
         try:
-            speed = measure(context, self.n_threads if self._read(member) >= LIGHT else 1)
+            speed = measure(context, self.n_threads if self._read(member) >= SINGLE_THREADED else 1)
         finally:
             context.close()
         memory.put(name, speed)

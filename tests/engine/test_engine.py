@@ -420,7 +420,7 @@ def test_more_than_the_context_holds_is_an_error_and_no_abort(trio: Engine) -> N
 @pytest.fixture
 def heavy(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tiny models count as such as threads are worth their while for."""
-    monkeypatch.setattr("eftlocal.engine.workers.LIGHT", 0)
+    monkeypatch.setattr("eftlocal.engine.workers.SINGLE_THREADED", 0)
 
 
 def measuring(family: Family, path: Path, n_threads: int = 2) -> Engine:

@@ -12,7 +12,7 @@ ONES = dict.fromkeys(range(6), 1)
 
 
 def test_rounds_follow_each_other_lanes_run_at_once_and_devices_all_the_while() -> None:
-    lanes, began, ended = Executor(6), dict[int, float](), dict[int, float]()
+    executor, began, ended = Executor(6), dict[int, float](), dict[int, float]()
     meet = threading.Barrier(3)  # 1, 3 and the one on a device: nobody goes on alone
 
     def decode(member: int) -> None:
@@ -22,8 +22,8 @@ def test_rounds_follow_each_other_lanes_run_at_once_and_devices_all_the_while() 
         time.sleep(0.005)
         ended[member] = time.perf_counter()
 
-    lanes.run(Split((((0,),), ((1, 2), (3, 4))), ONES, (5,)), decode)
-    lanes.close()
+    executor.run(Split((((0,),), ((1, 2), (3, 4))), ONES, (5,)), decode)
+    executor.close()
     assert sorted(began) == sorted(ended) == [0, 1, 2, 3, 4, 5]
     assert ended[0] < min(began[1], began[3])
     assert ended[1] < began[2] and ended[3] < began[4]
@@ -32,7 +32,7 @@ def test_rounds_follow_each_other_lanes_run_at_once_and_devices_all_the_while() 
 @pytest.mark.parametrize("failing", [0, 1, 2, 3])
 @pytest.mark.parametrize("apart", [False, True])
 def test_an_error_is_raised_once_all_that_was_begun_is_done(failing: int, apart: bool) -> None:
-    lanes, done = Executor(4), set[int]()
+    executor, done = Executor(4), set[int]()
 
     def decode(member: int) -> None:
         if member == failing:
@@ -42,27 +42,27 @@ def test_an_error_is_raised_once_all_that_was_begun_is_done(failing: int, apart:
 
     split = Split((((0,),), ((1,), (2,))), ONES, (3,))
     with pytest.raises(ValueError, match=str(failing)):
-        lanes.start(split, decode).result() if apart else lanes.run(split, decode)
+        executor.start(split, decode).result() if apart else executor.run(split, decode)
     assert done == ({3} if failing == 0 else {0, 1, 2, 3} - {failing})
     done.clear()
-    lanes.run(Split((((0,), (1,)),), {0: 1, 1: 1}), done.add)  # and they are free again
+    executor.run(Split((((0,), (1,)),), {0: 1, 1: 1}), done.add)  # and they are free again
     assert done == {0, 1}
-    lanes.close()
+    executor.close()
 
 
 def test_two_splits_run_at_once_unless_they_have_a_member_in_common() -> None:
-    lanes, go = Executor(3), threading.Event()
+    executor, go = Executor(3), threading.Event()
     order: list[str] = []
 
     def slow(member: int) -> None:
         go.wait(10)
         order.append(f"slow {member}")
 
-    pending = lanes.start(Split((((0,), (1,)),), {0: 1, 1: 1}), slow)
-    lanes.run(Split((((2,),),), {2: 1}), lambda member: order.append(f"other {member}"))
+    pending = executor.start(Split((((0,), (1,)),), {0: 1, 1: 1}), slow)
+    executor.run(Split((((2,),),), {2: 1}), lambda member: order.append(f"other {member}"))
     assert order == ["other 2"] and not pending.done()
     threading.Timer(0.05, go.set).start()
-    lanes.run(Split((((1,),),), {1: 1}), lambda member: order.append(f"again {member}"))
+    executor.run(Split((((1,),),), {1: 1}), lambda member: order.append(f"again {member}"))
     pending.result()
     assert order.index("slow 1") < order.index("again 1") and len(order) == 4
-    lanes.close()
+    executor.close()

@@ -39,7 +39,7 @@ def context(family: Family) -> Iterator[Context]:
 )
 def test_a_decode_costs_what_was_measured_of_it(rows: int, n_threads: int, cost: Cost) -> None:
     found = KNOWN.cost(rows, n_threads)
-    assert (found.alone, found.shared) == pytest.approx((cost.alone, cost.shared))
+    assert (found.one_thread, found.shared) == pytest.approx((cost.one_thread, cost.shared))
 
 
 def test_threads_that_only_harm_share_nothing() -> None:

@@ -99,7 +99,7 @@ def guessing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Apart, the drafter goes on guessing while the others check, here always as far as it may. `auto` takes these tiny
     models for such as gain from guesses.
     """
-    monkeypatch.setattr(prepare, "LIGHT", 0)
+    monkeypatch.setattr(prepare, "WORTH_DRAFTING", 0)
     if request.param == "apart":
         monkeypatch.setattr(Engine, "apart", lambda *_: True)
         monkeypatch.setattr(Pending, "done", False)
@@ -449,7 +449,7 @@ def test_auto_makes_no_guesses_where_a_token_costs_no_more_than_a_guess(
     dials: dict[str, Any] = {"temperature": temperature, "seed": 3, "beta": 0.02}
     plain, guessed = (agreeing.generate(Raw("the"), draft=draft, **dials) for draft in (0, 4))
     assert guessed.steps < plain.steps
-    monkeypatch.setattr(prepare, "LIGHT", 32_000_000)
+    monkeypatch.setattr(prepare, "WORTH_DRAFTING", 32_000_000)
     auto = agreeing.generate(Raw("the"), draft="auto", **dials)
     assert (auto.tokens, auto.steps, auto.hits) == (plain.tokens, plain.steps, ())
 

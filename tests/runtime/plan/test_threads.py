@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eftlocal.runtime.machine import usable_cores
-from eftlocal.runtime.plan.threads import LIGHT, Cost, Lane, Split, in_turn, split_threads, step_cost
+from eftlocal.runtime.plan.threads import SINGLE_THREADED, Chain, Cost, Split, in_turn, split_threads, step_cost
 
-SMALL = 3 * LIGHT  # bytes of weights: threads are worth their while
+SMALL = 3 * SINGLE_THREADED  # bytes of weights: threads are worth their while
 SHARES = st.sampled_from([0.0, 0.1, 0.4, 0.8, 1.0])  # of a decode that threads share
 COSTS = st.builds(Cost, st.floats(0.01, 100), SHARES)
 
@@ -34,7 +34,7 @@ def read(sizes: Sequence[float], rows: int = 1) -> dict[int, Cost]:
     ],
 )
 def test_a_split_is_what_one_would_choose(
-    sizes: list[float], rows: int, n_threads: int, rounds: set[tuple[Lane, ...]], threads: list[int]
+    sizes: list[float], rows: int, n_threads: int, rounds: set[tuple[Chain, ...]], threads: list[int]
 ) -> None:
     split = split_threads(read(sizes, rows), n_threads)
     checked(split, len(sizes), n_threads)
@@ -46,15 +46,15 @@ def test_a_large_base_has_most_of_many_cores_and_waits_for_no_small_one() -> Non
     costs = read([10, 1, 1])
     split = split_threads(costs, 8)
     assert split.threads[0] >= 6
-    assert any((0,) in lanes for lanes in split.rounds)
+    assert any((0,) in chains for chains in split.rounds)
     assert step_cost(costs, split) < step_cost(costs, Split((((0, 1, 2),),), dict.fromkeys(costs, 8)))
 
 
 def test_rows_cost_more_and_threads_share_more_of_them() -> None:
     one, four, sixteen = (Cost.estimated(SMALL, rows) for rows in (1, 4, 16))
-    assert one.alone < four.alone < sixteen.alone
-    assert one.on(4) / one.alone > four.on(4) / four.alone
-    assert sixteen.on(1) == sixteen.alone
+    assert one.one_thread < four.one_thread < sixteen.one_thread
+    assert one.on(4) / one.one_thread > four.on(4) / four.one_thread
+    assert sixteen.on(1) == sixteen.one_thread
     assert Cost.estimated(SMALL, 500) == sixteen
 
 
@@ -73,7 +73,7 @@ def test_no_split_of_one_round_is_better_by_more_than_a_third(own: list[Cost], n
     assert step_cost(costs, split_threads(costs, n_threads)) <= best * 4 / 3 + 1e-9
 
 
-@given(st.lists(st.floats(1, LIGHT - 1), min_size=1, max_size=7), st.integers(1, 16), st.integers(1, 20))
+@given(st.lists(st.floats(1, SINGLE_THREADED - 1), min_size=1, max_size=7), st.integers(1, 16), st.integers(1, 20))
 def test_a_model_too_light_for_threads_has_one(weights: list[float], n_threads: int, rows: int) -> None:
     costs = {i: Cost.estimated(weight, rows) for i, weight in enumerate(weights)}
     split = split_threads(costs, n_threads)
@@ -82,7 +82,11 @@ def test_a_model_too_light_for_threads_has_one(weights: list[float], n_threads: 
 
 
 def test_a_light_member_leaves_the_threads_to_a_heavy_one() -> None:
-    costs = {0: Cost.estimated(20 * SMALL, 1), 1: Cost.estimated(LIGHT / 2, 1), 2: Cost.estimated(LIGHT / 2, 1)}
+    costs = {
+        0: Cost.estimated(20 * SMALL, 1),
+        1: Cost.estimated(SINGLE_THREADED / 2, 1),
+        2: Cost.estimated(SINGLE_THREADED / 2, 1),
+    }
     threads = split_threads(costs, 8).threads
     assert (threads[1], threads[2]) == (1, 1)
     assert in_turn(costs, 8).threads == {0: 8, 1: 1, 2: 1}
@@ -93,11 +97,11 @@ def test_members_on_devices_run_beside_all_others_and_take_no_cores(
     own: list[Cost], n_on_devices: int, n_threads: int
 ) -> None:
     costs = dict(enumerate(own))
-    alone = split_threads(costs, n_threads)
+    without = split_threads(costs, n_threads)
     devices = tuple(len(own) + i for i in range(n_on_devices))
     split = split_threads(costs | dict.fromkeys(devices, Cost(0.0)), n_threads)
-    assert (split.rounds, split.beside) == (alone.rounds, devices)
-    assert split.threads == {**alone.threads, **dict.fromkeys(devices, 1)}
+    assert (split.rounds, split.beside) == (without.rounds, devices)
+    assert split.threads == {**without.threads, **dict.fromkeys(devices, 1)}
 
 
 def test_members_that_are_all_on_devices_have_a_lane_each() -> None:
@@ -113,18 +117,18 @@ def test_there_is_a_core_to_use() -> None:
 
 
 def checked(split: Split, n_members: int, n_threads: int) -> None:
-    """Everyone in exactly one lane of one round; no round has more threads than there are."""
-    assert sorted(member for lanes in split.rounds for lane in lanes for member in lane) == list(range(n_members))
-    assert all(lane for lanes in split.rounds for lane in lanes) and set(split.threads) == set(range(n_members))
-    for lanes in split.rounds:
-        assert sum(max(split.threads[member] for member in lane) for lane in lanes) <= n_threads
+    """Everyone in exactly one chain of one round; no round has more threads than there are."""
+    assert sorted(member for chains in split.rounds for chain in chains for member in chain) == list(range(n_members))
+    assert all(chain for chains in split.rounds for chain in chains) and set(split.threads) == set(range(n_members))
+    for chains in split.rounds:
+        assert sum(max(split.threads[member] for member in chain) for chain in chains) <= n_threads
 
 
 def every_split(n_members: int, n_threads: int) -> Iterator[Split]:
-    """All assignments of members to the lanes of one round and of threads to lanes."""
+    """All assignments of members to the chains of one round and of threads to chains."""
     for owners in product(range(n_members), repeat=n_members):
-        lanes = [tuple(i for i in range(n_members) if owners[i] == lane) for lane in sorted(set(owners))]
-        for threads in product(range(1, n_threads + 1), repeat=len(lanes)):
+        chains = [tuple(i for i in range(n_members) if owners[i] == chain) for chain in sorted(set(owners))]
+        for threads in product(range(1, n_threads + 1), repeat=len(chains)):
             if sum(threads) <= n_threads:
-                each: Mapping[int, int] = {i: n for lane, n in zip(lanes, threads, strict=True) for i in lane}
-                yield Split((tuple(lanes),), each)
+                each: Mapping[int, int] = {i: n for chain, n in zip(chains, threads, strict=True) for i in chain}
+                yield Split((tuple(chains),), each)
