@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     )
     from eftlocal.runtime.views import Message
 
+    __version__: str
+
 _HOMES = {
     "eftlocal.decoding.constraints.constraint": ("Constraint",),
     "eftlocal.emulation.emulator": ("Answer", "Emulator", "Job", "Raw", "Stream"),
@@ -72,6 +74,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The public names, imported when they are first used: `eftlocal --help` loads neither numpy nor llama.cpp."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("eftlocal")
+
     from importlib import import_module
 
     for module, names in _HOMES.items():

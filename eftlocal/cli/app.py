@@ -1,5 +1,7 @@
 """The program's Typer application; the commands add themselves to it."""
 
+from typing import Annotated
+
 import typer
 
 __all__ = ["app"]
@@ -11,3 +13,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # imported here, so that --help does not wait for it
+
+        typer.echo(f"eftlocal {version('eftlocal')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+import eftlocal
 from eftlocal import cli
 from eftlocal.errors import SettingError
 from tests.builders import write_catalog
@@ -132,6 +134,20 @@ def test_a_prompt_of_bytes_that_are_no_text_is_taken_as_python_gives_it(run: Run
 def test_the_end_of_the_context_is_told_on_stderr(run: Run) -> None:
     done = run("generate", "Hello", "--ctx", "24", "--max-tokens", "100", "--beta", "0")
     assert done.code == 0 and done.err in ("", "(the context of 24 tokens is full)\n")
+
+
+# --- the version ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--version"], ["-V"], ["--version", "demo"]], ids=" ".join)
+def test_the_version_is_one_line_and_exit_code_0(run: Run, words: list[str]) -> None:
+    assert run(*words, models=None) == Done(0, f"eftlocal {eftlocal.__version__}\n", "")
+
+
+def test_the_version_is_the_one_in_pyproject_toml() -> None:
+    pyproject = Path(__file__).parents[2] / "pyproject.toml"
+    written = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["version"]
+    assert eftlocal.__version__ == written, "pyproject.toml has changed since the installation: pip install -e . again"
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -264,7 +280,8 @@ def test_help_and_a_mistake_import_nothing_heavy() -> None:
     script = (
         "import sys\nfrom eftlocal.cli import main\n"
         "try: main()\nexcept SystemExit as end: code = end.code\n"
-        "heavy = sorted({'numpy', 'llama_cpp', 'jinja2', 'huggingface_hub', 'prompt_toolkit'} & set(sys.modules))\n"
+        "heavy = {'numpy', 'llama_cpp', 'jinja2', 'huggingface_hub', 'prompt_toolkit', 'importlib.metadata'}\n"
+        "heavy = sorted(heavy & set(sys.modules))\n"
         "print(code, heavy, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True, timeout=60)
@@ -306,7 +323,15 @@ def test_a_full_disk_under_stdout_is_told_in_one_line(words: list[str]) -> None:
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize(
     "words",
-    [["list"], ["list", "--json"], ["show", "demo"], ["show", "demo", "--json"], ["--help"], ["list", "--help"]],
+    [
+        ["list"],
+        ["list", "--json"],
+        ["show", "demo"],
+        ["show", "demo", "--json"],
+        ["--help"],
+        ["list", "--help"],
+        ["-V"],
+    ],
     ids=" ".join,
 )
 def test_a_reader_that_was_never_there_is_no_failure(words: list[str], buffered: bool) -> None:
