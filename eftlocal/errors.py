@@ -1,9 +1,9 @@
-"""The one exception tree: every mistake that a user can make or meet, with what to do about it.
+"""The exceptions that tell a user what went wrong and what to do about it.
 
-EftError                 base of all; `message`, `hint`, `exit_code`
+EftError                 base of all: `message`, `hint`, `exit_code`
 ├── CatalogError         models.toml: unknown key, wrong type, undefined name, missing file
-├── HubError             the Hub: no such repository or file, no licence, no network, no room, other bytes than expected
-├── ModelFileError       a file that is no usable GGUF, found before llama.cpp sees it
+├── HubError             the Hub: missing repository or file, licence, network, disk full, wrong bytes
+├── ModelFileError       a file that is not a usable GGUF, found before llama.cpp opens it
 ├── FitError             an emulator that does not fit in this machine's memory
 ├── ModelLoadError       llama.cpp refused a model, an adapter or a context
 ├── VocabularyError      the members of an emulator do not share one vocabulary
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class EftError(Exception):
-    """An error told in one or two lines: `message` says what was found, `hint` what to do."""
+    """An error that fits in one or two lines: `message` says what was found, `hint` says what to do."""
 
     exit_code = 1
 
@@ -44,15 +44,15 @@ class CatalogError(EftError):
 
 
 class HubError(EftError):
-    """What the Hub does not have or does not give, or a download that could not be made whole."""
+    """The Hub does not have a file, or refuses it, or a download could not be completed."""
 
 
 class ModelFileError(EftError):
-    """A file that is not a whole, readable GGUF model."""
+    """A file that is not a complete, readable GGUF model."""
 
 
 class FitError(EftError):
-    """An emulator that needs more memory than is free."""
+    """An emulator needs more memory than this machine has free."""
 
 
 class ModelLoadError(EftError):
@@ -60,20 +60,20 @@ class ModelLoadError(EftError):
 
 
 class VocabularyError(EftError):
-    """Members whose token ids do not mean the same text."""
+    """The same token id means different text in two members."""
 
 
 class ViewError(EftError):
-    """A view that cannot render this conversation for this member."""
+    """A view cannot render this conversation for this member."""
 
 
 class SettingError(EftError, ValueError):
-    """A setting out of its allowed range."""
+    """A setting is out of its allowed range."""
 
 
 class ContextError(EftError):
-    """A prompt longer than the context."""
+    """A prompt is longer than the context."""
 
 
 class DecodeError(EftError):
-    """A member failed while decoding, or gave logits that are no numbers."""
+    """A member failed while decoding, or gave logits that are not finite."""

@@ -1,4 +1,4 @@
-"""Emulators for tests: a models.toml written from Python values, and an emulator loaded from it."""
+"""Makes emulators for tests: writes a models.toml from Python values and loads an emulator from it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,10 @@ from eftlocal.emulation.emulator import Emulator
 
 
 def write_catalog(folder: Path, models: Mapping[str, Path | Mapping[str, Any]], **emulator: Any) -> Path:
-    """A models.toml with these models (paths, or tables) and one emulator `e` of the given keys, its default."""
+    """Writes a models.toml with these models (paths or tables) and one emulator, `e`, the default. Returns its path.
+
+    `emulator` holds the keys of the emulator's table.
+    """
     lines = ['default = "e"']
     for name, model in models.items():
         table = {"path": str(model)} if isinstance(model, Path) else model
@@ -30,7 +33,11 @@ def load(
     emulator: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Emulator:
-    """An exact emulator (F32 cache, one thread, greedy) over `models`; `views` is one for all roles or one for each."""
+    """Loads an exact emulator of `models`: F32 KV cache, one thread, greedy.
+
+    `views` is one view for all roles, or a mapping from role to view. `emulator` holds further keys of the emulator's
+    table, `options` further arguments of `Emulator.load`.
+    """
     each = views if isinstance(views, Mapping) else dict.fromkeys(("base", "tuned", "reference"), views)
     path = write_catalog(folder, models, base=base, rewards=list(rewards), views=each, **(emulator or {}))
     defaults: dict[str, Any] = {

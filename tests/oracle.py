@@ -1,6 +1,7 @@
-"""What the engine must compute, by other means: one model at a time in llama-cpp-python's `Llama`, summed in float64.
+"""Computes what the engine must compute, but in a slow and obvious way.
 
-Nothing here comes from eftlocal and nothing is reused between calls. `numpy_llama` needs not even llama.cpp.
+Each model runs by itself in llama-cpp-python's `Llama`, and the sums are in float64. Nothing here comes from eftlocal,
+and nothing is reused between calls. `numpy_llama` does not even use llama.cpp.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Rows = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Member:
-    """A model (with an adapter, if any) and the tokens that it reads before the generated ones, at least one."""
+    """A model, perhaps with an adapter, and its prompt: at least one token, read before the generated ones."""
 
     path: Path
     prompt: Sequence[int]
@@ -48,17 +49,17 @@ def log_softmax(logits: NDArray[np.floating]) -> Rows:
 def log_probabilities(path: Path, tokens: Sequence[int], *, lora: Path | None = None, lora_scale: float = 1.0) -> Rows:
     """One model's log-probabilities, (len(tokens), V): row t is the distribution of the token after tokens[: t + 1].
 
-    Everything is decoded in one batch in a fresh context, as exactly as llama.cpp can: with a KV cache in F32 and
-    without flash attention. (On the tiny models its defaults differ from this by 0.04, and decoding token by token
-    from decoding at once by 0.004; exactly computed, by 0.00002. A gemma3 is less exact, 0.002: llama.cpp looks its
-    GELU up in a table of F16 values.)
+    All tokens are decoded in one batch in a new context, as exactly as llama.cpp can: with an F32 KV cache and without
+    flash attention. On the tiny models, llama.cpp's defaults differ from this by 0.04. Decoding token by token differs
+    from decoding in one batch by 0.004 with the defaults and by 0.00002 with the exact settings. A gemma3 is less
+    exact, 0.002, because llama.cpp looks its GELU up in a table of F16 values.
     """
     model = llama_cpp.Llama(
         str(path),
         n_ctx=len(tokens) + 1,
         n_batch=len(tokens) + 1,
         n_ubatch=len(tokens) + 1,
-        n_threads=1,  # two threads that wait for each other by spinning take a hundred times as long on busy cores
+        n_threads=1,  # threads wait for each other by spinning: on busy cores two take a hundred times as long
         n_threads_batch=1,
         n_gpu_layers=0,
         logits_all=True,
@@ -84,13 +85,13 @@ def combined(
     n_real: int | None = None,
     unrewarded: Sequence[int] = (),
 ) -> Rows:
-    """Emulated fine-tuning (arXiv 2310.12962): log p_base + sum of the rewards, normalised.
+    """Emulated fine-tuning (arXiv 2310.12962): log p_base + the sum of the rewards, normalised.
 
-    Returns (len(generated) + 1, n_real): row t is the distribution of the token after each member's prompt and
-    generated[:t], so row t is the one that generated[t] was drawn from, and the last row that of the token to come.
+    Returns log-probabilities, (len(generated) + 1, n_real). Row t is the distribution of the token after each member's
+    prompt and generated[:t]. So generated[t] was drawn from row t, and the last row is for the token to come.
 
-    Every member is normalised over the first `n_real` tokens (default: as many as the smallest has rows). Each
-    reward is kept on the nucleus `reward_top_p` of its own tuned model, and is 0 elsewhere and on the ids `unrewarded`.
+    Each member is normalised over the first `n_real` tokens (default: the rows of the smallest vocabulary). Each reward
+    is kept on the nucleus `reward_top_p` of its own tuned model. It is 0 elsewhere and on the ids `unrewarded`.
     """
 
     def rows(member: Member) -> Rows:
@@ -128,11 +129,11 @@ def nucleus(log_probability: Rows, p: float) -> NDArray[np.bool_]:
 
 
 def numpy_llama(weights: Weights, tokens: Sequence[int]) -> Rows:
-    """A tiny llama's log-probabilities, (len(tokens), V), by a plain forward pass in float64.
+    """A tiny llama's log-probabilities, (len(tokens), V), computed by a plain forward pass in float64.
 
-    Rotary positions as llama.cpp applies them to this architecture (LLAMA_ROPE_TYPE_NORM): dimensions 2i and 2i + 1
-    turn together by position * base^(-2i / head). (Transformers pairs i with i + head / 2; llama.cpp's converter
-    permutes the rows of q and k to make up for it. Our random matrices need no permutation.)
+    Rotary positions are those of llama.cpp for this architecture (LLAMA_ROPE_TYPE_NORM): dimensions 2i and 2i + 1
+    turn together by position * base^(-2i / head). Transformers pairs i with i + head / 2, and llama.cpp's converter
+    permutes the rows of q and k to match. Our random matrices need no permutation.
     """
     tensor = {name: matrix.astype(np.float64) for name, matrix in weights.tensors.items()}
     length, n_head, n_head_kv = len(tokens), weights.n_head, weights.n_head_kv
@@ -162,7 +163,7 @@ def numpy_llama(weights: Weights, tokens: Sequence[int]) -> Rows:
         v = linear(h, f"{block}.attn_v").reshape(length, n_head_kv, -1)
         heads = []
         for head in range(n_head):
-            shared = head // (n_head // n_head_kv)  # grouped queries: neighbours share a key and a value
+            shared = head // (n_head // n_head_kv)  # grouped-query attention: neighbours share a key and a value
             score = q[:, head] @ k[:, shared].T / np.sqrt(q.shape[-1])  # (length, length)
             heads.append(np.exp(log_softmax(np.where(future, -np.inf, score))) @ v[:, shared])
         x = x + linear(np.concatenate(heads, axis=-1), f"{block}.attn_output")

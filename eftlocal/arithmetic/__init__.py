@@ -1,1 +1,1 @@
-"""The arithmetic of emulated fine-tuning: logits in, tokens out; numpy only."""
+"""The arithmetic of emulated fine-tuning, in numpy: logits come in, tokens go out."""

@@ -1,9 +1,10 @@
-"""The arithmetic of emulated fine-tuning over rows of logits; numpy only, and nothing of ours but the errors.
+"""The weighted sum of the members' logits: the arithmetic of emulated fine-tuning.
 
     z = sum_i w_i * logits_i        w(base) = 1;  w(tuned_k) += beta_k;  w(reference_k) -= beta_k
 
-which is log p_base + sum_k beta_k (log p_tuned_k - log p_reference_k) up to a constant per row: the members'
-normalisers cancel, so none is computed (EFT, arXiv 2310.12962, equation 4; proxy-tuning, arXiv 2401.08565, equation 1).
+This is log p_base + sum_k beta_k (log p_tuned_k - log p_reference_k) up to a constant for each row. The members'
+normalisers only add to that constant, so none is computed (EFT, arXiv 2310.12962, equation 4; proxy-tuning,
+arXiv 2401.08565, equation 1). The module uses numpy and imports only `errors` from eftlocal.
 """
 
 import math
@@ -20,12 +21,12 @@ Logits = NDArray[np.float32]
 Rows = NDArray[np.intp] | slice
 Ids = NDArray[np.intp]
 
-BLOCK = 512  # weights summed at a time: a search looks at the blocks' sums, then inside one block
+BLOCK = 512  # weights in a block: a search looks at the sums of the blocks first, then inside one block
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One reward's members, by index, and its strength."""
+    """One reward: the indices of its two members, and its strength `beta`."""
 
     tuned: int
     reference: int
@@ -36,7 +37,7 @@ class Pair:
 class Mix:
     """What is summed for one sequence: the base and the rewards, as member indices and strengths.
 
-    With a `reward_top_p` each reward counts on its tuned model's top-p nucleus only and is 0 elsewhere: the
+    With a `reward_top_p`, each reward counts only on its tuned model's top-p nucleus and is 0 elsewhere. This is the
     conservative decoding of arXiv 2310.12962, section 3.3 ("top-p filtering of the up-scaling weights").
     """
 
@@ -53,9 +54,9 @@ class Mix:
         for pair in self.pairs:
             weights[pair.tuned] += pair.beta
             weights[pair.reference] -= pair.beta
-        weights[np.abs(weights) < 1e-12] = 0  # 0.1 + 0.2 - 0.3 leaves a member out
+        weights[np.abs(weights) < 1e-12] = 0  # 0.1 + 0.2 - 0.3 is not exactly 0, but such a member need not run
         active = set(np.flatnonzero(weights).tolist())
-        if self.reward_top_p is not None:  # nothing cancels across roles where rewards are filtered
+        if self.reward_top_p is not None:  # a filtered reward does not cancel against another role of its model
             strong = [pair for pair in self.pairs if pair.beta != 0]
             active = {self.base} | {pair.tuned for pair in strong} | {pair.reference for pair in strong}
         object.__setattr__(self, "weights", weights.astype(np.float32))
@@ -63,10 +64,12 @@ class Mix:
 
 
 class Combiner:
-    """Combines rows of members' logits in buffers of its own, reused from step to step.
+    """Combines rows of the members' logits. Its buffers are reused from step to step.
 
-    `names`: the members', for errors. Rows are cut to the first `n_real` ids. `skipped`: ids on which every reward
-    is 0 (special tokens that the members' vocabularies name differently); needs mixes with a reward_top_p.
+    names    the members' names, for errors
+    n_real   rows are cut to the first `n_real` ids
+    skipped  ids on which every reward is 0: special tokens that the members' vocabularies name differently. They
+             only have an effect on mixes with a reward_top_p
     """
 
     def __init__(self, names: Sequence[str], n_real: int, skipped: NDArray[np.intp] | None = None) -> None:
@@ -77,10 +80,10 @@ class Combiner:
         self._term = np.empty((0, n_real), np.float32)
 
     def combine(self, parts: Mapping[int, tuple[Logits, Rows]], mixes: Sequence[Mix]) -> Logits:
-        """z, (rows, n_real) float32, one row for each mix, in a buffer that the next call overwrites.
+        """Returns z, (rows, n_real) float32, with one row for each mix. The next call overwrites it.
 
-        `parts`: for each running member, its logits (n, >= n_real) and which of the rows they are.
-        Raises DecodeError, naming the member, for a row of logits with NaN or +inf or nothing finite in it.
+        `parts` gives, for each running member, its logits (n, >= n_real) and the rows that they belong to.
+        Raises DecodeError with the member's name when a row of its logits has NaN or +inf, or is -inf everywhere.
         """
         n = len(mixes)
         if len(self._total) < n:
@@ -92,9 +95,9 @@ class Combiner:
         for row in filtered:
             weights[row] = [0.0] * len(weights[row])
         if len(filtered) < n:
-            with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is found below
+            with np.errstate(over="ignore", invalid="ignore"):  # the check below finds the result of either
                 self._sum(total, parts, weights)
-        # Where the sum is finite the members are, but for a +inf that was subtracted.
+        # A finite sum means finite members, except for a member that was subtracted: its +inf becomes -inf.
         doubtful = bool(filtered) or not _finite(total)
         for member, (logits, _) in parts.items():
             if doubtful or any(row[member] < 0 for row in weights):
@@ -105,15 +108,16 @@ class Combiner:
         return check(total, "the combination") if doubtful else total
 
     def _sum(self, total: Logits, parts: Mapping[int, tuple[Logits, Rows]], weights: list[list[float]]) -> None:
-        """Writes the weighted sum of all rows, (rows, n_real). weights: (rows, members).
+        """Writes the weighted sum of all rows to `total`, (rows, n_real). weights: (rows, members).
 
-        Passes over the rows are what it costs: a member that is added or subtracted takes one, and the first none.
+        The cost is the number of passes over the rows. A member with weight 1 or -1 takes one pass; the first member
+        takes none when its weight is 1.
         """
-        so_far: Logits | None = None  # the first member's own rows, until another is added
+        so_far: Logits | None = None  # the first member's own rows, until another member is added
         for member, (logits, rows) in parts.items():
             logits = logits[:, : self.n_real]
             each = [row[member] for row in weights]
-            weight = each[0] if each.count(each[0]) == len(each) else None  # where it is one for all rows
+            weight = each[0] if each.count(each[0]) == len(each) else None  # None when the rows differ in it
             if not isinstance(rows, slice):
                 if so_far is not total:
                     total[:] = 0 if so_far is None else so_far
@@ -133,7 +137,7 @@ class Combiner:
             total[:] = so_far
 
     def _filtered(self, out: Logits, logits: Mapping[int, Logits], mix: Mix) -> None:
-        """Writes one row, (n_real,). Where rewards are cut off, the normalisers do not cancel."""
+        """Writes one row, (n_real,), with the rewards filtered. The normalisers do not cancel here and are computed."""
         assert mix.reward_top_p is not None
         base = logits[mix.base][: self.n_real]
         out[:] = base
@@ -147,14 +151,14 @@ class Combiner:
             apart = np.float32(float(peak) + math.log(total) - float(other_peak) - math.log(other_total))
             kept = slice(None) if mix.reward_top_p >= 1 else nucleus(tuned, mass, total, mix.reward_top_p)
             reward = tuned[kept] - reference[kept]
-            reward -= apart  # of the normalisers
+            reward -= apart  # the difference of the two normalisers
             reward *= np.float32(pair.beta)
             out[kept] += reward
         out[self._skipped] = base[self._skipped]
 
 
 def _column(weights: list[float]) -> Logits:
-    """(rows, 1)"""
+    """The weights as a column, (rows, 1)."""
     return np.array(weights, np.float32)[:, None]
 
 
@@ -169,7 +173,7 @@ def _finite(logits: Logits) -> bool:
 
 
 def check(logits: Logits, name: str) -> Logits:
-    """`logits` itself; DecodeError when the largest of a row is no finite number (NaN spreads through max)."""
+    """Returns `logits` itself; DecodeError when the largest logit of a row is not finite (NaN spreads through max)."""
     if not _finite(logits):
         raise DecodeError(
             f"The logits of {name} are not finite.", "Its file may be damaged, or its weights overflow on this device."
@@ -186,37 +190,39 @@ def log_softmax(logits: Logits) -> Logits:
 
 
 def masses(logits: Logits, peak: np.float32) -> tuple[Logits, float]:
-    """exp(logits - peak), (n,) float32, and their sum; `peak` is the largest logit."""
+    """Returns exp(logits - peak), (n,) float32, and its sum; `peak` is the largest logit."""
     mass = logits - peak
     np.exp(mass, out=mass)
     return mass, sum_of(mass)
 
 
 def nucleus(logits: Logits, mass: Logits, total: float, p: float) -> Ids:
-    """Ascending ids of the fewest likeliest tokens whose probability reaches `p` (arXiv 1904.09751).
+    """The smallest set of the likeliest tokens that together reach probability `p` (arXiv 1904.09751): ascending ids.
 
-    mass, total: of the logits (see `masses`). Of equal logits at the border, those with the lowest ids are taken.
+    `mass` and `total` are what `masses` returns for these logits. Among equal logits at the border, the lowest ids
+    are taken.
     """
-    # All that lies below the last floor weighs less than the nucleus may lack, so what is above it always suffices; the
-    # first is what nearly all rows of real models need, whose probabilities fall about as the rank squared.
-    least = (1 - p) * max(total / len(logits), 1e-23)  # (a float32)
+    # Only tokens above a floor are sorted. All tokens below the last floor weigh less than the nucleus may leave out,
+    # so those above it always suffice. The first floor suffices for nearly all rows of real models: their
+    # probabilities fall about as the rank squared.
+    least = (1 - p) * max(total / len(logits), 1e-23)  # 1e-23 keeps it above 0 in float32
     first = (1 - p) ** 2 / 20
     for floor in (max(first, least), max(first / 20, least), least):
         near: Ids = (mass >= floor).nonzero()[0]
         candidates = logits[near]
         falling = -candidates
-        falling.sort()  # far cheaper than to sort which they are; the likeliest first
+        falling.sort()  # the likeliest first; far cheaper than argsort
         count = _reaching(np.exp(falling[0] - falling), p * total)
         if count <= len(near):
             break
-    count = min(count, len(near))  # beyond the last by rounding only
+    count = min(count, len(near))  # only rounding can put it beyond the last
     return largest(near, candidates, count, -falling[count - 1])
 
 
 def _reaching(weights: Logits, target: float) -> int:
-    """How many of the weights, from the first on, reach the target together; one more than there are if none do."""
+    """How many of the first weights together reach the target; len(weights) + 1 if all together do not."""
     start, before = 0, 0.0
-    if len(weights) > 2 * BLOCK:  # the block first, then the place in it
+    if len(weights) > 2 * BLOCK:  # find the block first, then the place in it
         ends = block_sums(weights).cumsum(dtype=np.float64)
         block = min(int(ends.searchsorted(target)), len(ends) - 1)
         start, before = block * BLOCK, float(ends[block - 1]) if block else 0.0
@@ -225,9 +231,9 @@ def _reaching(weights: Logits, target: float) -> int:
 
 
 def largest(ids: Ids, logits: Logits, k: int, last: np.float32) -> Ids:
-    """Those of the `ids` that have the k largest logits; `last` is the k-th. Of those equal to it, the first stay.
+    """The `ids` that have the k largest logits, in their order. logits: (ids,).
 
-    logits: (ids,)
+    `last` is the k-th largest logit. Among the ids with that logit, the first ones stay.
     """
     taken = logits >= last
     if (surplus := len(ids[taken]) - k) > 0:
@@ -236,7 +242,10 @@ def largest(ids: Ids, logits: Logits, k: int, last: np.float32) -> Ids:
 
 
 def block_sums(weights: NDArray[Any]) -> NDArray[Any]:
-    """(ceil(n / BLOCK),) sums of short runs: float32 keeps its digits, and no pass in float64 over the vocabulary."""
+    """The sums of blocks of BLOCK weights, (ceil(n / BLOCK),) in the weights' own type.
+
+    A block is short enough for a float32 sum to keep its digits, which saves a float64 pass over the vocabulary.
+    """
     n, rest = divmod(len(weights), BLOCK)
     sums = np.empty(n + (rest > 0), weights.dtype)
     np.einsum("ij->i", weights[: n * BLOCK].reshape(n, BLOCK), out=sums[:n])  # twice as fast as numpy's other sums
@@ -246,5 +255,5 @@ def block_sums(weights: NDArray[Any]) -> NDArray[Any]:
 
 
 def sum_of(weights: NDArray[Any]) -> float:
-    """The sum, as exact as one in float64 to about float32's last digit."""
+    """The sum of the weights. It equals a float64 sum to about float32's last digit."""
     return float(np.add.reduce(block_sums(weights), dtype=np.float64)) if len(weights) else 0.0

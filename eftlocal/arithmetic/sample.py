@@ -1,12 +1,13 @@
-"""Sampling: one row of logits -> the distribution over the tokens that may follow -> one token.
+"""Sampling: turns one row of logits into a distribution over the next token, and draws one token from it.
 
 The chain and its order are llama.cpp's default (`common_params_sampling::samplers` in common/common.h; the stages in
-src/llama-sampler.cpp), less those that are off by default there and that we do not have (DRY, top-n-sigma, XTC):
+src/llama-sampler.cpp). Missing are three stages that are off by default there: DRY, top-n-sigma and XTC.
 
     logit bias -> penalties -> top-k -> typical-p -> top-p -> min-p -> temperature
 
-Every stage sees the softmax of what the stage before it left, and temperature comes last, so it never changes which
-tokens survive. Where equal logits meet a stage's border, the lowest ids stay (llama.cpp leaves that to its sort).
+Each stage sees the softmax of the tokens that the stage before it left. Temperature comes last, so it never changes
+which tokens survive. When equal logits meet the border of a stage, the lowest ids stay (llama.cpp leaves that to its
+sort).
 """
 
 import math
@@ -25,14 +26,14 @@ __all__ = ["Distribution", "Sampling", "warp"]
 
 Floats = NDArray[np.floating[Any]]
 
-SLOTS = 1024  # ranges of keys in which `_fewest` looks for its border
+SLOTS = 1024  # equal ranges of keys, among which `_fewest` looks for its border
 CERTAIN = np.ones(1, np.float32)
 LOWEST = np.finfo(np.float32).min
-COLDEST = 1e-30  # a temperature below this would be 0 in float32; at it, every difference already decides
+COLDEST = 1e-30  # the lowest temperature to divide by in float32; here any difference of logits already decides
 
 
 def _check(name: str, value: float, allowed: str, inside: Callable[[float], bool]) -> None:
-    if not inside(value):  # every comparison with NaN is false, so NaN is outside of every range
+    if not inside(value):  # comparisons with NaN are false, so NaN is outside every range
         raise SettingError(f"{name} is {value!r}; it must be {allowed}.")
 
 
@@ -46,19 +47,19 @@ def _whole_from(least: int) -> Callable[[float], bool]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn; a value out of its range raises SettingError.
+    """How tokens are drawn. A value out of its range raises SettingError.
 
-    temperature        0 is greedy: the most likely token after bias and penalties, whatever the stages below would keep
+    temperature        0 is greedy: the most likely token after bias and penalties, without the stages below
     top_k              keep the k most likely; 0 is off
     top_p              keep the nucleus, the fewest likeliest tokens that together reach p (arXiv 1904.09751); 1 is off
     min_p              keep tokens at least this fraction as likely as the most likely one (arXiv 2407.01082); 0 is off
-    typical_p          keep the fewest tokens, by nearness of their surprisal to the entropy, that together exceed p
-                       (arXiv 2202.00666); 1 is off
+    typical_p          keep the fewest tokens that together exceed p, taken in order of how near their surprisal is to
+                       the entropy (arXiv 2202.00666); 1 is off
     repeat_penalty     divides the positive and multiplies the negative logits of recent tokens; 1 is off
-    repeat_last_n      how many of the last tokens the three penalties count; 0 is off, -1 is all
-    presence_penalty   subtracted once from the logit of every recent token; 0 is off
-    frequency_penalty  subtracted once for each time the token occurs; 0 is off
-    logit_bias         token id -> what is added to its logit; -inf bans the token
+    repeat_last_n      how many of the last tokens count as recent for the three penalties; 0 is off, -1 is all
+    presence_penalty   subtracted once from the logit of each recent token; 0 is off
+    frequency_penalty  subtracted from the logit of a recent token once for each time it occurs; 0 is off
+    logit_bias         token id -> the number added to its logit; -inf bans the token
     """
 
     temperature: float = 0.7
@@ -88,16 +89,16 @@ class Sampling:
 
     @property
     def penalizes(self) -> bool:
-        """Whether recent tokens change the logits at all."""
+        """Whether the penalties are on: whether recent tokens change the logits at all."""
         neutral = self.repeat_penalty == 1 and self.presence_penalty == 0 and self.frequency_penalty == 0
         return self.repeat_last_n != 0 and not neutral
 
 
 class Distribution:
-    """Probabilities of the tokens that survived, in the order of their ids; every other token has probability 0.
+    """A distribution over token ids. Tokens that are not among its ids have probability 0.
 
-    weights: (k,) not negative, in any scale, at least one above 0. ids: (k,) ascending; None stands for 0 .. k - 1, the
-    whole vocabulary, which is then never written out.
+    weights  (k,) the tokens' probabilities in any scale: not negative, at least one above 0
+    ids      (k,) the token ids, ascending; None stands for 0 .. k - 1, the whole vocabulary, and saves writing it out
     """
 
     __slots__ = ("_ids", "_known_ends", "_weights")
@@ -109,21 +110,21 @@ class Distribution:
 
     @property
     def only(self) -> int | None:
-        """The token that is certain; None where several may come."""
+        """The one possible token; None when there are several."""
         if len(self._weights) > 1:
             return None
         return 0 if self._ids is None else int(self._ids[0])
 
     @property
     def _ends(self) -> NDArray[np.float64]:
-        """(blocks,) the mass up to each block's end."""
+        """(blocks,) the sum of the weights up to the end of each block."""
         if self._known_ends is None:
             self._known_ends = block_sums(self._weights).cumsum(dtype=np.float64)
         return self._known_ends
 
     @property
     def ids(self) -> Ids:
-        """(k,) the tokens, ascending."""
+        """(k,) the token ids, ascending."""
         return np.arange(len(self._weights)) if self._ids is None else self._ids
 
     @property
@@ -146,15 +147,15 @@ class Distribution:
         return probabilities
 
     def draw(self, rng: np.random.Generator) -> int:
-        """One token.
+        """Draws one token.
 
-        Takes exactly one uniform from `rng`, also where only one token is left (greedy): so the position of a seeded
-        stream is the number of draws, whatever the settings and the logits were.
+        It always takes exactly one uniform number from `rng`, also when only one token is possible (greedy). So the
+        position of a seeded stream is the number of draws, and does not depend on the settings or the logits.
         """
         return self.quantile(rng.random())
 
     def quantile(self, u: float) -> int:
-        """The token where the running sum of the probabilities passes `u`, from 0 to below 1: a draw of that number."""
+        """The token at which the running sum of the probabilities passes `u`, a number from 0 to below 1."""
         if (only := self.only) is not None:
             return only
         if len(self._weights) <= BLOCK:
@@ -165,39 +166,43 @@ class Distribution:
         block = _first_above(self._ends, at)
         start = self._ends[block - 1] if block else 0.0
         inside = self._weights[block * BLOCK : (block + 1) * BLOCK].cumsum(dtype=np.float64)  # (<= BLOCK,)
-        # The same block summed in another precision differs in its last digits; the fraction of it is exact in both.
+        # The block's sum differs in its last digits here, because `inside` sums in another precision than `_ends`. So
+        # the place in the block goes over as a fraction.
         fraction = (at - start) / (self._ends[block] - start)
         chosen = block * BLOCK + _first_above(inside, fraction * inside[-1])
         return chosen if self._ids is None else int(self._ids[chosen])
 
 
 def warp(z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] | NDArray[np.integer[Any]]) -> Distribution:
-    """The distribution from which the next token is drawn.
+    """Returns the distribution from which the next token is drawn.
 
-    z: (V,) one row of combined logits, left as it is; -inf marks a token that cannot come. recent: the ids so far, the
-    prompt's end and what was generated, for the penalties. Exact: each stage uses the full normaliser of what it gets,
-    and sorts only candidates that it has shown to hold its whole set. Raises SettingError where logit_bias names a
-    token outside of the row or where bias and penalties leave none, DecodeError where the row itself is no distribution
-    (NaN, +inf, all -inf).
+    z       (V,) one row of combined logits, not changed; -inf marks a token that cannot come
+    recent  the token ids so far, for the penalties: the end of the prompt and the tokens generated
+
+    The result is exact. Each stage uses the full normaliser of the tokens it gets, and sorts only candidates that it
+    has shown to contain every token it keeps.
+
+    Raises SettingError when logit_bias names a token outside the row, or when bias and penalties leave no token.
+    Raises DecodeError when the row itself is not a distribution (NaN, +inf, all -inf).
     """
     if sampling.logit_bias or sampling.penalizes:
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # what comes of it is caught at the peak
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # _check_peak finds the result of these
             z = _adjusted(z, sampling, recent)  # (V,)
     if sampling.temperature == 0:
-        best = z.argmax()  # the first of equal ones
+        best = z.argmax()  # the first, when several are equal
         _check_peak(z[best], sampling)
         return Distribution(CERTAIN, np.array([best]))
     peak = np.maximum.reduce(z)
     _check_peak(peak, sampling)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         ids, z, peak = _survivors(z, peak, sampling)  # (k,), (k,)
-        weights = z - peak  # (k,) the likeliest at 0, so that nothing overflows
+        weights = z - peak  # (k,) the likeliest is at 0, so that exp cannot overflow
         weights /= max(sampling.temperature, COLDEST)
         return Distribution(np.exp(weights, out=weights), ids)
 
 
 def _check_peak(peak: np.float32, sampling: Sampling) -> None:
-    """The largest logit is NaN if any is, and -inf if all are: one look tells whether the row is a distribution."""
+    """Raises an error when the row is not a distribution: its largest logit is NaN if any is, and -inf if all are."""
     if math.isfinite(peak):
         return
     if sampling.logit_bias or sampling.penalizes:
@@ -205,20 +210,20 @@ def _check_peak(peak: np.float32, sampling: Sampling) -> None:
             f"After logit_bias and the penalties the largest logit is {peak}, so no token can follow.",
             "Ban fewer tokens, and bring the penalties nearer to their neutral values.",
         )
-    raise DecodeError(f"The logits are no distribution: the largest of them is {peak}.")
+    raise DecodeError(f"The logits are not a distribution: the largest of them is {peak}.")
 
 
 def _adjusted(z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] | NDArray[Any]) -> NDArray[np.float32]:
-    """(V,) after logit bias and penalties: llama_sampler_logit_bias_apply, llama_sampler_penalties_apply."""
+    """(V,) the row after logit bias and penalties: llama_sampler_logit_bias_apply, llama_sampler_penalties_apply."""
     z = z.copy()
     for token, bias in sampling.logit_bias.items():
         if token >= len(z):
-            raise SettingError(f"logit_bias names token {token}; the vocabulary's last is {len(z) - 1}.")
+            raise SettingError(f"logit_bias names token {token}, but the vocabulary's last token is {len(z) - 1}.")
         z[token] += np.float32(bias)
     if sampling.penalizes:
         window = recent if sampling.repeat_last_n == -1 else recent[-sampling.repeat_last_n :]
         tokens, counts = np.unique(np.asarray(window, dtype=np.intp), return_counts=True)
-        known = (tokens >= 0) & (tokens < len(z))  # a member's own control tokens may lie beyond the shared rows
+        known = (tokens >= 0) & (tokens < len(z))  # a member's own control tokens may lie beyond the shared ids
         tokens, counts = tokens[known], counts[known].astype(np.float32)
         logits, penalty = z[tokens], np.float32(sampling.repeat_penalty)
         logits = np.where(logits <= 0, logits * penalty, logits / penalty)
@@ -229,7 +234,7 @@ def _adjusted(z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] 
 def _survivors(
     z: NDArray[np.float32], peak: np.float32, sampling: Sampling
 ) -> tuple[Ids | None, NDArray[np.float32], np.float32]:
-    """The ids (None: all) and the logits that top-k, typical-p, top-p and min-p leave, and the largest of these."""
+    """Applies top-k, typical-p, top-p and min-p. Returns the ids left (None: all), their logits and the largest one."""
     ids: Ids | None = None
     for stage, value, on in (
         (_top_k, sampling.top_k, 0 < sampling.top_k < len(z)),
@@ -244,15 +249,15 @@ def _survivors(
     return ids, z, peak
 
 
-# The stages: (n,) logits and the largest of them -> the ascending positions that stay. All of them drop -inf; none of
-# them drops everything. They call numpy's compiled methods, not np.flatnonzero or np.partition: those are Python around
-# them, and right after a decode, with cold caches, that shows.
+# The stages take (n,) logits and the largest of them, and return the ascending positions that stay. Each stage drops
+# -inf and leaves at least one token. They call numpy's compiled methods, not np.flatnonzero or np.partition: those are
+# Python wrappers, which cost measurable time right after a decode, when the CPU's caches are cold.
 
 
 def _top_k(z: NDArray[np.float32], peak: np.float32, k: float) -> Ids:
-    """llama_sampler_top_k_impl."""
+    """The k most likely tokens: llama_sampler_top_k_impl."""
     k = int(k)
-    for floor in (peak - 8, peak - 16, LOWEST):  # comparing is far cheaper than partitioning the row
+    for floor in (peak - 8, peak - 16, LOWEST):  # comparing the row is far cheaper than partitioning it
         near: Ids = (z >= floor).nonzero()[0]
         if len(near) >= k:
             break
@@ -265,13 +270,13 @@ def _top_k(z: NDArray[np.float32], peak: np.float32, k: float) -> Ids:
 
 
 def _typical(z: NDArray[np.float32], peak: np.float32, p: float) -> Ids:
-    """llama_sampler_typical_apply."""
-    below = np.maximum(z - peak, -200)  # (n,) exp is 0 there already; -inf would make 0 x inf of the entropy
+    """The tokens whose surprisal is nearest to the entropy: llama_sampler_typical_apply."""
+    below = np.maximum(z - peak, -200)  # (n,) exp(-200) is already 0; with -inf the entropy would contain 0 x inf
     mass = np.exp(below)
     total = sum_of(mass)
-    # Surprisal is log(total) - below and the entropy its mean, so log(total) cancels in the distance between them.
+    # The surprisal is log(total) - below and the entropy is its mean, so log(total) cancels in their distance.
     distance = np.abs(below - np.float32(np.dot(mass, below) / total))
-    for reach in (1, 4, 8, 150):  # the last holds every mass above 0: exp underflows at -104, the mean is above -12
+    for reach in (1, 4, 8, 150):  # 150 reaches every mass above 0: exp underflows at -104, the mean is above -12
         near: Ids = np.flatnonzero(distance <= reach)
         near_mass = mass[near]
         if near_mass.sum(dtype=np.float64) > p * total:
@@ -280,26 +285,27 @@ def _typical(z: NDArray[np.float32], peak: np.float32, p: float) -> Ids:
 
 
 def _top_p(z: NDArray[np.float32], peak: np.float32, p: float) -> Ids:
-    """llama_sampler_top_p_apply."""
+    """The nucleus: llama_sampler_top_p_apply."""
     return nucleus(z, *masses(z, peak), p)
 
 
 def _min_p(z: NDArray[np.float32], peak: np.float32, p: float) -> Ids:
-    """llama_sampler_min_p_apply."""
+    """The tokens at least p times as likely as the most likely one: llama_sampler_min_p_apply."""
     return (z >= peak + np.float32(math.log(p))).nonzero()[0]
 
 
 def _fewest(key: Floats, mass: Floats, target: float) -> Ids:
-    """The ascending positions of the fewest entries, in the order of (key, position), whose mass exceeds the target.
+    """The fewest entries, taken in the order of (key, position), that together have more mass than `target`.
 
-    All of them if none do. Sorts only the one of SLOTS equal ranges of keys in which the target is passed.
+    Returns ascending positions; all of them when the whole mass does not exceed the target. The keys are divided into
+    SLOTS equal ranges, and only the range in which the target is passed is sorted.
     """
-    if len(key) <= SLOTS or key.max() - key.min() <= 1e-30:  # (SLOTS / span must be a float32)
+    if len(key) <= SLOTS or key.max() - key.min() <= 1e-30:  # SLOTS / span must fit in a float32
         return np.sort(_first(key, mass, target))
     lowest = key.min()
     slot = ((key - lowest) * (SLOTS / (key.max() - lowest))).astype(np.intp)  # (n,) rises with the key
     sums = np.bincount(slot, weights=mass).cumsum()
-    at = min(int(np.searchsorted(sums, target, "right")), len(sums) - 1)  # beyond the last by rounding only
+    at = min(int(np.searchsorted(sums, target, "right")), len(sums) - 1)  # only rounding can put it beyond the last
     kept = slot < at
     border = np.flatnonzero(slot == at)
     kept[border[_first(key[border], mass[border], target - float(sums[at - 1]) if at else target)]] = True
@@ -307,11 +313,14 @@ def _fewest(key: Floats, mass: Floats, target: float) -> Ids:
 
 
 def _first(key: Floats, mass: Floats, target: float) -> Ids:
-    """What `_fewest` returns, in the order of (key, position), by sorting all."""
+    """The same entries as `_fewest`, found by sorting all of them; returned in the order of (key, position)."""
     order = np.argsort(key, kind="stable")
     return order[: np.searchsorted(mass[order].cumsum(dtype=np.float64), target, "right") + 1]
 
 
 def _first_above(sums: NDArray[np.float64], at: float) -> int:
-    """Where running sums first exceed `at`; never an entry that adds nothing, even if rounding put `at` on the last."""
+    """The first index at which the running sums exceed `at`.
+
+    Rounding can make `at` equal to the last sum. Even then the result is never an entry that adds nothing.
+    """
     return int(sums.searchsorted(min(at, math.nextafter(sums[-1], 0)), "right"))

@@ -1,4 +1,4 @@
-"""The arithmetic against its definition in float64."""
+"""Tests of the weighted sum of logits, against its definition in float64."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def test_roles_that_share_a_member_add_their_weights_and_members_of_weight_0_nee
     assert Mix(2, 0, (Pair(1, 0, 1.0),)).active == (1,)  # base == reference, beta 1: the tuned model
     assert Mix(2, 0, (Pair(1, 0, 0.25),)).weights.tolist() == [0.75, 0.25]
     assert Mix(3, 0, (Pair(1, 2, 0.0),)).active == (0,)  # beta 0: the base
-    assert Mix(3, 0, (Pair(1, 2, 0.1), Pair(1, 2, 0.2), Pair(1, 2, -0.3))).active == (0,)  # not 5.6e-17 of a member
+    assert Mix(3, 0, (Pair(1, 2, 0.1), Pair(1, 2, 0.2), Pair(1, 2, -0.3))).active == (0,)  # rounding leaves 5.6e-17
 
 
 def test_the_order_of_members_and_rewards_does_not_matter() -> None:
@@ -93,7 +93,7 @@ def test_skipped_ids_keep_the_bases_log_probability_up_to_the_normaliser() -> No
 
 def test_rows_are_cut_to_the_real_vocabulary_before_anything_is_summed() -> None:
     rows = {0: logits(2), 1: logits(2, 48), 2: logits(2, 44)}
-    rows[1][:, 40:] = np.nan  # padding rows hold anything
+    rows[1][:, 40:] = np.nan  # padding may hold any value
     z = Combiner(NAMES, 40).combine(parts(rows), [Mix(3, 0, (Pair(1, 2, 1.0),))] * 2)
     assert z.shape == (2, 40)
     np.testing.assert_allclose(z, rows[0] + rows[1][:, :40] - rows[2][:, :40], atol=1e-5)
@@ -174,12 +174,12 @@ def test_the_nucleus_is_the_fewest_likeliest_tokens_also_on_a_flat_row() -> None
                 expected = order[: int(np.searchsorted(reached, p)) + 1]
                 found = nucleus(row, *masses(row, row.max()), p)
                 assert np.array_equal(found, np.sort(found))
-                # The masses are float32: a border that is nearer than their last digit may take or leave a token.
+                # The masses are float32, so rounding at the border may take or leave one token.
                 assert len(set(found.tolist()) ^ set(expected.tolist())) <= (1 if n > 1000 else 0)
 
 
 def test_of_equal_logits_at_the_nucleus_border_those_of_the_lowest_ids_are_taken() -> None:
     for n in (8, 800, 8000):
-        row = np.where(np.arange(n) % 2, 1.0, -20.0).astype(np.float32)  # the odd ids share nearly all there is
+        row = np.where(np.arange(n) % 2, 1.0, -20.0).astype(np.float32)  # the odd ids share nearly all probability
         kept = nucleus(row, *masses(row, row.max()), 0.5)
         assert kept.tolist() == list(range(1, n // 2, 2))

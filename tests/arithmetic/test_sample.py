@@ -1,4 +1,4 @@
-"""The fast sampler keeps what the definitions keep, and draws in the proportions that it states."""
+"""Tests of sampling: the fast sampler keeps what the definitions keep, and draws in the stated proportions."""
 
 import math
 from itertools import pairwise
@@ -17,7 +17,7 @@ from eftlocal.errors import DecodeError, SettingError
 
 Row = NDArray[np.float32]
 OFF: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}  # every stage off
-MARGIN = 1e-5  # float32 and float64 may place a border that is nearer than this differently
+MARGIN = 1e-5  # when a border is nearer than this, float32 and float64 may place it differently
 
 
 def softmax(logits: dict[int, float]) -> dict[int, float]:
@@ -28,7 +28,7 @@ def softmax(logits: dict[int, float]) -> dict[int, float]:
 
 
 def fewest(key: dict[int, float], p: dict[int, float], target: float, *, beyond: bool) -> set[int]:
-    """The tokens in the order of (key, id) until their probabilities reach the target, or exceed it."""
+    """The tokens in the order of (key, id), until their probabilities reach the target (`beyond`: exceed it)."""
     kept: set[int] = set()
     total = 0.0
     for token in sorted(p, key=lambda t: (key[t], t)):
@@ -41,7 +41,7 @@ def fewest(key: dict[int, float], p: dict[int, float], target: float, *, beyond:
 
 
 def slow(z: Row, s: Sampling, recent: list[int]) -> dict[int, float]:
-    """The whole chain from its definition, in float64 and token by token: what survives, and how likely it is."""
+    """The whole chain from its definition, in float64 and token by token: the survivors and their probabilities."""
     logits = {token: float(value) + s.logit_bias.get(token, 0.0) for token, value in enumerate(z)}
     window = [] if s.repeat_last_n == 0 else recent if s.repeat_last_n == -1 else recent[-s.repeat_last_n :]
     for token in set(window) & set(logits):  # llama.cpp, llama_sampler_penalties_apply
@@ -59,7 +59,7 @@ def slow(z: Row, s: Sampling, recent: list[int]) -> dict[int, float]:
     if s.typical_p < 1:
         p = softmax(logits)
         entropy = -math.fsum(q * math.log(q) for q in p.values() if q > 0)
-        # Distances that equal logits do not make equal must not be so near that rounding orders them.
+        # Only equal logits may have distances so near that rounding decides their order.
         distance = {token: round(abs(-math.log(q) - entropy), 12) for token, q in p.items() if q > 0}
         near = sorted((d, logits[t]) for t, d in distance.items())
         assume(all(b - a > MARGIN or x == y for (a, x), (b, y) in pairwise(near)))
@@ -75,7 +75,7 @@ def slow(z: Row, s: Sampling, recent: list[int]) -> dict[int, float]:
 
 
 def check(z: Row, sampling: Sampling, recent: list[int] | None = None) -> None:
-    """warp() states what slow() does, and leaves the row as it was."""
+    """Checks that warp() gives the same distribution as slow(), and that it does not change the row."""
     before = z.copy()
     wanted = slow(z, sampling, recent or [])
     found = warp(z, sampling, recent or [])
@@ -88,7 +88,7 @@ def check(z: Row, sampling: Sampling, recent: list[int] | None = None) -> None:
     assert found.dense(len(z)).tolist() == [found.probability(token) for token in range(len(z))]
 
 
-# Logits on a grid have ties, and eighths of them are exact in float32.
+# Logits on a grid have ties, and eighths are exact in float32.
 GRID = st.integers(-40, 40).map(lambda n: n / 8) | st.just(-math.inf) | st.sampled_from([0.0, 1.0])
 ROWS = arrays(np.float32, st.integers(1, 24), elements=GRID).filter(lambda z: bool(np.isfinite(z).any()))
 P = st.floats(0.01, 0.99)
@@ -172,7 +172,7 @@ def tied(n_vocab: int, seed: int) -> Row:
 
 
 def far(n_vocab: int, seed: int) -> Row:
-    """One likely token, and the rest so far below it that top-k and typical-p must widen to the last."""
+    """One likely token; the rest is so far below it that top-k and typical-p must use their widest range."""
     z = np.random.default_rng(seed).normal(-60, 20, n_vocab).astype(np.float32)
     z[[7, 99]] = 0, -np.inf
     return z
@@ -193,10 +193,10 @@ def far(n_vocab: int, seed: int) -> Row:
     ],
 )
 def test_candidates_are_widened_until_they_hold_the_whole_set(row: Any, stage: dict[str, Any]) -> None:
-    """A vocabulary so large that every stage narrows first, on rows where that suffices and where it does not."""
+    """The vocabulary is so large that each stage narrows it first. On some rows that suffices, on others not."""
     z, sampling = row(5000, 1), Sampling(**{**OFF, **stage})
     found = warp(z, sampling, [])
-    # The definition, sorting everything; a border within rounding may take or leave one token of thousands.
+    # The definition sorts everything. Rounding at the border may take or leave one token of thousands.
     wanted = reference(z, sampling)
     assert len(set(found.ids.tolist()) ^ set(wanted.tolist())) <= (1 if len(wanted) > 1000 else 0)
 
@@ -213,14 +213,14 @@ def reference(z: Row, s: Sampling) -> NDArray[np.intp]:
         logp = z[ids].astype(np.float64)
         logp -= np.log(np.exp(logp - logp.max()).sum()) + logp.max()
         key = np.abs(logp - np.exp(logp) @ logp) if typical else -logp
-        # Equal logits are equal keys, whatever rounding says.
+        # Equal logits must have equal keys, so the keys are rounded.
         order = np.argsort(np.round(key, 9), kind="stable")
         sums = np.exp(logp[order]).cumsum()
         ids = np.sort(ids[order[: np.searchsorted(sums, p, side="right" if typical else "left") + 1]])
     return ids[z[ids] >= z[ids].max() + math.log(s.min_p)] if s.min_p else ids
 
 
-DRAWN = {  # of peaked, flat and tied rows, the tokens at four quantiles each: what a seed's text is made of
+DRAWN = {  # settings -> the tokens at four quantiles of a peaked, a flat and a tied row: a seed's text depends on them
     (0.7, 0.9): [2165, 1312, 666, 5418, 160, 3997, 6198, 7984, 143, 3837, 6111, 7982],
     (0.7, 1.0): [2165, 1312, 666, 5431, 160, 3992, 6183, 7984, 147, 3922, 6141, 7982],
     (1.2, 0.95, 40): [2165, 1312, 6417, 5418, 219, 3446, 6479, 7712, 0, 116, 196, 236],
@@ -254,7 +254,7 @@ def test_greedy_is_the_first_of_the_likeliest_after_bias_and_penalties() -> None
 
 def test_penalties_are_llama_cpps_formulas_over_the_last_n_tokens() -> None:
     z = np.array([2, -2, 0, 1, 4], np.float32)
-    recent = np.array([4, 0, 0, 1, 2, 0, 900])  # 900: a token beyond the shared rows
+    recent = np.array([4, 0, 0, 1, 2, 0, 900])  # 900 lies beyond the shared ids
     s = Sampling(**OFF, repeat_penalty=2.0, repeat_last_n=6, frequency_penalty=0.25, presence_penalty=0.5)
     after = np.array([2 / 2 - 3 * 0.25 - 0.5, -2 * 2 - 0.25 - 0.5, 0 - 0.25 - 0.5, 1, 4])  # 4 is out of the window
     assert warp(z, s, recent).dense(5) == pytest.approx(np.exp(after) / np.exp(after).sum(), rel=1e-6)
@@ -270,13 +270,13 @@ def test_temperature_comes_last_and_so_never_changes_what_survives() -> None:
 
 
 def chi_square(distribution: Distribution, draws: int, seed: int) -> tuple[float, int]:
-    """Pearson's statistic of drawn against stated frequencies, and its degrees of freedom."""
+    """Pearson's chi-square of the drawn against the stated frequencies, and its degrees of freedom."""
     rng = np.random.default_rng(seed)
     ids, expected = distribution.ids, distribution.probabilities * draws
     counts = np.bincount([distribution.draw(rng) for _ in range(draws)], minlength=int(ids[-1]) + 1)
     assert counts.sum() == counts[ids].sum()  # nothing else was drawn
     assert not counts[ids][expected == 0].any()
-    rare = expected < 10  # too few for the statistic one by one: together
+    rare = expected < 10  # these are too few for the statistic one by one, so they are counted together
     observed = np.append(counts[ids][~rare], counts[ids][rare].sum())
     expected = np.append(expected[~rare], expected[rare].sum())
     observed, expected = observed[expected >= 10], expected[expected >= 10]
@@ -293,7 +293,7 @@ def chi_square(distribution: Distribution, draws: int, seed: int) -> tuple[float
     ],
 )
 def test_200_000_draws_come_in_the_stated_proportions(sampling: Sampling) -> None:
-    """Over 1,300 tokens, so that a draw also chooses among blocks."""
+    """The vocabulary has 1,300 tokens, so that a draw also chooses among blocks."""
     z = np.random.default_rng(4).normal(0, 1.5, 1300).astype(np.float32)
     z[::7] = -np.inf
     statistic, freedom = chi_square(warp(z, sampling, []), 200_000, seed=5)
@@ -311,7 +311,7 @@ def test_a_draw_takes_one_uniform_whatever_the_settings() -> None:
 
 
 class Fixed(np.random.Generator):
-    """A generator whose uniform is given."""
+    """A random generator that always gives the same number."""
 
     def __init__(self, value: float) -> None:
         super().__init__(np.random.PCG64(0))
@@ -357,7 +357,7 @@ def test_probabilities_of_a_large_vocabulary_sum_to_one_within_float32() -> None
 
 
 def test_the_residual_of_two_distributions_is_a_distribution() -> None:
-    """What speculative decoding draws from after a rejection: the normalised (p - q)+."""
+    """Speculative decoding draws from it after a rejection: the normalised max(p - q, 0)."""
     p, q = Distribution(np.array([1, 2, 1])), Distribution(np.array([3.0, 1.0]), np.array([0, 2]))
     residual = Distribution(np.maximum(p.dense(3) - q.dense(3), 0))
     assert residual.dense(3).tolist() == [0, 1, 0]
@@ -392,7 +392,7 @@ def test_a_setting_out_of_its_range_is_refused_by_name(name: str, value: Any) ->
 
 def test_a_bias_beyond_the_vocabulary_or_on_every_token_is_refused() -> None:
     z = np.zeros(3, np.float32)
-    with pytest.raises(SettingError, match="token 3; the vocabulary's last is 2"):
+    with pytest.raises(SettingError, match="token 3, but the vocabulary's last token is 2"):
         warp(z, Sampling(logit_bias={3: 1.0}), [])
     for temperature in (0.0, 1.0):
         with pytest.raises(SettingError, match="no token can follow"):
@@ -402,7 +402,7 @@ def test_a_bias_beyond_the_vocabulary_or_on_every_token_is_refused() -> None:
 @pytest.mark.parametrize("bad", [[-math.inf] * 3, [0.0, math.nan, 1.0], [0.0, math.inf, 1.0]])
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(), Sampling(typical_p=0.5, top_k=2)])
 def test_a_row_that_is_no_distribution_is_refused(bad: list[float], sampling: Sampling) -> None:
-    with pytest.raises(DecodeError, match="no distribution"):
+    with pytest.raises(DecodeError, match="not a distribution"):
         warp(np.array(bad, np.float32), sampling, [])
 
 
