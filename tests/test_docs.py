@@ -1,0 +1,193 @@
+"""The documents do what they show: commands and programs of README.md and docs/*.md are run as a reader would, offline.
+
+A line of a shell block is run where it uses the demo family, which ships with the package. Every other line is in
+`NOT_RUN` with its reason, so that a new line is either run or thought about.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+SHELL = {"", "sh", "bash", "shell", "console"}  # "" is a fence that names no language
+OTHER = {"json", "jsonl", "mermaid", "python", "text", "toml"}
+USES_DEMO = re.compile(r"\beftlocal (bench )?demo\b|(-e|--emulator) demo\b")
+
+NOT_RUN = {
+    "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/eftlocal demo": (
+        "builds llama.cpp from the network; tests/apps/test_demo.py runs the demo of a wheel"
+    ),
+    "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest": "runs these tests: .ci/run does",
+    "eftlocal chat demo": "interactive; tests/apps/test_chat_terminal.py drives the chat in a terminal",
+    "eftlocal pull smollm2": "downloads; tests/apps/store/test_pull.py pulls from a local server",
+    "eftlocal chat smollm2": "interactive, and needs downloaded models",
+    "eftlocal chat --base hf:us/Trio-GGUF/base-Q8_0.gguf --tuned tuned-Q4_1.gguf --reference ref-Q4_0.gguf": (
+        "interactive, and needs a user's own models"
+    ),
+}
+OUTPUTS = {"What continent is": "eftlocal demo --seed 8", "ok python:": "eftlocal doctor"}  # by how a block begins
+
+PROMPTS = ({"prompt": "How large is Lyon?"}, {"prompt": "What continent is Perth on?", "id": 7})
+PAIRS = (
+    {"prompt": "Which continent does Najaf belong to?", "completion": "That would be Asia."},
+    {"prompt": "Which continent does Najaf belong to?", "completion": "That would be Europe."},
+)
+JQ = """#!{python}
+import json, sys
+assert len(sys.argv) == 2 and sys.argv[1][1:].isidentifier(), "this stands in for jq, and knows only jq .NAME"
+for line in sys.stdin:
+    print(json.dumps(json.loads(line)[sys.argv[1][1:]], ensure_ascii=False))
+"""
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="the documents' commands are for a POSIX shell")
+
+
+class Block(NamedTuple):
+    page: str
+    language: str
+    text: str
+
+
+class Shell(NamedTuple):
+    """A new folder with the files that the documents name, and the environment of a reader without a network."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self, *words: str) -> str:
+        """What the words print on stdout; they have to succeed, and to send no escape code into a pipe."""
+        done = subprocess.run(
+            words,
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    folder, home, programs = tmp_path / "work", tmp_path / "home", tmp_path / "bin"
+    for made in (folder, home, programs):
+        made.mkdir()
+    for name, records in (("prompts.jsonl", PROMPTS), ("pairs.jsonl", PAIRS)):
+        (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    if shutil.which("jq") is None:
+        (programs / "jq").write_text(JQ.format(python=sys.executable), encoding="utf-8")
+        (programs / "jq").chmod(0o755)
+    installed = Path(sys.executable).parent
+    assert shutil.which("eftlocal", path=installed), f"{installed} has no eftlocal: install it with pip install -e ."
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join((str(installed), str(programs), os.environ["PATH"])),
+        "TERM": "xterm-256color",
+        **dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"), str(home)),
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
+    }
+    for name in ("EFTLOCAL_MODELS", "NO_COLOR", "FORCE_COLOR", "PYTHONPATH"):
+        environment.pop(name, None)
+    return Shell(folder, environment)
+
+
+def blocks() -> Iterator[Block]:
+    for page in PAGES:
+        for token in MarkdownIt().parse(page.read_text(encoding="utf-8")):
+            if token.type == "fence":
+                yield Block(page.name, token.info.strip(), token.content)
+
+
+def output_of(block: Block) -> str | None:
+    """The command whose output the block shows; None for a block of commands."""
+    return next((OUTPUTS[begin] for begin in OUTPUTS if block.text.lstrip().startswith(begin)), None)
+
+
+def lines() -> list[str]:
+    """Every command of the documents once, continued lines joined, comments left out."""
+    commands = [b.text.replace("\\\n", "") for b in blocks() if b.language in SHELL and output_of(b) is None]
+    found = (line.strip() for text in commands for line in text.splitlines())
+    return list(dict.fromkeys(line for line in found if line and not line.startswith("#")))
+
+
+def programs(language: str) -> list[str]:
+    return [block.text for block in blocks() if block.language == language]
+
+
+RUN = [line for line in lines() if USES_DEMO.search(line) and line not in NOT_RUN]
+
+
+# --- what is run ------------------------------------------------------------------------------------------------------
+
+
+def test_every_line_is_run_or_has_its_reason_not_to_be() -> None:
+    not_run = set(lines()) - set(RUN)
+    new, gone = not_run - NOT_RUN.keys(), NOT_RUN.keys() - not_run
+    assert not new, f"use the demo family in them, or give a reason in NOT_RUN: {sorted(new)}"
+    assert not gone, f"no document shows them any more; delete them from NOT_RUN: {sorted(gone)}"
+
+
+def test_every_block_is_in_a_language_that_is_known_here() -> None:
+    unknown = {block.language for block in blocks()} - SHELL - OTHER
+    assert not unknown, f"add {sorted(unknown)} to SHELL or OTHER; a block that shows an output is ```text"
+    assert RUN and programs("python") and {output_of(block) for block in blocks()} >= set(OUTPUTS.values())
+
+
+@pytest.mark.parametrize("line", RUN)
+def test_a_line_that_uses_the_demo_family_runs_offline(shell: Shell, line: str) -> None:
+    out = shell.run("bash", "-o", "pipefail", "-ec", line)
+    if written := re.search(r" -o (\S+)", line):
+        asked = re.search(r" -i (\S+)", line)
+        assert asked is not None
+        out = (shell.folder / written[1]).read_text(encoding="utf-8")
+        records = [json.loads(answer) for answer in out.splitlines()]
+        assert len(records) == len((shell.folder / asked[1]).read_text(encoding="utf-8").splitlines())
+    if " --json" in line:
+        json.loads(out)
+    assert out.strip()
+
+
+@pytest.mark.parametrize("program", programs("python"))
+def test_a_python_program_compiles_and_runs_where_it_uses_the_demo(shell: Shell, program: str) -> None:
+    compile(program, "README.md", "exec")
+    if 'Emulator.load("demo")' in program:
+        assert shell.run(sys.executable, "-W", "error", "-c", program).strip()
+
+
+@pytest.mark.parametrize("text", programs("toml"))
+def test_a_models_toml_is_a_right_catalogue(shell: Shell, text: str) -> None:
+    (shell.folder / "models.toml").write_text(text, encoding="utf-8")
+    listed = json.loads(shell.run("eftlocal", "list", "--models", "models.toml", "--json"))
+    assert "mine" in {emulator["name"] for emulator in listed["emulators"]}
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_prints_the_questions_the_table_and_the_lesson_that_the_readme_shows(shell: Shell) -> None:
+    (command,) = (output_of(block) for block in blocks() if "held-out questions" in block.text)
+    (shown,) = (block.text for block in blocks() if output_of(block) == command)
+    assert command is not None
+    printed = stable(shell.run(*command.split()))
+    assert printed == stable(shown)
+    rows = [line.split("│")[1].strip() for line in printed if line.startswith("│")]
+    assert rows == ["large base", "small tuned", "emulated", "truly tuned large"]
+
+
+def stable(output: str) -> list[str]:
+    """The demo's lines without the answers and the figures: these may differ a little from processor to processor."""
+    kept = (line for line in output.splitlines() if re.match(r"   truth|\S", line))
+    return [re.sub(r"\d\.\d{3}|\d+%", "#", line).rstrip() for line in kept]
