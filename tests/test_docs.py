@@ -146,6 +146,7 @@ def test_every_block_is_in_a_language_that_is_known_here() -> None:
     assert RUN and programs("python") and {output_of(block) for block in blocks()} >= set(OUTPUTS.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", RUN)
 def test_a_line_that_uses_the_demo_family_runs_offline(shell: Shell, line: str) -> None:
     out = shell.run("bash", "-o", "pipefail", "-ec", line)
@@ -177,6 +178,7 @@ def test_a_models_toml_is_a_right_catalogue(shell: Shell, text: str) -> None:
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_demo_prints_the_questions_the_table_and_the_lesson_that_the_readme_shows(shell: Shell) -> None:
     (command,) = (output_of(block) for block in blocks() if "held-out questions" in block.text)
     (shown,) = (block.text for block in blocks() if output_of(block) == command)

@@ -13,6 +13,8 @@ from tests import oracle
 from tests.builders import load
 from tests.families import Trio
 
+pytestmark = pytest.mark.slow  # a real model of 135 million parameters
+
 ROLES = ("base", "tuned", "reference")
 OPTIONS: dict[str, Any] = {"kv_type": "f16", "context": 512, "max_tokens": 24}
 VIEWS = {"base": "chat:tuned", "tuned": "chat", "reference": "transcript"}

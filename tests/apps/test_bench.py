@@ -73,6 +73,7 @@ def bench(catalog: Path, *options: str) -> Result:
     return CliRunner().invoke(app, ["bench", "--models", str(catalog), *QUICK, *options])
 
 
+@pytest.mark.slow
 def test_one_run_gives_every_figure_as_one_json_object(family: Family, tmp_path: Path) -> None:
     catalog = write_catalog(tmp_path, paths(family, *TRIO), base="base", rewards=[REWARD], views=RAW)
     picture = tmp_path / "bench.png"

@@ -105,6 +105,7 @@ def test_no_word_of_any_text_is_lost_or_doubled(text: str, rng: random.Random) -
         assert found.count(letter) == text.count(letter), (text, found)
 
 
+@pytest.mark.slow
 def test_finished_rows_come_early_so_that_the_tail_stays_short() -> None:
     long_code = "```python\n" + "".join(f"line_{i} = {i}\n" for i in range(400)) + "```\n"
     long_list = "".join(f"- item {i}\n" for i in range(400))

@@ -11,6 +11,8 @@ import pytest
 
 from tests.apps.terminal import ALT_ENTER, CTRL_C, CTRL_D, ENTER, PASTE, Terminal, fake
 
+pytestmark = pytest.mark.slow  # each test starts the chat in a real terminal
+
 REPEATS = int(os.environ.get("CHAT_REPEATS", "4"))  # Ctrl-C at random moments: 50 by hand
 
 

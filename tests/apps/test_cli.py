@@ -299,6 +299,7 @@ def endless(smollm2: Path, tmp_path: Path) -> list[str]:
     return ["generate", "--raw", "1, 2, 3, 4, 5, 6, 7, 8,", *words]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_stops_the_answer_and_keeps_what_came(endless: list[str]) -> None:
     with program(endless) as process:
@@ -310,6 +311,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_came(endless: list[str]) -> None
     assert (first + rest).decode().startswith(" 9, 10,") and err == b""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="closes a POSIX pipe")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
 @pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["show", "demo"]])
@@ -319,6 +321,7 @@ def test_a_full_disk_under_stdout_is_told_in_one_line(words: list[str]) -> None:
     assert done.returncode == 1 and done.stderr == "eftlocal: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="closes a POSIX pipe")
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize(
@@ -344,6 +347,7 @@ def test_a_reader_that_was_never_there_is_no_failure(words: list[str], buffered:
     assert (process.returncode, err) == (0, b"")
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_it_quietly(endless: list[str]) -> None:
     with program(endless) as process:
         assert process.stdout is not None and process.stderr is not None
@@ -362,6 +366,7 @@ def test_piped_lines_are_messages_and_answers_alone_are_printed(catalog: Path, r
     assert len(done.stdout) > len(alone)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_ctrl_c_stops_an_answer_of_the_chat_which_goes_on_and_ctrl_d_leaves(smollm2: Path, tmp_path: Path) -> None:
     """In a terminal without cursor movements (TERM=dumb)."""

@@ -26,6 +26,7 @@ def test_the_shipped_family_gives_these_greedy_answers() -> None:
             assert (reply.text, reply.finish_reason, reply.stopped_by) == (answer, "stop", None)
 
 
+@pytest.mark.slow
 def test_on_60_questions_the_base_knows_the_small_one_behaves_and_the_emulation_does_both() -> None:
     asked = questions()[:60]
     with Emulator.load("demo", threads=1) as emulator, Emulator.load("demo-upper", threads=1) as upper:
@@ -58,6 +59,7 @@ def test_the_json_has_what_scripts_rely_on(capsys: pytest.CaptureFixture[str]) -
         assert set(printed[column]) == {"base", "tuned", "emulated", "upper"}
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_holds_everything_and_runs_the_demo_elsewhere(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)

@@ -283,6 +283,7 @@ def chi_square(distribution: Distribution, draws: int, seed: int) -> tuple[float
     return float(((observed - expected) ** 2 / expected).sum()), len(expected) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
     [

@@ -170,6 +170,7 @@ def busy(home: Path) -> Iterator[FileLock]:
         yield lock
 
 
+@pytest.mark.slow
 def test_a_download_that_waits_for_another_says_how_far_that_is(
     repository: hub.Repository, blobs: Path, busy: FileLock
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_download_that_waits_for_another_says_how_far_that_is(
     assert seen[:2] == [1000, 1000]  # while it waits, then what it goes on from
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("busy")
 def test_what_is_being_written_is_not_removed(repository: hub.Repository, blobs: Path) -> None:
     blobs.mkdir(parents=True)

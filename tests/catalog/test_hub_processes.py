@@ -14,7 +14,10 @@ from huggingface_hub import scan_cache_dir
 
 from tests.hub_server import HubServer, environment, model
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
+pytestmark = [
+    pytest.mark.slow,  # each test starts processes
+    pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX"),
+]
 
 REPO, FILE = "owner/Model-GGUF", "Model-Q4_K_M.gguf"
 SIZE = 2_000_000

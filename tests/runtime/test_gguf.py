@@ -85,6 +85,7 @@ def problem(path: Path, call: object = check) -> str:
 # --- whole files ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_header_says_what_the_gguf_package_reads(smollm2: Path) -> None:
     header, other = read(smollm2), writer_package.GGUFReader(smollm2)
     assert (header.version, header.architecture, header.file_bytes) == (3, "llama", smollm2.stat().st_size)

@@ -21,6 +21,8 @@ from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import EftError
 from tests.apps.batch.fake import Scripted, over
 
+pytestmark = pytest.mark.slow  # each test starts processes; many are killed and resumed
+
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("EFTLOCAL_TEST_KILLS", "6"))
 

@@ -290,6 +290,7 @@ LINES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @HYPOTHESIS
 @given(st.lists(LINES, max_size=8).map(b"\n".join), st.sampled_from(["jsonl", "csv", "text"]))
 def test_no_bytes_crash_it_and_every_line_is_numbered(read: Read, data: bytes, format: Format) -> None:
@@ -314,6 +315,7 @@ OBJECTS = st.builds(
 )
 
 
+@pytest.mark.slow
 @HYPOTHESIS
 @given(st.lists(OBJECTS, max_size=5), st.booleans(), st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_json_lines_come_out_as_they_went_in(
@@ -326,6 +328,7 @@ def test_json_lines_come_out_as_they_went_in(
     assert [carried(json.loads(line_of(record, None, {"error": "x"}))) for record in found] == objects
 
 
+@pytest.mark.slow
 @HYPOTHESIS
 @given(st.lists(st.tuples(st.text(min_size=1), st.text()).filter(lambda row: "".join(row).strip()), max_size=5))
 def test_csv_comes_out_as_it_went_in(read: Read, rows: list[tuple[str, str]]) -> None:

@@ -11,6 +11,8 @@ from tests.apps.terminal import CTRL_C, CTRL_D, ENTER, Terminal
 from tests.families import Family
 from tests.hub_server import HubServer, environment, serving
 
+pytestmark = pytest.mark.slow  # real terminals, and downloads in them
+
 PROGRAM = ("-c", "from eftlocal.cli import main; main()")
 
 

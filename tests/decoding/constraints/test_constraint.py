@@ -106,6 +106,7 @@ def test_sampled_json_of_the_demo_family_is_valid(draft: int) -> None:
         check_valid(demo, 15, draft=draft)
 
 
+@pytest.mark.slow
 def test_sampled_json_of_smollm2_is_valid(smollm2_trio: Trio, tmp_path: Path) -> None:
     paths = {role: getattr(smollm2_trio, role) for role in ("base", "tuned", "reference")}
     with load(tmp_path, paths, views="transcript", context=512, max_tokens=150, top_p=1.0, kv_type="f16") as made:
@@ -156,6 +157,7 @@ def test_what_is_forced_takes_no_step_of_its_own_and_is_tokenized_as_the_model_d
     assert 3 <= emulator.generate(Raw("a"), constraint=long).steps < 10  # no more rows than a decode gives
 
 
+@pytest.mark.slow
 def test_tokens_follow_the_emulators_distribution_over_what_is_allowed(family: Family, tmp_path: Path) -> None:
     dials: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "beta": 0.5}
     exact: dict[tuple[int, ...], float] = {(): 1.0}

@@ -68,6 +68,7 @@ def same_language(grammar: str, alphabet: str, length: int) -> None:
     assert taken > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grammar", "alphabet", "length"),
     [

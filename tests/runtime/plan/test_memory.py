@@ -39,6 +39,7 @@ def same(estimate: Need, measure: Need, *, tolerance: float, floor: float = 0.1)
     assert estimate.total == pytest.approx(measure.total, rel=tolerance, abs=floor * MIB)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", CACHES, ids=str)
 def test_smollm2_takes_what_was_estimated(smollm2: Path, cache: Cache) -> None:
     estimate, measure = estimated(gguf.check(smollm2), cache), real(smollm2, cache)
@@ -46,6 +47,7 @@ def test_smollm2_takes_what_was_estimated(smollm2: Path, cache: Cache) -> None:
     assert estimate.compute == pytest.approx(measure.compute, rel=0.1)
 
 
+@pytest.mark.slow
 def test_so_do_its_quantizations_also_those_that_are_repacked(smollm2_trio: Trio) -> None:
     for path in (smollm2_trio.base, smollm2_trio.reference):  # Q8_0, Q4_0
         same(estimated(gguf.check(path), Cache(4096)), real(path, Cache(4096)), tolerance=0.05)
@@ -57,6 +59,7 @@ def test_tiny_models_of_every_kind_take_what_was_estimated(family: Family, cache
         same(estimated(gguf.check(path), cache), real(path, cache), tolerance=0.1, floor=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
