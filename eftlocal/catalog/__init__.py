@@ -1,1 +1,1 @@
-"""What to run: models.toml read strictly."""
+"""The catalogue: which models and emulators the models.toml files define, and where the models' files are."""

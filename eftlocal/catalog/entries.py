@@ -1,4 +1,4 @@
-"""The entries of a models.toml: frozen dataclasses, and how each is read from its table, strictly."""
+"""The entries of a models.toml as frozen dataclasses, and the functions that read and check them."""
 
 import re
 import shlex
@@ -16,7 +16,8 @@ __all__ = ["Emulator", "Lora", "Model", "Reward", "View", "parse_view", "read_em
 ROLES: Final = ("base", "tuned", "reference")
 REWARD_ROLES: Final = ("tuned", "reference")
 
-# emulation.sample.Sampling's fields and settings of the loop around it, listed here: that floor is above this one.
+# The fields of arithmetic.sample.Sampling, and the settings of decoding. The names are repeated here because this floor
+# may not import those above it; a test compares them.
 SAMPLING_FLOATS: Final = (
     *("temperature", "top_p", "min_p", "typical_p", "repeat_penalty"),
     *("presence_penalty", "frequency_penalty", "reward_top_p"),
@@ -34,7 +35,11 @@ EMULATOR_KEYS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How a conversation becomes tokens for one member; `role` says whose chat template (None: the member's own)."""
+    """How a conversation becomes tokens for one member.
+
+    role      whose chat template a `chat` view uses: base, tuned or reference; None: the member's own
+    template  the Jinja template of a `template` view
+    """
 
     kind: Literal["chat", "transcript", "raw", "template"]
     role: str | None = None
@@ -46,7 +51,7 @@ DEFAULT_VIEWS: Final = {"base": View("transcript"), "tuned": View("chat"), "refe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lora:
-    """A LoRA adapter's GGUF file and the strength it is applied with."""
+    """A LoRA adapter's GGUF file, and the scale with which it is added to the weights."""
 
     file: File
     scale: float = 1.0
@@ -54,23 +59,27 @@ class Lora:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """One GGUF file (or the first part of a split one), with an adapter or without."""
+    """One model: a GGUF file (of a split model, its first shard), perhaps with a LoRA adapter."""
 
     name: str
     file: File
     lora: Lora | None = None
-    gpu_layers: int | None = None  # None: as many as the build can offload
+    gpu_layers: int | None = None  # how many layers to offload; None: all, if this build of llama.cpp can offload
     source: Path | None = field(default=None, compare=False)  # the models.toml that defines it, for errors
 
     @property
     def files(self) -> tuple[File, ...]:
-        """The weights' file, and the adapter's."""
+        """The file of the weights and, if there is an adapter, its file."""
         return (self.file, *([self.lora.file] if self.lora else []))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reward:
-    """beta x (log p_tuned - log p_reference), with the views and system texts that differ from the emulator's."""
+    """One reward: beta x (log p_tuned - log p_reference).
+
+    `views` and `system` map a role (tuned, reference) to its view and system text; a role that is not in them has the
+    emulator's.
+    """
 
     name: str
     tuned: str
@@ -82,7 +91,7 @@ class Reward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emulator:
-    """A base with its rewards, and the settings a user starts from."""
+    """A base model with its rewards, and the default settings to run them with."""
 
     name: str
     base: str
@@ -99,24 +108,27 @@ class Emulator:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The names of the models that take part, each once, the base first."""
+        """The names of all its models, the base first. Each name is there once."""
         pairs = (name for reward in self.rewards for name in (reward.tuned, reward.reference))
         return tuple(dict.fromkeys((self.base, *pairs)))
 
     @property
     def words(self) -> str:
-        """How a command line names it: by its name, or by its models where no models.toml defines it."""
+        """The words that name it on a command line: its name, or `--base ...` when no models.toml defines it."""
         if self.source is not None:
             return shlex.quote(self.name)
         pair = [("--tuned", self.rewards[0].tuned), ("--reference", self.rewards[0].reference)] if self.rewards else []
         return " ".join(f"{option} {shlex.quote(model)}" for option, model in [("--base", self.base), *pair])
 
 
-# --- reading them -----------------------------------------------------------------------------------------------------
+# --- reading the entries ----------------------------------------------------------------------------------------------
 
 
 def parse_view(value: object) -> View:
-    """`chat`, `chat:ROLE`, `transcript`, `raw` or `{ template = "jinja" }`; a CatalogError for anything else."""
+    """Reads a view: `chat`, `chat:ROLE`, `transcript`, `raw` or `{ template = "jinja" }`.
+
+    Raises CatalogError for anything else.
+    """
     if isinstance(value, dict):
         template = value.get("template")
         if set(value) != {"template"} or not isinstance(template, str) or not template:
@@ -127,8 +139,8 @@ def parse_view(value: object) -> View:
     kind, colon, role = value.partition(":")
     if kind not in ("chat", "transcript", "raw") or (colon and kind != "chat"):
         names = ("chat", *(f"chat:{role}" for role in ROLES), "transcript", "raw")
-        if "{" in value:  # Jinja, without its table
-            raise CatalogError('unknown view; a template is written { template = "..." }')
+        if "{" in value:  # a Jinja template that is not in a table
+            raise CatalogError('unknown view; write a template as { template = "..." }')
         raise CatalogError(f'unknown view "{value}"{nearest(value, names)}')
     if colon and role not in ROLES:
         raise CatalogError(f'unknown role "{role}" in the view "{value}"{nearest(role, ROLES)}')
@@ -147,7 +159,7 @@ def _views(table: Table, roles: tuple[str, ...]) -> dict[str, View]:
 
 
 def read_model(source: Path, name: str, value: object) -> Model:
-    """The model that `[models.NAME]` of the file `source` defines."""
+    """Returns the model that `[models.NAME]` in the file `source` defines. Raises CatalogError."""
     table = Table(source, f"models.{name}", value, MODEL_KEYS)
     lora = None
     if "lora" in table.values:
@@ -163,12 +175,12 @@ def read_model(source: Path, name: str, value: object) -> Model:
 
 
 def _file(table: Table, what: str) -> File:
-    """A file by its path, relative to the models.toml, or by its place on the Hub."""
+    """Reads where a file is: a path, relative to the models.toml, or a repository and a file of the Hub."""
     on_hub = [key for key in HUB_KEYS if key in table.values]
     if "path" in table.values:
         path = expanded(Path(table.name("path")))
         if on_hub:
-            raise table.error("path", f"{what} is either a path, or a repo and a file (with its {on_hub[-1]})")
+            raise table.error("path", f"{what} has either a path, or a repo and a file; this has also {on_hub[-1]}")
         return expanded(table.file).absolute().parent / path
     if not table.values.keys() & {"repo", "file"}:
         raise table.error("", "needs a path, or a repo and a file")
@@ -196,7 +208,7 @@ def _reward(table: Table) -> Reward:
     tuned = table.name("tuned")
     name = table.name("name") if "name" in table.values else tuned
     if set(name) & set("=,"):
-        raise table.error("name", f'"{name}" holds a "=" or a ",", so that `--mix NAME=WEIGHT` could not name it')
+        raise table.error("name", f'"{name}" contains "=" or ",", so `--mix NAME=WEIGHT` could not name it')
     system = table.table("system", REWARD_ROLES)
     return Reward(
         name=name,
@@ -214,7 +226,7 @@ def _rewards(table: Table) -> tuple[Reward, ...]:
         inner = Table(table.file, table.where, value, REWARD_KEYS, f"rewards[{i}]")
         reward = _reward(inner)
         if any(reward.name == other.name for other in rewards):
-            raise inner.error("name", f'two rewards are named "{reward.name}"', "give each a name of its own")
+            raise inner.error("name", f'two rewards are named "{reward.name}"', "give each reward its own `name`")
         rewards.append(reward)
     return tuple(rewards)
 
@@ -233,7 +245,10 @@ def _stop(table: Table) -> tuple[str, ...]:
 
 
 def read_emulator(source: Path, name: str, value: object) -> tuple[Emulator, Table]:
-    """The emulator that `[emulators.NAME]` of the file `source` defines, and the table, for errors found later."""
+    """Returns the emulator that `[emulators.NAME]` in the file `source` defines, and its table for later errors.
+
+    Raises CatalogError. Whether its models are defined is not checked here.
+    """
     table = Table(source, f"emulators.{name}", value, EMULATOR_KEYS)
     emulator = Emulator(
         name=name,

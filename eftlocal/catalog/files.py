@@ -1,4 +1,4 @@
-"""Where a model's file is: a path on this machine, or a file of a Hub repository; and how a user names either."""
+"""Where a model's file is: a path on this machine, or a file in a Hub repository. Users can name it either way."""
 
 import re
 import stat
@@ -12,20 +12,20 @@ from eftlocal.errors import CatalogError
 __all__ = ["HUB", "NAMING", "REPO", "REVISION", "File", "HubFile", "local", "named", "parts", "typed"]
 
 REPO: Final = r"[\w.-]+/[\w.-]+"
-REVISION: Final = r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*"  # names a file in the cache: none of its parts begins with a dot
+REVISION: Final = r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*"  # no part begins with a dot: it becomes a file name in the cache
 HUB: Final = "hf:"
-BESIDE: Final = "relative paths start at the models.toml's folder"
-NAMING: Final = "a model is named by its name, as hf:owner/repo/file.gguf, or by the path of a .gguf file"
+BESIDE: Final = "a relative path starts at the folder of its models.toml"
+NAMING: Final = "give a model's name, hf:owner/repo/file.gguf, or the path of a .gguf file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubFile:
-    """A GGUF file (or the first part of a split one) of a Hub repository.
+    """A GGUF file in a Hub repository. Of a split model, it is the first shard.
 
     revision  a commit, branch or tag; None: main
-    sha256    of the file, where its entry knows it
-    size      bytes, as the entry says, for lists made without a network; the Hub's own word decides
-    gated     whether the repository asks for a login and a licence, as the entry says
+    sha256    the file's sha256, or None when its entry does not give one
+    size      bytes, as the entry says, for lists made without a network; a download uses the Hub's value
+    gated     whether the repository needs a login and an accepted licence, as the entry says
     """
 
     repo: str
@@ -43,16 +43,17 @@ File = Path | HubFile
 
 
 def named(text: str, folder: Path) -> File | None:
-    """The file that `hf:owner/repo/file.gguf[@revision]` or a path (from `folder`) names; None for a mere name.
+    """Returns the file that `hf:owner/repo/file.gguf[@revision]` or a path names; None when `text` is only a name.
 
-    Raises CatalogError for an `hf:` that is none, and for a web address.
+    A relative path starts at `folder`. Raises CatalogError for a malformed `hf:` name and for a web address.
     """
     if page := re.fullmatch(rf"https?://[^/]+/({REPO})(?:/(?:blob|resolve)/[^/]+)?(/[^?]+)?.*", text, re.ASCII):
-        raise CatalogError(f"{text} is a web page", f"name it {HUB}{page[1]}{page[2] or '/FILE.gguf'}")
+        raise CatalogError(f"{text} is a web address", f"write it as {HUB}{page[1]}{page[2] or '/FILE.gguf'}")
     if text.startswith(HUB):
         found = re.fullmatch(rf"({REPO})/([^@]+\.gguf)(?:@({REVISION}))?", text.removeprefix(HUB), re.ASCII)
         if found is None or ".." in found[2].split("/"):
-            raise CatalogError(f'"{text}" names no file of a repository', "as in hf:owner/repo/Model-Q4_K_M.gguf")
+            hint = "write it as hf:owner/repo/Model-Q4_K_M.gguf, with @REVISION at the end if you need one"
+            raise CatalogError(f'"{text}" does not name a .gguf file in a repository', hint)
         return HubFile(repo=found[1], file=found[2], revision=found[3])
     if _is_path(text):
         return folder / expanded(Path(text))
@@ -60,20 +61,20 @@ def named(text: str, folder: Path) -> File | None:
 
 
 def parts(first: Path) -> list[Path]:
-    """Every file of a model whose first part is `first`; one that is not split is its own one part."""
+    """Returns the paths of all shards of a model, given its first; only `first` when the model is not split."""
     from eftlocal.catalog.hub.parts import part_names
 
     return [first.with_name(name) for name in part_names(first.name)]
 
 
 def local(file: File, where: str, pull: str, elsewhere: str = BESIDE) -> Path:
-    """The file on this machine, whole; a CatalogError where it is missing, or not downloaded yet.
+    """Returns the path of the file on this machine. Raises CatalogError when it is missing or not downloaded yet.
 
-    For errors: `where` names who names it, `pull` is what `eftlocal pull` must be told, `elsewhere` what to do about a
-    path to nothing.
+    The other arguments are for the error: `where` says what names the file, `pull` is the argument for
+    `eftlocal pull`, and `elsewhere` is the hint when a path does not exist.
     """
     if isinstance(file, HubFile):
-        from eftlocal.catalog import hub  # loads the Hub's client, which no local model needs
+        from eftlocal.catalog import hub  # it loads huggingface_hub, which a local model does not need
 
         if (found := hub.cached(file.repo, file.file, file.revision)) is None:
             hint = f"`eftlocal pull {pull}` downloads it"
@@ -83,7 +84,7 @@ def local(file: File, where: str, pull: str, elsewhere: str = BESIDE) -> Path:
         mode = file.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CatalogError(f"{where}: {file} does not exist", elsewhere) from error
-    except (OSError, ValueError) as error:  # not allowed, or no path at all
+    except (OSError, ValueError) as error:  # without permission, or not a path at all
         raise CatalogError(f"{where}: {str(file)!r} cannot be read: {error}") from error
     if stat.S_ISDIR(mode):
         raise CatalogError(f"{where}: {file} is a folder, not a GGUF file")
@@ -91,9 +92,9 @@ def local(file: File, where: str, pull: str, elsewhere: str = BESIDE) -> Path:
 
 
 def typed(name: str) -> str:
-    """What to do where nothing is at a path that somebody typed: perhaps a file of the Hub was meant."""
+    """Returns the hint for a typed path that does not exist: perhaps a file of the Hub was meant."""
     if re.fullmatch(rf"{REPO}/.+\.gguf", name, re.ASCII) and not name.startswith("."):
-        return f"a file of the Hub is named {HUB}{name}"
+        return f"if it is a file on the Hub, write {HUB}{name}"
     return NAMING
 
 

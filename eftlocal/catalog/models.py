@@ -1,8 +1,8 @@
-"""What there is to run: models.toml files, read strictly into frozen dataclasses.
+"""The catalogue: all models and emulators that the models.toml files define.
 
-`load` reads the packaged catalogue, then the user's, then the one that was asked for; a later file's entries replace an
-earlier file's by name. Every mistake is a CatalogError that names the file, the table and the key, with the nearest
-right name. Whether the models' own files are there is asked later, of `local_path`.
+`load` reads the packaged models.toml, then the user's, then the one that was asked for. An entry in a later file
+replaces the entry of that name in an earlier file. Each mistake is a CatalogError that names the file, the table and
+the key, with the nearest right name. `load` does not check whether the models' own files exist; `local_path` does.
 """
 
 import os
@@ -46,7 +46,7 @@ __all__ = [
     "users_file",
 ]
 
-TRIO: Final = "trio"  # the emulator of models that were named one by one
+TRIO: Final = "trio"  # the name of the emulator that `with_trio` makes
 _LIST_HINT: Final = "`eftlocal list` shows every name"
 
 
@@ -54,7 +54,8 @@ _LIST_HINT: Final = "`eftlocal list` shows every name"
 class Catalog:
     """Everything that the models.toml files define, by name.
 
-    `default`: the emulators for who names none, in order of preference: the first whose models are all on this machine.
+    `default` names the emulators to use when the user names none, in order of preference. The first whose models are
+    all on this machine is used, or else the last.
     """
 
     models: Mapping[str, Model] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class Catalog:
     default: tuple[str, ...] = ()
 
     def model(self, name: str) -> Model:
-        """The model of that name, or that hf:owner/repo/file.gguf or a path names; else a CatalogError."""
+        """Returns the model that `name` stands for: a name, hf:owner/repo/file.gguf or a path. Raises CatalogError."""
         if name in self.models:
             return self.models[name]
         if (file := named(name, Path.cwd())) is None:
@@ -70,7 +71,7 @@ class Catalog:
         return Model(name=name, file=file)
 
     def emulator(self, name: str | None) -> Emulator:
-        """The emulator of that name (None: the default), or a CatalogError with the nearest one."""
+        """Returns the emulator of that name (None: the default). Raises CatalogError, with the nearest name."""
         if name is None and not self.default:
             raise CatalogError("No emulator was named, and the catalogue has no default.", "Name one: -e NAME.")
         if name is None:
@@ -81,7 +82,7 @@ class Catalog:
         return self.emulators[name]
 
     def is_local(self, emulator: Emulator) -> bool:
-        """Whether all the files of its models are on this machine."""
+        """Whether all files of the emulator's models are on this machine."""
         try:
             self.must_be_here(emulator)
         except CatalogError:
@@ -89,7 +90,7 @@ class Catalog:
         return True
 
     def must_be_here(self, emulator: Emulator) -> None:
-        """A CatalogError where a model of `emulator` is not downloaded, or not where its path says."""
+        """Raises CatalogError when a model of `emulator` is not downloaded, or when its path does not exist."""
         models = [self.model(name) for name in emulator.models]
         far = [
             model.name for model in models for file in model.files if isinstance(file, HubFile) and not _is_here(file)
@@ -99,19 +100,21 @@ class Catalog:
             problem = (
                 f"{emulator.name} is not on this machine: {', '.join(dict.fromkeys(far))} {are} not downloaded yet"
             )
-            raise CatalogError(problem, f"`eftlocal pull {emulator.words}` downloads what lacks")
+            raise CatalogError(problem, f"`eftlocal pull {emulator.words}` downloads what is missing")
         for model in models:
             local_path(model)
             local_lora(model)
 
     def with_trio(self, base: str, tuned: str | None = None, reference: str | None = None) -> "Catalog":
-        """This catalogue with one more emulator, its default: of these models, each named as `model` takes it.
+        """Returns this catalogue with an emulator of these models added as its default.
 
-        Without `tuned` and `reference` it is the base alone. Raises CatalogError.
+        Each model is named as for `model`. Without `tuned` and `reference`, the emulator is the base alone. Raises
+        CatalogError for an unknown model, and when only one of `tuned` and `reference` is given.
         """
         if (tuned is None) != (reference is None):
-            lacks, has = ("reference", "tuned") if reference is None else ("tuned", "reference")
-            raise CatalogError(f"a {has} model was named, and no {lacks}", "A reward takes both: tuned - reference.")
+            missing, given = ("reference", "tuned") if reference is None else ("tuned", "reference")
+            problem = f"a {given} model was named, but no {missing} model"
+            raise CatalogError(problem, "Name both: a reward is the difference of the two.")
         pair = [] if tuned is None or reference is None else [tuned, reference]
         models = {name: self.model(name) for name in (base, *pair)}
         rewards = (Reward(name="tuned", tuned=pair[0], reference=pair[1]),) if pair else ()
@@ -125,7 +128,10 @@ class Catalog:
 
 
 def packaged(name: str) -> Path:
-    """A data file that ships with eftlocal ("models.toml"): inside the package of a wheel, beside it in a checkout."""
+    """Returns the path of a data file that ships with eftlocal, such as "models.toml".
+
+    In a wheel it is inside the package, in a checkout beside it. Raises CatalogError when it is missing.
+    """
     package = Path(__file__).parents[1]
     for folder in (package, package.parent):
         if (folder / name).exists():
@@ -134,12 +140,15 @@ def packaged(name: str) -> Path:
 
 
 def users_file() -> Path:
-    """The user's own models.toml, which need not be there."""
+    """Returns the path of the user's own models.toml, which may not exist."""
     return platformdirs.user_config_path("eftlocal") / "models.toml"
 
 
 def load(extra: Path | None = None) -> Catalog:
-    """The packaged catalogue, under the user's, under `extra` (else the file that EFTLOCAL_MODELS names)."""
+    """Reads the packaged models.toml, then the user's, then `extra`, or else the file that EFTLOCAL_MODELS names.
+
+    Raises CatalogError for a file that cannot be read and for every mistake in one.
+    """
     files = [packaged("models.toml")]
     if _may_be_there(users_file()):
         files.append(users_file())
@@ -159,7 +168,7 @@ def load(extra: Path | None = None) -> Catalog:
 
 
 def _may_be_there(file: Path) -> bool:
-    """False only where there is no such file: one that cannot be looked at is to be read, and so told."""
+    """False when the file does not exist. True when that cannot be found out: reading it then raises the error."""
     try:
         return file.exists()
     except OSError:
@@ -167,14 +176,17 @@ def _may_be_there(file: Path) -> bool:
 
 
 def local_path(model: Model) -> Path:
-    """The model's file on this machine; a CatalogError says which file is missing."""
+    """Returns the path of the model's file on this machine. Raises CatalogError, which says which file is missing."""
     if model.source is None:
         return local(model.file, f'model "{model.name}"', model.name, typed(model.name))
     return local(model.file, f"{_table(model)}{' path' if isinstance(model.file, Path) else ''}", model.name, BESIDE)
 
 
 def local_lora(model: Model) -> tuple[Path, float] | None:
-    """The file of the model's adapter on this machine, and its strength; a CatalogError where it is missing."""
+    """Returns the path of the model's LoRA adapter on this machine and its scale; None when it has no adapter.
+
+    Raises CatalogError when the file is missing.
+    """
     if model.lora is None:
         return None
     return local(model.lora.file, f"{_table(model)} lora", model.name), model.lora.scale
@@ -190,15 +202,18 @@ def _is_here(file: HubFile) -> bool:
     return hub.cached(file.repo, file.file, file.revision) is not None
 
 
-# --- all of them together ---------------------------------------------------------------------------------------------
+# --- merging the files ------------------------------------------------------------------------------------------------
 
 
 def _merged(documents: Iterable[tuple[Path, dict[str, object]]]) -> Catalog:
-    """Later entries over earlier ones; names are looked up only now, since a file may use what another one defines."""
+    """Merges the files; later entries replace earlier ones.
+
+    Names are looked up only after all files are read, because a file may use names that another file defines.
+    """
     models: dict[str, Model] = {}
     emulators: dict[str, tuple[Emulator, Table]] = {}
     default: tuple[str, ...] = ()
-    defaults: Table | None = None  # the table that says so
+    defaults: Table | None = None  # the table that defines `default`, for errors
     for file, contents in documents:
         top = Table(file, "", contents, ("default", "models", "emulators"))
         for name, value in top.table("models", None).values.items():
@@ -220,7 +235,7 @@ def _merged(documents: Iterable[tuple[Path, dict[str, object]]]) -> Catalog:
 
 
 def _default(top: Table) -> tuple[str, ...]:
-    """One name, or several in order of preference."""
+    """Reads `default`: the name of an emulator, or several names in order of preference."""
     if not isinstance(top.values["default"], list):
         return (top.name("default"),)
     names = top.array("default")
@@ -230,7 +245,10 @@ def _default(top: Table) -> tuple[str, ...]:
 
 
 def _named_in_place(emulator: Emulator, table: Table, models: Mapping[str, Model]) -> dict[str, Model]:
-    """The models that an emulator names by their files; a CatalogError for a name that is none and defined nowhere."""
+    """Returns the models that an emulator names by `hf:` or by a path, and that are not in `models`.
+
+    Raises CatalogError for a name that is neither of these and is not defined.
+    """
     used, found = [("base", emulator.base)], dict[str, Model]()
     for i, reward in enumerate(emulator.rewards):
         used += [(f"rewards[{i}].tuned", reward.tuned), (f"rewards[{i}].reference", reward.reference)]

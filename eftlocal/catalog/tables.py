@@ -1,4 +1,4 @@
-"""One TOML file being read: its text, and its tables, which hand out checked values and name themselves in errors."""
+"""Reads TOML files: parses a file, and checks the values of its tables so that each error names its place."""
 
 import difflib
 import math
@@ -20,13 +20,16 @@ KINDS: Final = (
 
 
 def document(file: Path) -> dict[str, object]:
-    """The file's TOML, or a CatalogError saying why it cannot be read (with line and column where it is not TOML)."""
+    """Parses a TOML file.
+
+    Raises CatalogError, which says why the file cannot be read, or at which line and column it is not TOML.
+    """
     text = _text(file)
     try:
         return tomllib.loads(text)
     except RecursionError as error:
         raise CatalogError(f"{file}: is not valid TOML: nested too deeply") from error
-    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+    except ValueError as error:  # TOMLDecodeError, or a number with thousands of digits
         last = text.split("\n")
         end = f"at line {len(last)}, column {len(last[-1]) + 1}"
         problem = str(error).replace("at end of document", end)
@@ -50,7 +53,7 @@ def _text(file: Path) -> str:
 
 
 def expanded(path: Path) -> Path:
-    """`~` and `~user` resolved, where there is such a user."""
+    """Returns `path` with `~` or `~user` replaced by the home folder, or unchanged when there is no such user."""
     try:
         return path.expanduser()
     except RuntimeError:
@@ -58,7 +61,7 @@ def expanded(path: Path) -> Path:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """How an error goes on after a wrong name: the nearest right one, else all of them where they are few."""
+    """Returns how an error goes on after a wrong name: with the nearest right name, or else with all of a few names."""
     by_folded = {option.casefold(): option for option in known}
     close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
     if close:
@@ -69,20 +72,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def printable(message: str) -> str:
-    """`message` as one line, whatever the names in it: a file must not write control codes to a terminal."""
+    """Returns `message` as one line. Control characters are escaped, so that a file cannot send them to a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def kind_of(value: object) -> str:
-    """A TOML value's type, as an error names it."""
+    """Returns the type of a TOML value in the words of an error: "a string", "an array"."""
     return next((name for kind, name in KINDS if type(value) is kind), "a date or time")
 
 
 class Table:
-    """One TOML table being read: it hands out checked values and names itself in every error."""
+    """One TOML table. It returns checked values, and its errors name the file, the table and the key."""
 
     def __init__(self, file: Path, where: str, value: object, known: Iterable[str] | None, inner: str = "") -> None:
-        """`known` are the keys it may hold (None: any); `inner` is the path to it inside the table `where`."""
+        """Raises CatalogError when `value` is not a table or has an unknown key.
+
+        `known` are the keys that it may have (None: any). `inner` is the path to it inside the table `where`.
+        """
         self.file, self.where, self.inner = file, where, inner
         if not isinstance(value, dict):
             raise self.error("", f"must be a table, not {kind_of(value)}")
@@ -103,7 +109,7 @@ class Table:
         return Table(self.file, self.where, self.values.get(key, {}), known, inner)
 
     def get(self, key: str, kind: type[T], expected: str) -> T | None:
-        """The value if it is there; exactly of `kind`, so that `true` is no integer."""
+        """Returns the value, or None when the key is missing. The type must be exactly `kind`: `true` is not an int."""
         value = self.values.get(key)
         if value is not None and type(value) is not kind:
             raise self.error(key, f"must be {expected}, not {kind_of(value)}")
@@ -113,7 +119,7 @@ class Table:
         return self.get(key, str, "a string")
 
     def name(self, key: str) -> str:
-        """A string that must be there and say something."""
+        """Returns a string that must be there and must not be empty."""
         value = self.text(key)
         if not value:
             raise self.error(key, "is missing" if value is None else "is empty")
@@ -126,7 +132,7 @@ class Table:
         return value
 
     def number(self, key: str, default: float) -> float:
-        """A finite number; an integer will do."""
+        """Returns a finite number, given as a number or an integer; `default` when the key is missing."""
         value = self.values.get(key, default)
         if type(value) not in (int, float):
             raise self.error(key, f"must be a number, not {kind_of(value)}")

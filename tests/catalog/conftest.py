@@ -1,4 +1,4 @@
-"""A Hub of our own, and this process connected to it."""
+"""A Hub for tests, to which this process is connected."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.hub_server import HubServer, connect, serving
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """HF_HOME of the test."""
+    """The test's HF_HOME."""
     return tmp_path / "hf"
 
 

@@ -1,4 +1,4 @@
-"""What the Hub has and what the cache has; and every way in which the Hub says no, in one line and a hint."""
+"""Tests of listings, of the cache, and of each failure of the Hub, which is told in one line and a hint."""
 
 import json
 import logging
@@ -67,7 +67,7 @@ def test_a_file_that_is_not_split_is_its_own_one_part(repository: hub.Repository
 
 def test_a_missing_part_is_an_error(server: HubServer) -> None:
     server.add(REPO, {name: data for name, data in FILES.items() if name != PARTS[1]})
-    with pytest.raises(HubError, match=f"{PARTS[1]} is missing"):
+    with pytest.raises(HubError, match=f"has only 2 of 3 shards of the model: {PARTS[1]} is missing"):
         hub.repository(REPO).parts(PARTS[0])
 
 
@@ -85,7 +85,7 @@ def test_a_repository_without_models_says_so(server: HubServer) -> None:
     server.add("owner/Model", {"model.safetensors": b"weights"})
     with pytest.raises(HubError, match=r"has no file 'Model\.gguf'\n") as error:
         hub.repository("owner/Model").file("Model.gguf")
-    assert "no GGUF file at all" in str(error.value.hint)
+    assert "it has no GGUF file at all" in str(error.value.hint)
 
 
 # --- what the cache holds ---------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def test_a_split_file_is_cached_when_all_its_parts_are(repository: hub.Repositor
 def test_cached_honours_the_revision_and_takes_the_newest_for_none(server: HubServer, home: Path) -> None:
     old = server.add(REPO, {"a.gguf": model(10), "b.gguf": model(12)}, refs=("main", "v1"))
     first = hub.download(hub.repository(REPO, "v1"), "a.gguf")
-    assert hub.cached(REPO, "a.gguf") == first  # main was never seen
+    assert hub.cached(REPO, "a.gguf") == first  # main was not asked for yet
     assert hub.cached(REPO, "a.gguf", "main") is None
     new = server.add(REPO, {"a.gguf": model(11)})
     second = hub.download(hub.repository(REPO), "a.gguf")
@@ -136,7 +136,7 @@ def test_removing_frees_only_what_no_other_snapshot_uses(server: HubServer, home
     for file in ("kept.gguf", "changed.gguf", "copy.gguf"):
         hub.download(new, file)
     assert [file.size for file in hub.cached_files() if file.file == "kept.gguf"] == [1000]
-    assert hub.remove(REPO, ["kept.gguf"]) == 0  # copy.gguf is the same bytes
+    assert hub.remove(REPO, ["kept.gguf"]) == 0  # copy.gguf has the same bytes
     assert hub.cached(REPO, "kept.gguf") is None
     assert hub.cached(REPO, "copy.gguf") is not None
     assert hub.remove(REPO, ["changed.gguf"], "v1") == 2000
@@ -156,7 +156,7 @@ def test_removing_takes_unfinished_downloads_along_and_leaves_those_of_others(
     server.faults.cuts = [40]
     with pytest.raises(HubError):
         hub.download(repository, "Model-Q4_K_M.gguf")
-    assert hub.remove(REPO, ["Model-Q8_0.gguf"]) == 200  # whole: the unfinished one is not its own
+    assert hub.remove(REPO, ["Model-Q8_0.gguf"]) == 200  # it is complete, so the unfinished download is another file's
     assert hub.part_bytes(repository, "Model-Q4_K_M.gguf") == hub.unfinished_bytes(REPO) == hub.unfinished_bytes() == 40
     assert scan_cache_dir(home / "hub").warnings == []
     assert hub.remove(REPO, ["Model-Q4_K_M.gguf"]) == 40
@@ -184,14 +184,14 @@ def told(call: Callable[[], object]) -> tuple[str, str | None]:
 
 def test_no_such_repository(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(lambda: hub.repository("owner/none")) == (
-        f"no repository owner/none at {server.url}, or a private one",
-        "check its name; a private one needs `hf auth login` or HF_TOKEN",
+        f"there is no repository owner/none at {server.url}, or it is private",
+        "check its name; if it is private, run `hf auth login` or set HF_TOKEN",
     )
     assert told(lambda: hub.repository("no name")) == (
-        "'no name' is no name of a repository",
-        "a repository is owner/name",
+        "'no name' is not the name of a repository",
+        "write it as owner/name",
     )
-    monkeypatch.setenv("HF_TOKEN", SECRET)  # a token that is good is told 404, so this one is not
+    monkeypatch.setenv("HF_TOKEN", SECRET)  # with a valid token the Hub would answer 404, so this token is not valid
     assert told(lambda: hub.repository("owner/none"))[0] == "127.0.0.1 refuses the token of the variable HF_TOKEN"
 
 
@@ -199,7 +199,9 @@ def test_no_such_revision(server: HubServer) -> None:
     server.add(REPO, FILES)
     message, hint = told(lambda: hub.repository(REPO, "v9"))
     assert message == "owner/Model-GGUF has no revision 'v9'"
-    assert hint == f"{server.url}/owner/Model-GGUF/tree/main shows its branches and tags; without a revision it is main"
+    assert (
+        hint == f"{server.url}/owner/Model-GGUF/tree/main shows its branches and tags; without a revision, main is used"
+    )
 
 
 def test_a_file_that_went_away_between_listing_and_download(server: HubServer, repository: hub.Repository) -> None:
@@ -216,9 +218,9 @@ def test_a_gated_repository_says_where_to_accept_and_how_to_log_in(
     message = "owner/gated is gated: its licence must be accepted first"
     hint = f"accept it at {server.url}/owner/gated, "
     call = lambda: hub.download(repository, "Model-Q8_0.gguf")  # noqa: E731
-    assert told(call) == (message, hint + "then `hf auth login`, or set HF_TOKEN")
+    assert told(call) == (message, hint + "then run `hf auth login` or set HF_TOKEN")
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    assert told(call) == (message, hint + "as the account of the variable HF_TOKEN")
+    assert told(call) == (message, hint + "with the account of the token of the variable HF_TOKEN")
     server.tokens.add(SECRET)
     assert hub.download(repository, "Model-Q8_0.gguf").read_bytes() == FILES["Model-Q8_0.gguf"]
 
@@ -226,11 +228,11 @@ def test_a_gated_repository_says_where_to_accept_and_how_to_log_in(
 @pytest.mark.parametrize(
     ("status", "message", "hint"),
     [
-        (403, "127.0.0.1 forbids owner/Model-GGUF without a token", "shows what a token may do"),
+        (403, "127.0.0.1 refuses access to owner/Model-GGUF without a token", "shows what a token may do"),
         (404, "127.0.0.1 answers 404 Not Found for owner/Model-GGUF", "None"),
-        (429, "127.0.0.1 was asked too often", "try again in a few minutes; logged in, more is allowed"),
-        (500, "127.0.0.1 has trouble of its own: it answers 500", "try again"),
-        (503, "127.0.0.1 has trouble of its own: it answers 503", "try again"),
+        (429, "127.0.0.1 got too many requests", "try again in a few minutes; a login allows more requests"),
+        (500, "127.0.0.1 has a problem: it answers 500", "try again later"),
+        (503, "127.0.0.1 has a problem: it answers 503", "try again later"),
     ],
 )
 def test_a_status_in_words(
@@ -242,13 +244,13 @@ def test_a_status_in_words(
         said, what_to_do = told(call)
         assert said == message
         assert hint in str(what_to_do)
-    assert len(server.asked("hub")) == 3 + (status >= 500)  # trouble may pass, a no is a no
+    assert len(server.asked("hub")) == 3 + (status >= 500)  # only a 5xx answer is tried again
 
 
 def test_a_web_page_in_place_of_the_api(server: HubServer) -> None:
     server.faults.page = "api"
     message, hint = told(lambda: hub.repository(REPO))
-    assert message == f"{server.url} answers with something that is not the Hub's"
+    assert message == f"{server.url} answers with something that is not from the Hub"
     assert hint == "a proxy or a login page may stand in between: open the address in a browser, then try again"
     assert hub.reachable() == message
 
@@ -256,7 +258,7 @@ def test_a_web_page_in_place_of_the_api(server: HubServer) -> None:
 def test_a_web_page_in_place_of_what_the_client_asks_for(server: HubServer, repository: hub.Repository) -> None:
     server.faults.page = "file"
     message, hint = told(lambda: hub.download(repository, "Model-Q8_0.gguf", xet=True))
-    assert message == f"{server.url} answers with something that is not the Hub's"
+    assert message == f"{server.url} answers with something that is not from the Hub"
     assert "login page" in str(hint)
     assert hub.cached_files() == ()
 
@@ -265,7 +267,7 @@ def test_a_web_page_in_place_of_what_the_client_asks_for(server: HubServer, repo
     ("endpoint", "message"),
     [
         ("hub.example", "cannot reach hub.example: Request URL is missing an 'http://' or 'https://' protocol."),
-        ("http://hub:here", "http://hub:here is no address of a Hub: Invalid port: 'here'"),
+        ("http://hub:here", "http://hub:here is not a valid address: Invalid port: 'here'"),
     ],
 )
 def test_an_endpoint_that_is_no_address(
@@ -294,7 +296,7 @@ def test_no_network_gives_the_cause_and_the_cache_still_works(
     message, hint = told(lambda: hub.repository(REPO))
     assert message.startswith("cannot reach 127.0.0.1: ")
     assert "refused" in message
-    assert hint == "check the network; what was downloaded once works without a network"
+    assert hint == "check the network; models that are already downloaded work without a network"
     assert told(lambda: hub.download(repository, "Model-Q4_K_M.gguf"))[0] == message
     with monkeypatch.context() as patch:
         patch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
@@ -311,8 +313,8 @@ def test_a_server_that_goes_silent(
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
     server.faults.hang = True
     assert told(lambda: hub.download(repository, "Model-Q8_0.gguf")) == (
-        "localhost does not answer: nothing came for 0.2 seconds",
-        "try again: a download goes on from where it stopped; HF_HUB_DOWNLOAD_TIMEOUT=60 waits a minute",
+        "localhost does not answer: nothing was received for 0.2 seconds",
+        "try again: a download resumes where it stopped; with HF_HUB_DOWNLOAD_TIMEOUT=60 it waits a minute",
     )
 
 
@@ -324,8 +326,8 @@ def test_offline_by_a_variable_is_said_by_its_name(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     message, hint = told(lambda: hub.repository(REPO))
-    assert message == hub.reachable() == "HF_HUB_OFFLINE is set: nothing is asked of the Hub"
-    assert hint == "unset it; what was downloaded once works without a network"
+    assert message == hub.reachable() == "HF_HUB_OFFLINE is set, so no request is sent to the Hub"
+    assert hint == "unset it; models that are already downloaded work without a network"
     assert told(lambda: hub.download(repository, "Model-Q4_K_M.gguf"))[0] == message
     assert told(lambda: hub.read_range(repository, "Model-Q4_K_M.gguf", 0, 4))[0] == message
     assert hub.cached(REPO, "Model-Q8_0.gguf") == path
@@ -334,10 +336,10 @@ def test_offline_by_a_variable_is_said_by_its_name(
 
 def test_a_folder_that_cannot_be_written_is_named(repository: hub.Repository, home: Path) -> None:
     (home / "hub").parent.mkdir(parents=True)
-    (home / "hub").write_bytes(b"")  # root may write anywhere, but not in a file
+    (home / "hub").write_bytes(b"")  # root may write to any folder, but this is a file
     message, hint = told(lambda: hub.download(repository, "Model-Q8_0.gguf"))
     assert str(home / "hub") in message
-    assert hint == "HF_HOME names another folder for the cache"
+    assert hint == "set HF_HOME to put the cache elsewhere"
 
 
 # --- the token --------------------------------------------------------------------------------------------------------
@@ -410,7 +412,7 @@ def test_the_token_is_in_no_error_no_log_and_no_output(
         monkeypatch.setenv("HF_TOKEN", wrong)
         failing(lambda: hub.repository(REPO))
         failing(lambda: hub.read_range(repository, "model_f16.gguf", 0, 4))
-    logged = "" if echo else caplog.text  # the connection's own log holds what servers answer
+    logged = "" if echo else caplog.text  # the connection's log shows the server's answers
     assert SECRET not in "".join((*texts, logged, *capfd.readouterr()))
 
 
@@ -419,8 +421,8 @@ def test_a_token_with_characters_that_no_header_holds_is_refused_in_our_words(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", SECRET + "\x01")
     message, hint = told(lambda: hub.repository(REPO))
-    assert message == "the token of the variable HF_TOKEN holds characters that no token has"
-    assert hint == "copy it once more, or `hf auth login`"
+    assert message == "the token of the variable HF_TOKEN contains characters that a token cannot have"
+    assert hint == "copy it again, or run `hf auth login`"
     assert server.requests == []
 
 
@@ -440,7 +442,7 @@ def test_the_clients_warnings_are_not_ours_and_its_logger_is_left_as_it_was(
 
 
 def test_a_file_of_the_clients_that_is_linked_twice_is_found_by_its_own_name(server: HubServer, home: Path) -> None:
-    """As Xet leaves them: the snapshot links to a blob, and that into a store for all repositories."""
+    """Xet leaves files this way: the snapshot links to a blob, and the blob links into a store for all repositories."""
     server.add(REPO, FILES)
     path = Path(hf_hub_download(REPO, "Model-Q8_0.gguf", cache_dir=home / "hub", endpoint=server.url))
     blob, store = path.resolve(), home / "hub" / "blobs" / "ab" / ("ab" * 32)

@@ -1,4 +1,4 @@
-"""Downloads: interrupted, resumed, lied to; and what is in the cache afterwards."""
+"""Tests of downloads: interrupted, resumed and with wrong answers, and of the cache afterwards."""
 
 import hashlib
 import random
@@ -30,7 +30,7 @@ def repository(server: HubServer) -> hub.Repository:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broken connection is not tried again."""
+    """Makes a broken connection fail at once, without another attempt."""
     monkeypatch.setattr("eftlocal.catalog.hub.transfer.PAUSES", ())
 
 
@@ -153,7 +153,9 @@ def test_xets_own_errors_are_told_too(repository: hub.Repository, monkeypatch: p
         raise RuntimeError("Data processing error: CAS\nand more")
 
     monkeypatch.setattr("eftlocal.catalog.hub.transfer.hf_hub_download", fail)
-    with pytest.raises(HubError, match=f"the Hub's client gave {FILE} up: Data processing error: CAS\n") as error:
+    with pytest.raises(
+        HubError, match=f"the Hub's client could not download {FILE}: Data processing error: CAS\n"
+    ) as error:
         hub.download(repository, FILE, xet=True)
     assert "without Xet" in str(error.value.hint)
 
@@ -163,7 +165,7 @@ def test_xets_own_errors_are_told_too(repository: hub.Repository, monkeypatch: p
 
 @pytest.fixture
 def busy(home: Path) -> Iterator[FileLock]:
-    """Another process writes the file."""
+    """The lock of the file, held as if another process were writing it."""
     path = home / "hub" / ".locks" / "models--owner--Model-GGUF" / f"{SHA256}.lock"
     path.parent.mkdir(parents=True)
     with FileLock(path) as lock:
@@ -183,7 +185,7 @@ def test_a_download_that_waits_for_another_says_how_far_that_is(
     blobs.mkdir(parents=True)
     (blobs / f"{SHA256}.incomplete").write_bytes(MODEL[:1000])
     assert hub.download(repository, FILE, progress=progress).read_bytes() == MODEL
-    assert seen[:2] == [1000, 1000]  # while it waits, then what it goes on from
+    assert seen[:2] == [1000, 1000]  # once while it waits, once when it resumes
 
 
 @pytest.mark.slow
@@ -209,7 +211,7 @@ def test_thirty_interruptions_at_random_bytes_cost_not_one_byte_twice(
         server.faults.cuts = [cut]
         with pytest.raises(HubError, match="the connection to localhost broke") as error:
             hub.download(repository, FILE)
-        assert error.value.hint == "try again: a download goes on from where it stopped"
+        assert error.value.hint == "try again: a download resumes where it stopped"
         assert hub.part_bytes(repository, FILE) == sum(cuts[: i + 1])
         assert hub.cached(REPO, FILE) is None
         assert hub.cached_files() == ()
@@ -276,7 +278,9 @@ def test_a_login_page_never_lands_in_a_file(
         with pytest.raises(HubError):
             hub.download(repository, FILE)
     server.faults.page = "file" if page == "file" else "untold"
-    with pytest.raises(HubError, match="a web page instead of" if page == "file" else "else than a GGUF file") as error:
+    with pytest.raises(
+        HubError, match="a web page instead of" if page == "file" else "other than a GGUF file"
+    ) as error:
         hub.download(repository, FILE)
     assert "login page" in str(error.value.hint)
     assert hub.part_bytes(repository, FILE) == start
@@ -295,7 +299,7 @@ def test_another_range_than_was_asked_for_is_refused(
     with pytest.raises(HubError):
         hub.download(repository, FILE)
     server.faults.content_range = answer or " "
-    with pytest.raises(HubError, match="another part"):
+    with pytest.raises(HubError, match=r"another part of .*, not from byte 1000 on"):
         hub.download(repository, FILE)
     assert hub.part_bytes(repository, FILE) == 1000
 
@@ -308,7 +312,7 @@ def test_wrong_bytes_are_set_aside_and_the_next_download_starts_anew(
     server: HubServer, repository: hub.Repository, home: Path, blobs: Path, xet: bool
 ) -> None:
     server.faults.wrong_byte = 123_456
-    with pytest.raises(HubError, match="other bytes than the Hub promises") as error:
+    with pytest.raises(HubError, match=r"arrived with wrong bytes: its sha256 is .*, but the Hub lists") as error:
         hub.download(repository, FILE, xet=xet)
     assert SHA256 in error.value.message
     assert hub.cached(REPO, FILE) is None
@@ -327,7 +331,7 @@ def test_a_partial_file_that_was_damaged_is_found_out_by_its_hash(
 ) -> None:
     blobs.mkdir(parents=True)
     (blobs / f"{SHA256}.incomplete").write_bytes(b"\0" * 300_000)
-    with pytest.raises(HubError, match="other bytes"):
+    with pytest.raises(HubError, match="arrived with wrong bytes"):
         hub.download(repository, FILE)
     assert hub.download(repository, FILE).read_bytes() == MODEL
 
@@ -355,7 +359,7 @@ def test_verify_finds_a_file_that_went_bad_later_and_takes_it_out_of_use(
         file.write(b"bad")
     with pytest.raises(HubError, match="is damaged") as error:
         hub.verify(path)
-    assert error.value.hint == "set aside; pull it again"
+    assert error.value.hint == "it was set aside; pull it again"
     assert hub.cached(REPO, FILE) is None
     no_warnings(home)
     assert hub.download(repository, FILE).read_bytes() == MODEL

@@ -1,4 +1,4 @@
-"""Downloads in processes of their own: two at once, killed, out of room, without a network. The clients' own too."""
+"""Tests of downloads in other processes: two at once, killed, with a full disk, without a network."""
 
 import hashlib
 import os
@@ -58,7 +58,7 @@ def start(server: HubServer, home: Path, code: str, **variables: str) -> subproc
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """What it said on stdout and on stderr."""
+    """Waits for the end of the process and returns its stdout and stderr."""
     out, err = process.communicate(timeout=60)
     return out.strip(), err.strip()
 
@@ -120,9 +120,9 @@ def test_a_full_disk_is_said_with_what_is_missing_and_later_gone_on_from(
     out, err = finish(start(served, home, FULL))
     assert out == ""
     message, hint = err.splitlines()
-    assert message.startswith(f"no room for {FILE} (File too large): 1 MB to come, ")
+    assert message.startswith(f"no room for {FILE} (File too large): 1 MB left to download, ")
     assert message.endswith(f" free in {home / 'hub'}")
-    assert hint == "what has come stays, and the next pull goes on from it; HF_HOME moves the cache to another disk"
+    assert hint == "the next pull resumes where this one stopped; set HF_HOME to put the cache on another disk"
     assert partial.stat().st_size == SIZE // 2
     path, err = finish(start(served, home, PULL))
     assert err == ""
@@ -132,7 +132,7 @@ def test_a_full_disk_is_said_with_what_is_missing_and_later_gone_on_from(
 
 def test_offline_the_cache_is_used_and_what_is_not_in_it_is_an_error(served: HubServer, home: Path) -> None:
     out, err = finish(start(served, home, PULL, TRANSFORMERS_OFFLINE="1"))
-    assert (out, err.splitlines()[0]) == ("", "TRANSFORMERS_OFFLINE is set: nothing is asked of the Hub")
+    assert (out, err.splitlines()[0]) == ("", "TRANSFORMERS_OFFLINE is set, so no request is sent to the Hub")
     assert finish(start(served, home, CACHED, HF_HUB_OFFLINE="1")) == ("None", "")
     path, _ = finish(start(served, home, PULL))
     assert finish(start(served, home, CACHED, HF_HUB_OFFLINE="1")) == (path, "")

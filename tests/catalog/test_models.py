@@ -1,4 +1,4 @@
-"""models.toml: what it may say, and that every mistake is told with file, table, key and the nearest right name."""
+"""Tests of models.toml: what it may contain, and that an error names the file, table, key and nearest right name."""
 
 import dataclasses
 from pathlib import Path
@@ -52,7 +52,7 @@ REWARD = 'base = "small"\nrewards = [ { tuned = "small", reference = "other"'
 
 @pytest.fixture(autouse=True)
 def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test sees this machine's configuration; returns where the user's models.toml would be."""
+    """Hides this machine's configuration from the tests. Returns the path of the user's models.toml."""
     folder = tmp_path / "config"
     monkeypatch.setattr(platformdirs, "user_config_path", lambda name: folder / name)
     monkeypatch.delenv("EFTLOCAL_MODELS", raising=False)
@@ -61,7 +61,7 @@ def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty packaged catalogue, so that no test depends on what ships."""
+    """Replaces the packaged catalogue with an empty one, so that no test depends on what ships."""
     file = tmp_path / "packaged.toml"
     file.write_text("", encoding="utf-8")
     monkeypatch.setattr(models, "packaged", lambda name: file)
@@ -129,9 +129,12 @@ MISTAKES = {
     "model of nothing": ("[models.a]\n", ["[models.a]: needs a path, or a repo and a file"]),
     "model of both": (
         '[models.a]\npath = "x"\nrepo = "a/b"\n',
-        ["[models.a] path: ", "either a path, or a repo and a file"],
+        ["[models.a] path: ", "either a path, or a repo and a file; this has also repo"],
     ),
-    "sha256 of a path": ('[models.a]\npath = "x"\nsha256 = "00"\n', ["[models.a] path: ", "either a path"]),
+    "sha256 of a path": (
+        '[models.a]\npath = "x"\nsha256 = "00"\n',
+        ["[models.a] path: ", "either a path", "this has also sha256"],
+    ),
     "repo alone": ('[models.a]\nrepo = "a/b"\n', ["[models.a] file: is missing"]),
     "file alone": ('[models.a]\nfile = "b.gguf"\n', ["[models.a] repo: is missing"]),
     "repo grammar": ('[models.a]\nrepo = "b"\nfile = "b.gguf"\n', ['[models.a] repo: must be "owner/name", not "b"']),
@@ -212,7 +215,7 @@ MISTAKES = {
     ),
     "view of Jinja without its table": (
         SMALL + '[emulators.e]\nbase = "small"\nviews = { base = "{{ messages }}" }\n',
-        ['views.base: unknown view; a template is written { template = "..." }'],
+        ['views.base: unknown view; write a template as { template = "..." }'],
     ),
     "view role": (
         SMALL + '[emulators.e]\nbase = "small"\nviews = { base = "chat:tund" }\n',
@@ -291,7 +294,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path, encoding: str) -> str:  # tests may run as root, who may read everything
+    def refuse(self: Path, encoding: str) -> str:  # tests may run as root, which may read every file
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "read_text", refuse)
@@ -313,10 +316,12 @@ def test_later_files_add_and_override_by_name(
     extra.write_text('[emulators.e]\nbase = "new"\n[models.new]\npath = "new.gguf"\n')
     assert load().default == ("e",) and load().emulator("e").system == "x"
     assert load().model("small").file == users.parent / "users.gguf"
-    assert load(extra).emulator("e") == models.Emulator(name="e", base="new")  # the whole entry, not key by key
+    assert load(extra).emulator("e") == models.Emulator(
+        name="e", base="new"
+    )  # the whole entry is replaced, not single keys
     monkeypatch.setenv("EFTLOCAL_MODELS", str(extra))
     assert load().emulator("e").base == "new"
-    assert load(users).emulator("e").base == "small"  # --models goes before the variable
+    assert load(users).emulator("e").base == "small"  # --models has priority over the variable
 
 
 def test_a_reference_is_blamed_on_the_file_that_holds_it(bare: Path, tmp_path: Path) -> None:
@@ -374,7 +379,7 @@ def test_a_model_may_be_named_by_its_file_where_it_is_used(tmp_path: Path) -> No
     assert str(base) == "hf:owner/Big-GGUF/sub/Big-Q4_K_M.gguf@v1.0"
     assert (tuned, reference) == (tmp_path / "weights/small.gguf", Path("/abs/small.gguf"))
     for wrong in ("hf:owner/Big-GGUF", "hf:owner/Big-GGUF/x.bin", "hf:Big.gguf", "hf:a/b/../c.gguf"):
-        with pytest.raises(CatalogError, match=r"\[emulators.e\] base: .* names no file of a repository"):
+        with pytest.raises(CatalogError, match=r"\[emulators.e\] base: .* does not name a .gguf file in a repository"):
             loaded(tmp_path, NAMED_IN_PLACE.replace("hf:owner/Big-GGUF/sub/Big-Q4_K_M.gguf@v1.0", wrong))
 
 
@@ -385,7 +390,7 @@ def test_three_models_make_an_emulator_without_a_models_toml(tmp_path: Path, mon
     assert trio.models == ("big", "hf:a/b/c.gguf", "small.gguf") and trio.rewards[0].beta == 1.0
     assert catalog.model("small.gguf").file == tmp_path / "small.gguf"
     assert catalog.with_trio("small").emulator(None).models == ("small",)
-    with pytest.raises(CatalogError, match="a tuned model was named, and no reference"):
+    with pytest.raises(CatalogError, match="a tuned model was named, but no reference model"):
         catalog.with_trio("big", tuned="small")
     with pytest.raises(CatalogError, match='no model is named "smal"; did you mean "small"'):
         catalog.with_trio("smal")

@@ -1,4 +1,4 @@
-"""The catalogue that ships: whether every entry is whole, of one family, and says where its names come from."""
+"""Tests of the catalogue that ships: its entries are complete, fit together and say where their names come from."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ CONVERSATION = [
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
-    """The packaged catalogue alone, whatever this machine's user has."""
+    """The packaged catalogue alone, without the files of this machine's user."""
     monkeypatch.setattr(platformdirs, "user_config_path", lambda name: tmp_path / name)
     monkeypatch.delenv("EFTLOCAL_MODELS", raising=False)
     return load()
@@ -37,12 +37,12 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
 
 @pytest.fixture
 def real(shipped: Catalog) -> dict[str, Emulator]:
-    """The emulators of real models, by name; the demo's are files of the package."""
+    """The emulators of real models, by name, without the demo's, which are files of the package."""
     return {name: e for name, e in shipped.emulators.items() if isinstance(shipped.model(e.base).file, HubFile)}
 
 
 def remote(model: Model) -> HubFile:
-    """The model's file, which is on the Hub."""
+    """Returns the model's file, which must be on the Hub."""
     assert isinstance(model.file, HubFile), model.name
     return model.file
 
@@ -139,7 +139,7 @@ def test_two_emulators_mix_two_rewards(real: dict[str, Emulator]) -> None:
 def test_the_second_stage_starts_where_the_first_one_ends(real: dict[str, Emulator]) -> None:
     sft, preference = real["olmo2-stages"].rewards
     assert sft.tuned == preference.reference and sft.reference == real["olmo2-stages"].base
-    assert preference.views["reference"] == real["olmo2-stages"].views["tuned"]  # so that it is one member
+    assert preference.views["reference"] == real["olmo2-stages"].views["tuned"]  # the same view: one member
 
 
 def test_one_emulator_scales_down(shipped: Catalog, real: dict[str, Emulator]) -> None:
@@ -165,14 +165,14 @@ def test_one_reward_is_a_prompt(real: dict[str, Emulator]) -> None:
     assert set(prompts) == {"smollm2-brief"}
     (reward,) = prompts["smollm2-brief"].rewards
     assert set(reward.system) == {"tuned"} and reward.beta > 1
-    assert len(set(prompts["smollm2-brief"].views.values())) == 1  # its roles differ in the system text alone
+    assert len(set(prompts["smollm2-brief"].views.values())) == 1  # its roles differ only in the system text
 
 
 # --- views ------------------------------------------------------------------------------------------------------------
 
 
 def written(emulator: Emulator, reward: Reward) -> str:
-    """The conversation as the tuned member of an emulator with a template of its own reads it."""
+    """Renders the conversation for the tuned member of an emulator that has its own template."""
     template = emulator.views["tuned"].template
     assert template
     variables = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -201,13 +201,16 @@ def test_alpaca_reads_what_it_was_trained_on(real: dict[str, Emulator]) -> None:
 
 
 def blocks(text: str) -> dict[str, str]:
-    """Every [models.NAME] table of a models.toml, as it is written, up to the next table or blank line."""
+    """Returns the text of each [models.NAME] table of a models.toml, up to the next table or blank line, by name."""
     found = re.finditer(r"^\[models\.(?P<name>[^\]]+)\](?P<body>.*?)(?=^\[|^$|\Z)", text, re.MULTILINE | re.DOTALL)
     return {match["name"].strip('"'): match["body"] for match in found}
 
 
-def lacks(body: str) -> str | None:
-    """What a model's table fails to say of where its names come from; None: nothing, or it is no model of the Hub."""
+def missing_evidence(body: str) -> str | None:
+    """Says what a model's table does not tell about where its names come from.
+
+    None: nothing is missing, or the model is not on the Hub.
+    """
     if not re.search(r"^repo\s*=", body, re.MULTILINE):
         return None
     comments = "\n".join(re.findall(r"(?:^|\s)#\s(.*)$", body, re.MULTILINE))
@@ -219,17 +222,17 @@ def lacks(body: str) -> str | None:
     if codes == {"M"} and "unverified:" not in comments:
         return "not marked as unverified"
     if re.search(r"^sha256\s*=", body, re.MULTILINE) and "hash" not in comments:
-        return "a sha256 of which no one says where it comes from"
+        return "a sha256 without its source"
     if re.search(r"^revision\s*=", body, re.MULTILINE) and not codes & {"P", "C"}:
-        return "a revision of which no one says where it comes from"
+        return "a revision without its source"
     return None
 
 
 def test_every_model_of_the_hub_says_who_else_names_its_file(shipped: Catalog) -> None:
     found = blocks(packaged("models.toml").read_text(encoding="utf-8"))
     adapters = {f"{name}.lora" for name, model in shipped.models.items() if model.lora}
-    assert set(found) == set(shipped.models) | adapters  # none escapes the look
-    assert {name: fault for name, body in found.items() if (fault := lacks(body))} == {}
+    assert set(found) == set(shipped.models) | adapters  # all tables were found
+    assert {name: fault for name, body in found.items() if (fault := missing_evidence(body))} == {}
 
 
 @pytest.mark.parametrize(
@@ -240,17 +243,17 @@ def test_every_model_of_the_hub_says_who_else_names_its_file(shipped: Catalog) -
         ('  # [T] seen\nrepo = "a/b"\n', "a listing without its address"),
         ('  # [M]\nrepo = "a/b"\n', "not marked as unverified"),
         ('  # unverified: the name [M]\nrepo = "a/b"\n', None),
-        ('  # [C] two\nrepo = "a/b"\nsha256 = "0"\n', "a sha256 of which no one says where it comes from"),
+        ('  # [C] two\nrepo = "a/b"\nsha256 = "0"\n', "a sha256 without its source"),
         (
             '  # [T] huggingface.co/a/b\nrepo = "a/b"\nrevision = "0"\n',
-            "a revision of which no one says where it comes from",
+            "a revision without its source",
         ),
         ('  # [P] size, hash and commit\nrepo = "a/b"\nsha256 = "0"\nrevision = "0"\n', None),
         ('\npath = "demo/a.gguf"\n', None),
     ],
 )
 def test_a_model_without_evidence_is_noticed(body: str, fault: str | None) -> None:
-    assert lacks(body) == fault
+    assert missing_evidence(body) == fault
 
 
 def test_names_by_convention_are_marked_as_unverified() -> None:
@@ -296,7 +299,7 @@ WRONG = {
 
 @pytest.fixture
 def family_of_the_hub(server: HubServer, family: Family) -> HubServer:
-    """A Hub with the tests' tiny models, in an open repository and a gated one."""
+    """A Hub with the tests' tiny models in two repositories, one of them gated."""
     files = {name: getattr(family, name) for name in ("base", "tuned", "reference", "no_template", "lora")}
     served = {f"{name}.gguf": path for name, path in files.items()} | {"other.gguf": family.other_vocabulary}
     server.add(REPO, served | {"text.gguf": b"no model at all"})
@@ -307,7 +310,10 @@ def family_of_the_hub(server: HubServer, family: Family) -> HubServer:
 def checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: dict[str, str], emulator: str, *options: str
 ) -> int:
-    """What the tool returns for an emulator `e` of the tiny family, with these models' tables in place of its own."""
+    """Runs the tool for an emulator `e` of the tiny family and returns its exit code.
+
+    `models` are tables that replace those of the family.
+    """
     tables = {name: f'repo = "{REPO}"\nfile = "{name}.gguf"' for name in ("base", "tuned", "reference")} | models
     text = "".join(f"[models.{name}]\n{table}\n" for name, table in tables.items())
     path = tmp_path / "asked.toml"

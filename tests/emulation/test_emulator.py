@@ -404,7 +404,7 @@ def test_all_models_that_are_not_downloaded_are_named_at_once(
         CatalogError, match="e is not on this machine: tuned, reference are not downloaded yet"
     ) as lacks:
         load(tmp_path, {"base": family.base, **far})
-    assert lacks.value.hint == "`eftlocal pull e` downloads what lacks"
+    assert lacks.value.hint == "`eftlocal pull e` downloads what is missing"
 
 
 def test_a_context_beyond_what_a_member_was_trained_for_is_refused(family: Family, tmp_path: Path) -> None:

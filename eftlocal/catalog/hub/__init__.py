@@ -1,8 +1,9 @@
-"""A model of the Hub -> a local, verified file, in the cache that all programs of the Hub's client share.
+"""Downloads models from the Hugging Face Hub into the cache that all programs with the Hub's client share.
 
-`repository` asks what a repository holds, at one pinned commit; `read_range` reads a GGUF's header from afar;
-`download` fetches one file and goes on where it stopped; `cached`, `cached_files`, `verify` and `remove` need no
-network. Every failure is a HubError of one line and a hint. Only this package knows huggingface_hub.
+`repository` lists what a repository has at one pinned commit. `read_range` reads a part of a remote file, such as the
+header of a GGUF. `download` fetches and verifies one file, and resumes where it stopped. `cached`, `cached_files`,
+`verify` and `remove` do not need a network. Each failure is a HubError of one line and a hint. Only this package
+imports huggingface_hub.
 """
 
 from importlib import import_module
@@ -51,7 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What needs the Hub's client itself, imported when it is first used: to look into the cache goes without."""
+    """Imports what needs the Hub's client when it is first used. Looking into the cache does not need the client."""
     for module, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"{__name__}.{module}"), name)

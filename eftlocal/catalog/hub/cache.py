@@ -1,15 +1,15 @@
-"""The Hub client's own cache on this machine: where everything is, and which models are whole. No network.
+"""Finds files in the cache of the Hub's client on this machine: where they are and which are complete. No network.
 
     models--owner--name/
-      blobs/<etag>                       a whole file; the etag of a large one is its sha256
-      blobs/<etag>.incomplete            an interrupted download, to go on from
-      blobs/<etag>.rejected.incomplete   a download with the wrong sha256, to look at, never used
-      refs/<branch or tag>               the commit it was at
+      blobs/<etag>                       a complete file; the etag of a large file is its sha256
+      blobs/<etag>.incomplete            an interrupted download, which can be resumed
+      blobs/<etag>.rejected.incomplete   a download with a wrong sha256: kept to look at, never used
+      refs/<branch or tag>               the commit that it was at
       snapshots/<commit>/<file>          a link to its blob; the file itself on a system without links
     .locks/models--owner--name/<etag>.lock   held while that blob is written
 
-The layout is documented: https://huggingface.co/docs/huggingface_hub/guides/manage-cache. The client's scan and prune
-know every name that ends in `.incomplete`.
+The layout is documented: https://huggingface.co/docs/huggingface_hub/guides/manage-cache. The client's own scan and
+prune know all names that end in `.incomplete`.
 """
 
 import os
@@ -36,7 +36,7 @@ MAIN: Final = "main"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedFile:
-    """A whole GGUF file in the cache: `path` is where its repository's snapshot has it, `blob` the file behind that."""
+    """A complete GGUF file in the cache. `path` is its place in a snapshot, `blob` the file that this links to."""
 
     repo: str
     file: str
@@ -45,7 +45,7 @@ class CachedFile:
     blob: Path
 
 
-# --- where things are -------------------------------------------------------------------------------------------------
+# --- paths ------------------------------------------------------------------------------------------------------------
 
 
 def folder_of(repo: str) -> Path:
@@ -57,7 +57,7 @@ def blob_path(repo: str, etag: str) -> Path:
 
 
 def partial_path(blob: Path) -> Path:
-    """Where a blob grows; a name of its own, so that whatever the client downloads by itself goes elsewhere."""
+    """The path of a blob's unfinished download. The client uses another name for its own downloads."""
     return blob.with_name(f"{blob.name}.incomplete")
 
 
@@ -70,17 +70,17 @@ def snapshot_path(repo: str, commit: str, file: str) -> Path:
 
 
 def blob_of(path: Path) -> Path:
-    """The blob that a snapshot's file links to. One link only: a blob may itself link into a store of shared ones."""
+    """The blob that a snapshot's file links to. Follows one link: the blob may itself be a link into a shared store."""
     return Path(os.path.normpath(path.parent / path.readlink())) if path.is_symlink() else path
 
 
 def free_bytes(folder: Path) -> int:
-    """Free disk space where `folder` is, or will be."""
+    """Returns the free bytes of the disk that `folder` is on, or will be on when it does not exist yet."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(there).free
 
 
-# --- looking ----------------------------------------------------------------------------------------------------------
+# --- looking into the cache -------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -88,14 +88,15 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise HubError(f"{error.filename}: {error.strerror}", "HF_HOME names another folder for the cache") from error
+        raise HubError(f"{error.filename}: {error.strerror}", "set HF_HOME to put the cache elsewhere") from error
 
 
 @_reading()
 def cached(repo: str, file: str, revision: str | None = None) -> Path | None:
-    """A whole model in the cache (of a split one the first part, if all are there), or None.
+    """Returns the path of a complete model in the cache, or None. Of a split model, it is the first shard.
 
-    `revision` is a commit, branch or tag; None takes main as it was last seen, else the newest snapshot that has it.
+    `revision` is a commit, branch or tag. None means main as it was last seen, or else the newest snapshot that has the
+    file.
     """
     for commit in _commits(repo, file, revision):
         parts = [snapshot_path(repo, commit, part) for part in part_names(file)]
@@ -105,7 +106,7 @@ def cached(repo: str, file: str, revision: str | None = None) -> Path | None:
 
 
 def _commits(repo: str, file: str, revision: str | None) -> Iterator[str]:
-    """The commits to look at, the best first."""
+    """Yields the commits to look at, the best first."""
     known = commit_of(repo, revision)
     if known is not None:
         yield known
@@ -119,7 +120,7 @@ def _commits(repo: str, file: str, revision: str | None) -> Iterator[str]:
 
 
 def commit_of(repo: str, revision: str | None) -> str | None:
-    """The commit that a branch or tag (None: main) was at when it was last asked for."""
+    """Returns the commit that a branch or tag (None: main) was at when it was last asked for; None when not known."""
     try:
         commit = (folder_of(repo) / "refs" / (revision or MAIN)).read_text().strip()
     except (OSError, ValueError):
@@ -128,13 +129,16 @@ def commit_of(repo: str, revision: str | None) -> str | None:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What is in a folder; nothing where there is none."""
+    """Returns the sorted entries of a folder; an empty list when the folder does not exist."""
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 @_reading()
 def cached_files() -> tuple[CachedFile, ...]:
-    """Every whole GGUF file in the cache, by repository and name; one that several commits share is named once."""
+    """Returns all complete GGUF files in the cache, sorted by repository and name.
+
+    A file that several commits share is listed once.
+    """
     found: dict[tuple[str, str, Path], CachedFile] = {}
     for folder in entries(cache_folder()):
         if not folder.name.startswith("models--"):
@@ -151,12 +155,12 @@ def cached_files() -> tuple[CachedFile, ...]:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """A repository's interrupted and rejected downloads, ours and those that the client left behind."""
+    """Returns the interrupted and rejected downloads in a repository's folder, ours and the client's."""
     return [path for path in entries(folder / "blobs") if path.suffix == ".incomplete"]
 
 
 @_reading()
 def unfinished_bytes(repo: str | None = None) -> int:
-    """Bytes of interrupted and rejected downloads, of one repository or of all."""
+    """Returns the bytes of interrupted and rejected downloads, of one repository or of all (None)."""
     folders = entries(cache_folder()) if repo is None else [folder_of(repo)]
     return sum(path.lstat().st_size for folder in folders for path in unfinished(folder))

@@ -1,4 +1,4 @@
-"""The token that requests to the Hub carry, and whether the Hub answers at all."""
+"""The token that is sent to the Hub, and the check whether the Hub answers."""
 
 import re
 from typing import Final
@@ -15,20 +15,20 @@ PATIENCE: Final = 3.0  # seconds that `reachable` waits
 
 
 def token() -> str | bool:
-    """The token that requests carry; False: none. A HubError where it cannot stand in a header.
+    """Returns the token that requests send; False for none. Raises HubError when it cannot be sent in a header.
 
-    The HTTP library would refuse such a token too, but with the token in its message.
+    The HTTP library would refuse such a token too, but its message would show the token.
     """
     if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN or not (found := get_token()):
         return False
     if not re.fullmatch(r"[\x21-\x7e]+", found):
-        hint = "copy it once more, or `hf auth login`"
-        raise HubError(f"the token of {token_source()} holds characters that no token has", hint)
+        hint = "copy it again, or run `hf auth login`"
+        raise HubError(f"the token of {token_source()} contains characters that a token cannot have", hint)
     return found
 
 
 def token_problem() -> str | None:
-    """Why no request can carry the token; None where one can, or there is none."""
+    """Returns why requests cannot send the token; None when they can, or when there is no token."""
     try:
         token()
     except HubError as error:
@@ -37,14 +37,14 @@ def token_problem() -> str | None:
 
 
 def reachable() -> str | None:
-    """None where the Hub answers, else why not, in one phrase. No token is sent."""
+    """Returns None when the Hub answers, or else one phrase that says why not. No token is sent."""
     try:
         with telling("the Hub"):
             url = f"{endpoint()}/api/models"
             response = get_session().get(url, params={"limit": 1}, timeout=PATIENCE, follow_redirects=True)
             if response.is_server_error:
                 hf_raise_for_status(response)
-            response.json()  # a private endpoint may answer 401 here, a login page cannot answer JSON
+            response.json()  # a private endpoint may answer 401 with JSON; a login page does not answer with JSON
     except HubError as error:
         return error.message
     return None

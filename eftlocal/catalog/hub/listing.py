@@ -1,4 +1,4 @@
-"""What a repository of the Hub holds at one commit: its files with their sizes and hashes, and which make a model."""
+"""Lists a Hub repository at one commit: its files, their sizes and hashes, and which of them are models."""
 
 import difflib
 import re
@@ -16,7 +16,7 @@ from eftlocal.errors import HubError
 
 __all__ = ["RemoteFile", "Repository", "repository"]
 
-HASH: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")  # SHA-1 of git, or SHA-256
+HASH: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")  # git's SHA-1, or a SHA-256
 QUANTIZATION: Final = re.compile(
     r"(?<![A-Za-z0-9])((?:UD-)?(?:I?Q|TQ)\d(?:_[A-Z0-9]+)*|MXFP4(?:_MOE)?|BF16|FP?16|FP?32)(?![A-Za-z0-9])",
     re.IGNORECASE,
@@ -25,25 +25,25 @@ QUANTIZATION: Final = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
-    """One file of a repository, of `size` bytes."""
+    """One file of a repository; `size` is in bytes."""
 
     name: str
     size: int
-    sha256: str | None  # None: a small file, kept in git itself
+    sha256: str | None  # None for a small file, which is kept in git itself
     git_id: str = ""
 
     @property
     def etag(self) -> str:
-        """What the Hub's client calls its content in the cache."""
+        """The name of its blob in the cache of the Hub's client."""
         return self.sha256 or self.git_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
-    """A repository at one commit, so that everything taken from it belongs together.
+    """A repository at one commit, so that all files taken from it belong together.
 
-    revision  the branch or tag that was asked for (None: main), of which the cache keeps the commit
-    licence   as its model card names it
+    revision  the branch or tag that was asked for (None: main); the cache notes its commit
+    licence   the licence, as the model card names it
     """
 
     repo: str
@@ -55,12 +55,12 @@ class Repository:
 
     @property
     def quantizations(self) -> tuple[str, ...]:
-        """What its models are quantized to, as their names say: Q4_K_M, Q8_0, ..."""
+        """The quantizations of its models, read from the file names: Q4_K_M, Q8_0, ..."""
         found = (QUANTIZATION.findall(file.name) for file in self.models)
         return tuple(dict.fromkeys(names[-1].upper() for names in found if names))
 
     def file(self, name: str) -> RemoteFile:
-        """The file of that name, or a HubError with the nearest ones."""
+        """Returns the file of that name. Raises HubError, with the nearest names."""
         for file in self.files:
             if file.name == name:
                 return file
@@ -72,20 +72,24 @@ class Repository:
         )
 
     def parts(self, name: str) -> tuple[RemoteFile, ...]:
-        """All files of the model that `name` is, or is a part of, in their order; a HubError where one is missing."""
+        """Returns all shards of the model that the file `name` belongs to, in order; one file when it is not split.
+
+        Raises HubError when a shard is missing.
+        """
         self.file(name)
         there = {file.name: file for file in self.files}
         parts = part_names(name)
         if missing := [part for part in parts if part not in there]:
             raise HubError(
-                f"{self.repo} has not all parts of {name}: {missing[0]} is missing ({len(missing)} of {len(parts)})",
-                "its upload may not be finished; take another file or another repository",
+                f"{self.repo} has only {len(parts) - len(missing)} of {len(parts)} shards of the model:"
+                f" {missing[0]} is missing",
+                "its upload may not be finished; choose another file or another repository",
             )
         return tuple(there[part] for part in parts)
 
     @property
     def models(self) -> tuple[RemoteFile, ...]:
-        """The GGUF files that are models; an image projector (mmproj) is none."""
+        """The GGUF files that are models. An image projector (mmproj) is not a model."""
         return tuple(f for f in self.files if f.name.endswith(".gguf") and "mmproj" not in f.name.lower())
 
 
@@ -98,13 +102,13 @@ def _nearest(name: str, names: Iterable[str]) -> list[str]:
 def _no_models(names: list[str]) -> str:
     if names:
         return printable(f"it offers {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
-    return "it holds no GGUF file at all; converted models are in repositories whose names end in -GGUF"
+    return "it has no GGUF file at all; GGUF models are in repositories with names that end in -GGUF"
 
 
 def repository(repo: str, revision: str | None = None) -> Repository:
-    """What the Hub has of `repo` at a commit, branch or tag (None: main), pinned to the commit it is at now.
+    """Asks the Hub for a repository at a commit, branch or tag (None: main), pinned to the commit that it is at now.
 
-    Raises HubError: no such repository or revision, no licence, no network.
+    Raises HubError: no such repository or revision, the licence is not accepted, no network.
     """
     with telling(repo, revision):
         api = HfApi(endpoint=settings.endpoint(), token=client.token(), library_name=settings.LIBRARY)
@@ -112,10 +116,10 @@ def repository(repo: str, revision: str | None = None) -> Repository:
             info = api.model_info(repo, revision=revision, files_metadata=True, timeout=settings.timeout())
             commit, siblings = info.sha, info.siblings
             files = tuple(_file(sibling) for sibling in siblings or ())
-        except (TypeError, AttributeError, KeyError) as error:  # JSON, but of something else
-            raise not_the_hub("something that describes no repository") from error
+        except (TypeError, AttributeError, KeyError) as error:  # JSON, but not about a repository
+            raise not_the_hub("something that does not describe a repository") from error
     if commit is None or not HASH.fullmatch(commit):
-        raise not_the_hub(f"no commit of {repo}")
+        raise not_the_hub(f"a description of {repo} without its commit")
     return Repository(
         repo=repo,
         commit=commit,
@@ -129,14 +133,14 @@ def repository(repo: str, revision: str | None = None) -> Repository:
 def _file(sibling: Any) -> RemoteFile:
     size = sibling.size if sibling.lfs is None else sibling.lfs.size
     if size is None:
-        raise not_the_hub(f"no size of {sibling.rfilename}")
+        raise not_the_hub(f"a description of {sibling.rfilename} without its size")
     sha256 = None if sibling.lfs is None else sibling.lfs.sha256
-    if not HASH.fullmatch(sha256 or sibling.blob_id):  # names a file in the cache
-        raise not_the_hub(f"no hash of {sibling.rfilename}")
+    if not HASH.fullmatch(sha256 or sibling.blob_id):  # it becomes a file name in the cache
+        raise not_the_hub(f"a description of {sibling.rfilename} without its hash")
     return RemoteFile(name=sibling.rfilename, size=size, sha256=sha256, git_id=sibling.blob_id)
 
 
 def _licence(card: Any) -> str | None:
-    """`license_name` is what a card says beside `license: other`."""
+    """Reads the licence from a model card. A card with `license: other` names it in `license_name`."""
     licence = card and (card.get("license_name") or card.get("license"))
     return ", ".join(licence) if isinstance(licence, list) else licence

@@ -1,4 +1,4 @@
-"""Which files make a split model, by their names alone."""
+"""The names of the shards of a split model."""
 
 import re
 from typing import Final
@@ -9,7 +9,7 @@ PART: Final = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 
 
 def part_names(name: str) -> tuple[str, ...]:
-    """The names of all parts of a split GGUF file, of which `name` is any; an unsplit file is its own one part."""
+    """Returns the names of all shards of a split GGUF model, given one of them; only `name` when it is not split."""
     found = PART.fullmatch(name)
     if found is None:
         return (name,)

@@ -1,7 +1,7 @@
-"""A range of a file's bytes from the Hub, over plain HTTPS: what the Hub's client has no function for.
+"""Range requests: reads a range of bytes of a file on the Hub, over plain HTTPS. The Hub's client cannot do this.
 
-The requests go through the client's own session, so that its proxies and its offline switch hold. The token goes to
-the Hub alone: the session drops it at a redirect to another host, which is how the Hub hands over to its CDN.
+The requests go through the client's session, so its proxies and its offline switch apply. The token is sent only to the
+Hub. The Hub redirects to its CDN, and the session drops the token at a redirect to another host.
 """
 
 import re
@@ -19,21 +19,21 @@ from eftlocal.catalog.hub.settings import LIBRARY, endpoint, timeout
 
 __all__ = ["byte_range", "read_range"]
 
-MAGIC: Final = b"GGUF"  # how a GGUF file begins
+MAGIC: Final = b"GGUF"  # the first bytes of a GGUF file
 
 
 def read_range(repository: Repository, file: str, start: int, stop: int) -> bytes:
-    """The bytes [start, stop) of a file, cut at its end, without downloading the rest. Raises HubError."""
+    """Returns the bytes [start, stop) of a file without downloading the rest; fewer at its end. Raises HubError."""
     remote = repository.file(file)
     with telling(repository.repo, repository.revision):
         return b"".join(byte_range(repository, remote, start, min(stop, remote.size)))
 
 
 def byte_range(repository: Repository, file: RemoteFile, start: int, stop: int) -> Iterator[bytes]:
-    """The bytes [start, stop) of a file, as they come.
+    """Yields the bytes [start, stop) of a file as they arrive.
 
-    The Hub is asked anew each time, since the CDN's addresses are signed and run out. Raises HubError where another
-    thing than that file comes back, and what the Hub's client raises.
+    Each call asks the Hub again, because the CDN's addresses are signed and expire. Raises HubError when the answer is
+    not that file. Exceptions of the Hub's client pass through.
     """
     headers = {"User-Agent": LIBRARY, "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
     if secret := token():
@@ -51,26 +51,30 @@ def byte_range(repository: Repository, file: RemoteFile, start: int, stop: int) 
                 yield piece
             if position >= stop:
                 return
-        raise httpx2.RemoteProtocolError(f"it ended {stop - position} bytes early", request=response.request)
+        raise httpx2.RemoteProtocolError(f"the answer ended {stop - position} bytes early", request=response.request)
 
 
 def _first_byte(response: httpx2.Response, file: RemoteFile, start: int) -> int:
-    """Which byte of the file the answer begins with: a server may ignore the range and send all, from 0."""
+    """Returns the position in the file at which the answer begins.
+
+    This is 0 when the server ignores the range and sends the whole file. Raises HubError for another answer than the
+    file or the range.
+    """
     if response.headers.get("Content-Type", "").lower().startswith("text/html"):
         raise not_the_hub(f"a web page instead of {file.name}")
     if response.status_code == httpx2.codes.PARTIAL_CONTENT:
         sent = response.headers.get("Content-Range", "")
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", sent)
         if found is None or int(found[1]) != start or found[2] not in ("*", str(file.size)):
-            raise not_the_hub(f"another part of {file.name} than from byte {start} on ({sent or 'no range'})")
+            raise not_the_hub(f"another part of {file.name}: {sent or 'no range'}, not from byte {start} on")
         return start
     length = response.headers.get("Content-Length", str(file.size))
     if length != str(file.size) and "Content-Encoding" not in response.headers:
-        raise not_the_hub(f"{length} bytes for {file.name}, which has {file.size}")
+        raise not_the_hub(f"{length} bytes for {file.name}, which has {file.size} bytes")
     return 0
 
 
 def _must_begin(chunk: bytes, position: int, file: str) -> None:
     expected = MAGIC[position : position + len(chunk)]
     if chunk[: len(expected)] != expected:
-        raise not_the_hub(f"something else than a GGUF file for {file}")
+        raise not_the_hub(f"something other than a GGUF file for {file}")

@@ -1,8 +1,9 @@
-"""A file of the Hub into the cache, going on where an earlier download stopped.
+"""Downloads a file of the Hub into the cache, and resumes where an earlier download stopped.
 
-The Hub's client starts each download from zero, writes what a captive portal answers into a file, and compares only
-sizes. So a download here is our own: ranges over plain HTTPS, into a file that a killed process leaves to the next one,
-hashed as it comes, and renamed to a blob of the client's cache only when size and sha256 are right.
+The Hub's client starts each download from zero, saves the answer of a captive portal as a file, and compares only
+sizes. So we download ourselves, with range requests over plain HTTPS. The bytes go into a partial file, which stays for
+the next attempt when the process is killed. They are hashed as they arrive. The file becomes a blob of the client's
+cache only when its size and sha256 are right.
 """
 
 import errno
@@ -29,28 +30,28 @@ __all__ = ["download", "part_bytes"]
 
 Progress = Callable[[int], None]
 
-PIECE: Final = 40 * 10**9  # bytes asked for at once: CDNs give no more than 50 GB in one answer
-PAUSES: Final = (1.0, 2.0, 4.0, 8.0, 8.0)  # seconds before each further attempt, while not a byte comes
+PIECE: Final = 40 * 10**9  # bytes in one request: CDNs send at most 50 GB in one answer
+PAUSES: Final = (1.0, 2.0, 4.0, 8.0, 8.0)  # seconds before each further attempt, as long as no byte arrives
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PASSING: Final = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
 
 
 def part_bytes(repository: Repository, file: str) -> int:
-    """How many bytes of a file an interrupted download left, from which the next one goes on."""
+    """Returns how many bytes of a file an interrupted download left. The next download resumes from them."""
     partial = cache.partial_path(cache.blob_path(repository.repo, repository.file(file).etag))
     return partial.stat().st_size if partial.is_file() else 0
 
 
 def download(repository: Repository, file: str, *, progress: Progress | None = None, xet: bool = False) -> Path:
-    """One file (one part of a split one) into the cache, whole and verified; its path there.
+    """Downloads and verifies one file (of a split model, one shard). Returns its path in the cache.
 
-    progress  is called with the number of bytes that are there by now, those of an earlier attempt included; also
-              while another process downloads the same file, which is waited for
-    xet       lets the Hub's client transfer it, with Xet where the repository has it: fast on a fast line, but it
+    progress  is called with the number of bytes so far, including those of earlier attempts. While another process
+              downloads the same file, we wait for it, and `progress` is called with its bytes
+    xet       lets the Hub's client do the transfer, with Xet if the repository has it: fast on a fast line, but it
               starts from zero each time
 
-    Raises HubError: no network, no licence, no room, other bytes than the Hub promised. What has come stays for the
-    next attempt, except where it is wrong: that is set aside. So it is at Ctrl-C and when the process is killed.
+    Raises HubError: no network, the licence is not accepted, no room on the disk, wrong bytes. The bytes so far are
+    kept for the next attempt, also after Ctrl-C and when the process is killed. Only wrong bytes are set aside.
     """
     remote = repository.file(file)
     path = cache.snapshot_path(repository.repo, repository.commit, file)
@@ -69,12 +70,12 @@ def download(repository: Repository, file: str, *, progress: Progress | None = N
     return path
 
 
-# --- by ourselves -----------------------------------------------------------------------------------------------------
+# --- our own download -------------------------------------------------------------------------------------------------
 
 
 def _by_ourselves(repository: Repository, remote: RemoteFile, blob: Path, path: Path, progress: Progress) -> None:
     blob.parent.mkdir(parents=True, exist_ok=True)
-    (blob.parents[1] / "snapshots").mkdir(exist_ok=True)  # without it the client's scan calls the repository corrupt
+    (blob.parents[1] / "snapshots").mkdir(exist_ok=True)  # if missing, the client's scan reports a corrupt repository
     partial = cache.partial_path(blob)
     with upkeep.locked(blob, lambda: progress(part_bytes(repository, remote.name))):
         if not _whole(blob, remote):
@@ -88,7 +89,7 @@ def _whole(path: Path, remote: RemoteFile) -> bool:
 
 
 def _fetch(repository: Repository, remote: RemoteFile, blob: Path, partial: Path, progress: Progress) -> None:
-    """The rest of the partial file, then its size and hash, then its place among the blobs."""
+    """Downloads the rest of the partial file, checks its hash, and makes it a blob."""
     if part_bytes(repository, remote.name) > remote.size:
         partial.unlink()
     with partial.open("ab") as out:
@@ -107,14 +108,14 @@ def _fetch(repository: Repository, remote: RemoteFile, blob: Path, partial: Path
                 time.sleep(PAUSES[attempt])
                 attempt += 1
         out.flush()
-        os.fsync(out.fileno())  # a name among the blobs is a promise, also after a power cut
+        os.fsync(out.fileno())  # a file among the blobs must be complete, also after a power cut
     _must_match(remote, digest.hexdigest(), partial, blob)
     partial.replace(blob)
     cache.rejected_path(blob).unlink(missing_ok=True)
 
 
 def _may_pass(error: Exception) -> bool:
-    """A broken connection, or a server's trouble; not a certificate that nobody trusts."""
+    """Whether another attempt may succeed: after a broken connection or a 5xx answer, but not a bad certificate."""
     if isinstance(error, HfHubHTTPError):
         return error.response.is_server_error
     return "CERTIFICATE" not in str(error)
@@ -124,8 +125,8 @@ def _must_match(remote: RemoteFile, sha256: str, data: Path, blob: Path) -> None
     if remote.sha256 not in (None, sha256):
         upkeep.set_aside(data, blob)
         raise HubError(
-            f"{remote.name} came with other bytes than the Hub promises: its sha256 is {sha256}, not {remote.sha256}",
-            "they were set aside, not used; the next download starts anew",
+            f"{remote.name} arrived with wrong bytes: its sha256 is {sha256}, but the Hub lists {remote.sha256}",
+            "they were set aside and are not used; try again: the next download starts from zero",
         )
 
 
@@ -133,8 +134,8 @@ def _no_room(error: OSError, remote: RemoteFile, there: int) -> HubError:
     folder = cache_folder()
     return HubError(
         f"no room for {remote.name} ({error.strerror}):"
-        f" {_amount(remote.size - there)} to come, {_amount(cache.free_bytes(folder))} free in {folder}",
-        "what has come stays, and the next pull goes on from it; HF_HOME moves the cache to another disk",
+        f" {_amount(remote.size - there)} left to download, {_amount(cache.free_bytes(folder))} free in {folder}",
+        "the next pull resumes where this one stopped; set HF_HOME to put the cache on another disk",
     )
 
 
@@ -142,13 +143,13 @@ def _amount(n: int) -> str:
     return f"{n / 1e9:.1f} GB" if n >= 10**9 else f"{n / 1e6:.0f} MB"
 
 
-# --- by the Hub's client ----------------------------------------------------------------------------------------------
+# --- a download by the Hub's client -----------------------------------------------------------------------------------
 
 
 def _by_the_client(repository: Repository, remote: RemoteFile, blob: Path, path: Path, progress: Progress) -> None:
-    """It takes the same lock, and its own name for the unfinished file."""
+    """Lets the Hub's client download. It takes the same lock, and names the unfinished file in its own way."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of disks that look too small, and systems without links
+        warnings.simplefilter("ignore")  # it warns of disks that look too small and of systems without links
         try:
             hf_hub_download(
                 repository.repo,
@@ -160,20 +161,20 @@ def _by_the_client(repository: Repository, remote: RemoteFile, blob: Path, path:
                 library_name=LIBRARY,
                 tqdm_class=_bar(progress),
             )
-        except (RuntimeError, ValueError) as error:  # of Xet's library, of any kind
-            hint = "try again without Xet, which also goes on from where it stopped"
-            raise HubError(f"the Hub's client gave {remote.name} up: {one_line(error)}", hint) from error
+        except (RuntimeError, ValueError) as error:  # Xet's library raises these for any failure
+            hint = "try again without Xet; such a download can also resume"
+            raise HubError(f"the Hub's client could not download {remote.name}: {one_line(error)}", hint) from error
     _must_match(remote, upkeep.sha256_of(path).hexdigest(), blob if blob.exists() else path, blob)
     cache.partial_path(blob).unlink(missing_ok=True)
     cache.rejected_path(blob).unlink(missing_ok=True)
 
 
 def _bar(progress: Progress) -> type[tqdm]:
-    """A progress bar that draws nothing and reports to us."""
+    """Returns a progress bar class for the client that draws nothing and calls `progress`."""
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            """Of Xet's two bars the one of the network's bytes is left out: it counts what is compressed."""
+            """Xet makes two bars. The one for the network's bytes is not counted, because they are compressed."""
             self.counts = not str(kwargs.get("name")).endswith(".transfer")
             self.there = 0
             super().__init__(*args, **kwargs | {"disable": True})  # type: ignore[no-untyped-call]  # tqdm has no types

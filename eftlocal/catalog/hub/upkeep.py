@@ -1,4 +1,4 @@
-"""Changes to the Hub client's cache: blobs that come, are doubted, and go. `cache` says where everything is."""
+"""Changes the cache of the Hub's client: adds, verifies, sets aside and removes files. `cache` finds them."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from huggingface_hub import constants, scan_cache_dir
-from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # it is there when asked for
+from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # it exists, but is imported only when used
 
 from eftlocal.catalog.hub.cache import MAIN, blob_of, commit_of, entries, folder_of, rejected_path, unfinished
 from eftlocal.catalog.hub.failures import telling
@@ -28,7 +28,10 @@ SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 @contextmanager
 def locked(blob: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """The client's own lock on a blob, so that one process at a time writes it; `waiting` is called every second."""
+    """Holds the client's own lock on a blob, so that one process at a time writes it.
+
+    While another process has the lock, `waiting` is called every second.
+    """
     lock = cache_folder() / ".locks" / blob.parents[1].name / f"{blob.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
@@ -42,7 +45,7 @@ def locked(blob: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 def link(blob: Path, path: Path) -> None:
-    """Puts a blob into a snapshot as the Hub's client does: a relative link, or the file itself where links are not."""
+    """Puts a blob into a snapshot as the Hub's client does: as a relative link, or moved there if links do not work."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     if not constants.HF_HUB_DISABLE_SYMLINKS:
@@ -53,7 +56,7 @@ def link(blob: Path, path: Path) -> None:
 
 
 def keep_ref(repo: str, revision: str | None, commit: str) -> None:
-    """Notes which commit a branch or tag is at, for when there is no network to ask; where the cache can be written."""
+    """Notes the commit that a branch or tag is at, for later use offline. Does nothing if the cache is read-only."""
     ref = folder_of(repo) / "refs" / (revision or MAIN)
     if commit in (revision, commit_of(repo, revision)):
         return
@@ -64,11 +67,11 @@ def keep_ref(repo: str, revision: str | None, commit: str) -> None:
         new.replace(ref)
 
 
-# --- doubting ---------------------------------------------------------------------------------------------------------
+# --- verifying --------------------------------------------------------------------------------------------------------
 
 
 def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> "hashlib._Hash":
-    """The hash of a file as far as it goes, which can be fed on."""
+    """Returns the hash of a file's bytes so far. More bytes can be added to it."""
     digest, done = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -81,18 +84,18 @@ def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> "has
 
 @telling("the cache")
 def verify(path: Path) -> None:
-    """Hashes a cached file anew; one that is no longer what its blob's name says is set aside, with a HubError.
+    """Hashes a cached file and compares it with the name of its blob. Raises HubError and sets the file aside if wrong.
 
-    A blob that is not named by a sha256 (of a small file, or without links) has nothing to be compared with.
+    A blob without a sha256 as its name cannot be compared: a small file, or any file on a system without links.
     """
     blob = blob_of(path)
     if SHA256.fullmatch(blob.name) and sha256_of(blob).hexdigest() != blob.name:
         set_aside(blob, blob)
-        raise HubError(f"{path.name} is damaged: its sha256 is not {blob.name}", "set aside; pull it again")
+        raise HubError(f"{path.name} is damaged: its sha256 is not {blob.name}", "it was set aside; pull it again")
 
 
 def set_aside(data: Path, blob: Path) -> None:
-    """Moves bytes that are not what `blob` should be to where nothing takes them for a model."""
+    """Moves wrong bytes of `blob` to a name that nothing takes for a model."""
     data.replace(rejected_path(blob))
     _tidy(blob.parents[1])
 
@@ -101,11 +104,11 @@ def set_aside(data: Path, blob: Path) -> None:
 
 
 def remove(repo: str, files: Iterable[str], revision: str | None = None) -> int:
-    """Removes these models, all parts, from every snapshot (or the one of `revision`); returns the bytes freed.
+    """Removes models, with all their shards, from all snapshots, or from that of `revision`. Returns the bytes freed.
 
-    A blob that another file or snapshot still uses stays. With a file go its rejected and unfinished downloads; where
-    one of `files` is not there whole, all unfinished ones of the repository, since they do not say whose they are.
-    Raises HubError where one of them is being written just now.
+    A blob that another file or snapshot still uses stays. The rejected and unfinished downloads of these files are
+    removed too. If one of `files` is not complete, all unfinished downloads of the repository are removed, because
+    their names do not say which file they belong to. Raises HubError when one of them is being written.
     """
     folder = folder_of(repo)
     if not folder.is_dir():
@@ -113,7 +116,7 @@ def remove(repo: str, files: Iterable[str], revision: str | None = None) -> int:
     wanted = {part for file in files for part in part_names(file)}
     commits = None if revision is None else {commit_of(repo, revision) or revision}
     with telling(repo), ExitStack() as locks:
-        _tidy(folder)  # a dangling link would hide the whole repository from the client's scan
+        _tidy(folder)  # a broken link would hide the whole repository from the client's scan
         cache = scan_cache_dir(cache_folder())
         snapshots = (
             snapshot
@@ -152,12 +155,12 @@ def _in_use(repo: str) -> None:
 
 
 def _tidy(folder: Path) -> None:
-    """Removes a repository's dangling links, empty folders and refs to nothing; and itself, where nothing is left."""
+    """Removes a repository's broken links, empty folders and refs without a commit; and the folder itself if empty."""
     snapshots, blobs = folder / "snapshots", folder / "blobs"
-    for path in sorted(snapshots.rglob("*"), reverse=True):  # what a folder holds before the folder
+    for path in sorted(snapshots.rglob("*"), reverse=True):  # the contents of a folder come before the folder
         if path.is_symlink() and not path.exists():
             path.unlink()
-        elif path.is_dir() and not entries(path) and not unfinished(folder):  # else it may be waiting for its file
+        elif path.is_dir() and not entries(path) and not unfinished(folder):  # a download under way may need the folder
             path.rmdir()
     for ref in sorted((folder / "refs").rglob("*")):
         if ref.is_file() and not (snapshots / ref.read_text()).is_dir():

@@ -56,7 +56,7 @@ def test_a_trio_by_its_places_needs_no_models_toml(world: World) -> None:
     places = ("hf:us/Big-GGUF/Big.Q4_K_M.gguf", "hf:us/Small-GGUF/small-chat.Q8_0.gguf", "small")
     trio = [word for pair in zip(("--base", "--tuned", "--reference"), places, strict=True) for word in pair]
     missing = world.run("generate", *trio, "hi")
-    assert missing.code == 1 and f"`eftlocal pull {' '.join(trio)}` downloads what lacks" in missing.err
+    assert missing.code == 1 and f"`eftlocal pull {' '.join(trio)}` downloads what is missing" in missing.err
     done = world.run("pull", *trio)
     assert done.code == 0 and done.err.endswith(f"trio is here: eftlocal chat {' '.join(trio)}\n")
     assert world.run("generate", *trio, "--ctx", "256", "--max-tokens", "2", "hi").code == 0
@@ -72,12 +72,18 @@ WRONG = {
     "an empty name": (["pull", ""], ['no emulator or model is named ""']),
     "a page of the Hub": (
         ["pull", "https://huggingface.co/us/Big-GGUF/blob/main/Big.Q8_0.gguf"],
-        ["name it hf:us/Big-GGUF/Big.Q8_0.gguf"],
+        ["write it as hf:us/Big-GGUF/Big.Q8_0.gguf"],
     ),
-    "a repository's page": (["show", "https://huggingface.co/us/Big-GGUF"], ["name it hf:us/Big-GGUF/FILE.gguf"]),
-    "no hf:": (["show", "us/Big-GGUF/Big.Q8_0.gguf"], ["a file of the Hub is named hf:us/Big-GGUF/Big.Q8_0.gguf"]),
+    "a repository's page": (["show", "https://huggingface.co/us/Big-GGUF"], ["write it as hf:us/Big-GGUF/FILE.gguf"]),
+    "no hf:": (
+        ["show", "us/Big-GGUF/Big.Q8_0.gguf"],
+        ["if it is a file on the Hub, write hf:us/Big-GGUF/Big.Q8_0.gguf"],
+    ),
     "no such path": (["pull", "./big.gguf"], ["big.gguf does not exist", "the path of a .gguf file"]),
-    "a revision that leaves its folder": (["pull", "hf:us/Big-GGUF/Big.Q8_0.gguf@../main"], ["names no file"]),
+    "a revision that leaves its folder": (
+        ["pull", "hf:us/Big-GGUF/Big.Q8_0.gguf@../main"],
+        ["does not name a .gguf file"],
+    ),
     "a name and a base": (["pull", "tiny", "--base", "big"], ["Both tiny and a --base"]),
     "no base": (["pull", "--tuned", "big"], ["no --base"]),
     "no such repository": (["pull", "hf:us/None-GGUF/x.gguf"], ["no repository us/None-GGUF", "private"]),
