@@ -1,4 +1,4 @@
-"""A scripted emulator with the public face of the real one, and the chat run over it: `python -m tests.apps.fake`."""
+"""A scripted emulator with the public methods of the real one; `python -m tests.apps.fake` runs the chat over it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = re.compile(r"\s*\S+|\s+$")
 
 @dataclass
 class FakeStream:
-    """Deltas of one scripted answer, a word each, and the reply as far as it came."""
+    """The deltas of one scripted answer, a word each, and the reply up to the last delta that was read."""
 
     owner: FakeEmulator
     words: list[str]
@@ -64,7 +64,13 @@ class FakeStream:
 
 
 class FakeEmulator:
-    """Answers by the last message: `lines N`, `say TEXT`, `count` (of the message's lines), anything else as it is."""
+    """Answers the last message by a script, and repeats a message that the script does not know.
+
+    lines N, list N, code N, para N   N marked lines, of this kind of Markdown
+    say TEXT                          TEXT
+    empty                             an empty answer
+    count                             the number of the message's lines
+    """
 
     def __init__(self, name: str | None = None, *, delay: float = 0.0, context: int = 8000) -> None:
         if name not in (None, "fake", "other"):
@@ -78,7 +84,7 @@ class FakeEmulator:
         self.betas: Mapping[str, float] = {"helpful": 1.0, "brief": 0.5}
         self.roles = ("base", "helpful.tuned", "helpful.reference", "brief.tuned", "brief.reference")
         self.fed_tokens: Mapping[str, int] = {"base": 7}
-        self.prompts: list[tuple[list[Message], Settings]] = []  # what it was asked
+        self.prompts: list[tuple[list[Message], Settings]] = []  # all prompts so far
         self.closed = False
         self._ids: dict[str, int] = {}
 
@@ -142,12 +148,12 @@ class FakeEmulator:
 
 
 def loads(name: str | None = None, **options: Any) -> Emulator:
-    """A fake, where the real one is expected."""
+    """A fake emulator, typed as a real one."""
     return cast(Emulator, FakeEmulator(name, **options))
 
 
 def main(arguments: list[str]) -> int:
-    """`KEY=VALUE ...`: delay, context, load (seconds), fail, and the chat's own options."""
+    """Run the chat with options `KEY=VALUE`: delay, context, load (seconds), fail, and options of the chat."""
     given = SimpleNamespace(delay="0", context="8000", load="0", fail="", session="", plain="", rolling="", history="")
     for argument in arguments:
         name, _, value = argument.partition("=")

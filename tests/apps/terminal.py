@@ -1,4 +1,4 @@
-"""A real pseudo-terminal with a terminal emulator behind it: what a user would see, on the screen and above it."""
+"""Runs a program in a pseudo-terminal with a terminal emulator, to see what a user sees on the screen and above it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CTRL_C, CTRL_D, ENTER, ALT_ENTER = "\x03", "\x04", "\r", "\x1b\r"
 
 
 class Terminal:
-    """A program in a terminal of `columns` x `lines`; `text` is its scrollback and screen, row by row."""
+    """A program that runs in a terminal of `columns` x `lines`. `text` is the scrollback and the screen."""
 
     def __init__(
         self, *command: str, data: Path, columns: int = 80, lines: int = 24, term: str = "xterm-256color", **more: str
@@ -37,7 +37,7 @@ class Terminal:
         self.child.delaybeforesend = None
 
     def _answer(self, data: str) -> None:
-        """The terminal's own answers, as to where the cursor is."""
+        """Send the terminal's own answers to the program, such as the position of the cursor."""
         if self.child.isalive():
             self.child.send(data)
 
@@ -45,13 +45,13 @@ class Terminal:
         self.child.send(text)
 
     def enter(self, text: str) -> None:
-        """Type a line and send it, as one who types does: Enter comes on its own."""
+        """Type a line, wait for its echo, and press Enter. A pause before Enter is what a user makes."""
         self.send(text)
         self.until(lambda: text.rstrip()[-20:] in self.text.replace("\n", ""), f"the echo of {text!r}")
         self.send(ENTER)
 
     def pump(self, seconds: float = 0.05) -> None:
-        """Show what the program has written."""
+        """Read what the program writes in this time, and show it on the screen."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             try:
@@ -64,22 +64,22 @@ class Terminal:
             self._stream.feed(data)
 
     def until(self, holds: Callable[[], Any], what: str, seconds: float = 20) -> None:
-        """Wait until something holds."""
+        """Wait until `holds()` is true. Fails after `seconds`, and says that `what` did not come."""
         end = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < end, f"{what} did not come:\n{self.text}"
             self.pump(0.03)
 
     def wait(self, text: str, seconds: float = 20) -> None:
-        """Wait until a text stands somewhere."""
+        """Wait until the text is on the screen or above it."""
         self.until(lambda: text in self.text, repr(text), seconds)
 
     def prompt(self, number: int, seconds: float = 20) -> None:
-        """Wait until the `number`-th prompt stands, empty, on the cursor's row."""
+        """Wait until the `number`-th prompt is empty on the cursor's row."""
         self.until(lambda: self.at_prompt(number), f"prompt {number}", seconds)
 
     def at_prompt(self, number: int) -> bool:
-        """Whether the `number`-th prompt, or a later one, waits for input."""
+        """Whether the `number`-th prompt or a later one waits for input."""
         row = self.screen.display[self.screen.cursor.y].rstrip()
         return row == ">>>" and self.text.count("\n>>>") + self.text.startswith(">>>") >= number
 
@@ -89,7 +89,7 @@ class Terminal:
 
     @property
     def above(self) -> list[str]:
-        """Rows that have left the screen at its top."""
+        """The rows that have scrolled off the top of the screen."""
         width = self.screen.columns
         return [
             "".join(row[x].data for x in range(max(width, *row, 0) if row else width)).rstrip()
@@ -101,7 +101,7 @@ class Terminal:
         return "\n".join([*self.above, *(row.rstrip() for row in self.screen.display)])
 
     def close(self) -> int:
-        """The exit code, once the program has ended."""
+        """Wait until the program has ended, and return its exit code."""
         end = time.monotonic() + 10
         while self.child.isalive() and time.monotonic() < end:
             self.pump(0.02)
@@ -122,5 +122,5 @@ class Terminal:
 
 
 def fake(data: Path, *arguments: str, **options: Any) -> Terminal:
-    """The chat over the scripted emulator."""
+    """The chat over the scripted emulator, in a terminal."""
     return Terminal("-m", "tests.apps.fake", *arguments, data=data, **options)

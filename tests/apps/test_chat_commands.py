@@ -1,4 +1,4 @@
-"""The chat's commands, as a table of cases over the scripted emulator: what they do, and what they say."""
+"""The chat's commands over the scripted emulator, as a table of cases: what they do, and what they print."""
 
 import json
 from collections.abc import Iterator
@@ -63,27 +63,27 @@ def contents(chat: Chat) -> list[str]:
 
 TURN = ["say a", "a"]
 CASES: list[tuple[list[str], str, list[str] | None]] = [
-    # what is typed, what is said (on stdout or stderr) in the end, the conversation then
+    # the lines that are typed, what the last one prints (on stdout or stderr), the conversation after it
     (["/beta 0.5"], "beta is 0.5", []),
     (["/beta"], "beta is 1", []),
-    (["/beta much"], "beta cannot be 'much'; it is a number", []),
+    (["/beta much"], "beta is 'much'; it must be a number", []),
     (["/beta nan"], "beta is nan; it must be a finite number", []),
     (["/beta 0.5", "x"], "beta 0.5 emulated: x", ["x", "beta 0.5 emulated: x"]),
     (["/mix helpful=2 brief=0"], "mix is helpful=2 brief=0, times beta 1", []),
     (["/mix helpful=2", "/mix off"], "mix is helpful=1 brief=0.5", []),
     (["/mix polite=1"], "There is no reward named 'polite'", []),
-    (["/mix helpful"], "mix cannot be 'helpful'", []),
+    (["/mix helpful"], "mix is 'helpful'; it must be NAME=VALUE", []),
     (["/temp 0"], "temperature is 0", []),
     (["/temp -1"], "it must be 0 (greedy) or a number above it", []),
     (["/top_p 0.5"], "top_p is 0.5", []),
     (["/seed 7"], "seed is 7", []),
     (["/seed 7", "/seed off"], "seed is off", []),
-    (["/seed 7.5"], "seed cannot be '7.5'; it is a whole number, or off", []),
+    (["/seed 7.5"], "seed is '7.5'; it must be a whole number, or off", []),
     (["/set max_tokens 2", "say a b c"], "max_tokens reached (2); /continue", ["say a b c", "a b"]),
     (["/set top_k 5"], "top_k is 5", []),
     (["/set stop \\n\\nUser:"], "stop is '\\n\\nUser:'", []),
     (["/set logit_bias 5=-inf"], "logit_bias is 5=-inf", []),
-    (["/set temprature 1"], "Is it 'temperature'?", []),
+    (["/set temprature 1"], "Did you mean 'temperature'?", []),
     (["/set temperature"], "temperature is 0.7", []),
     (["/set"], "repeat_penalty", []),
     (["say a", "/undo"], "the last turn is undone", []),
@@ -92,18 +92,18 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["/seed 1", "say a", "/regen"], "the seed is fixed at 1", TURN),
     (["/regen"], "The conversation is empty", []),
     (["say a", "/retry say b"], "b", ["say b", "b"]),
-    (["say a", "/retry"], "/retry takes the message's new text", TURN),
+    (["say a", "/retry"], "/retry needs the new text of the message", TURN),
     (["say a", "/continue"], " and so on", ["say a", "a and so on"]),
     (["/continue"], "There is no answer to continue", []),
     (["/system Be kind."], "system: Be kind.", ["Be kind."]),
     (["/system Be kind.", "/system off"], "there is no system text", []),
     (["/system Be kind.", "say a", "/reset"], "the system text stays", ["Be kind."]),
     (["say a", "/reset"], "a new conversation", []),
-    (["say a", "say b", "/drop"], "1 of the oldest turns dropped", ["say b", "b"]),
+    (["say a", "say b", "/drop"], "oldest turns dropped: 1", ["say b", "b"]),
     (["say a", "/drop"], "only the last turn is left", TURN),
     (["say a", "/drop x"], "/drop takes a number", TURN),
-    (["say a", "/context"], "of 8000 tokens (0%) in 1 turns; at its end you are asked", TURN),
-    (["/context rolling"], "the oldest turns are dropped", []),
+    (["say a", "/context"], "of 8000 tokens (0%) in 1 turns; when it is full, you are asked what to do", TURN),
+    (["/context rolling"], "when it is full, the oldest turns are dropped", []),
     (["/context all"], "/context takes rolling or ask", []),
     (["say a", "/stats"], "50.0 tokens/s", TURN),
     (["/stats"], "loaded in", []),
@@ -115,15 +115,15 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["say a b", "/why"], "2 tokens, moved by 0.55 nats", ["say a b", "a b"]),
     (["say a b", "/why 2"], "token 2, after “a”", ["say a b", "a b"]),
     (["say a b", "/why b"], "token 2, after “a”", ["say a b", "a b"]),
-    (["say a b", "/why 3"], "There is no token 3; the answer has 2", ["say a b", "a b"]),
-    (["say a b", "/why z"], "No token of the answer holds 'z'", ["say a b", "a b"]),
+    (["say a b", "/why 3"], "There is no token 3; the answer has 2 tokens", ["say a b", "a b"]),
+    (["say a b", "/why z"], "No token of the answer contains 'z'", ["say a b", "a b"]),
     (["/why"], "There is no answer whose tokens are known", []),
-    (["/save"], "/save takes a name", []),
-    (["/save ../up"], "is no name for a session", []),
-    (["say a", "/save it", "/reset", "/load it"], "it: 2 messages, of fake", TURN),
+    (["/save"], "/save needs a name", []),
+    (["/save ../up"], "is not a name for a session", []),
+    (["say a", "/save it", "/reset", "/load it"], "it: 2 messages with fake", TURN),
     (["/load it"], "No session is named 'it'", []),
-    (["/load"], "/load takes the name", []),
-    (["/sessions"], "none is saved yet", []),
+    (["/load"], "/load needs the name", []),
+    (["/sessions"], "no session is saved yet", []),
     (["/save one", "/sessions"], "one", []),
     (["/export a.txt"], ".md or .json", []),
     (["/export /no/such/place/a.md"], "cannot be written", []),
@@ -135,10 +135,10 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["/help"], "/compare [PROMPT]", []),
     (["/help beta"], "strength of all rewards", []),
     (["/?"], "/compare [PROMPT]", []),
-    (["/hlep"], "Is it /help?", []),
+    (["/hlep"], "Did you mean /help?", []),
     (["//beta"], "beta 1 emulated: /beta", ["/beta", "beta 1 emulated: /beta"]),
     (["/usr/bin is what?"], "emulated: /usr/bin", ["/usr/bin is what?", "beta 1 emulated: /usr/bin is what?"]),
-    (["empty"], "the answer is empty; the message is taken back", []),
+    (["empty"], "the answer is empty, so your message was taken back", []),
 ]
 
 
@@ -280,7 +280,7 @@ def test_a_context_that_is_nearly_full_is_said(tmp_path: Path, capsys: pytest.Ca
 def test_a_message_that_does_not_fit_is_taken_back_and_ways_out_are_offered(tmp_path: Path) -> None:
     chat = make(tmp_path, context=40)
     run(chat, "say a")
-    with pytest.raises(EftError, match="/drop lets the oldest turn go, /reset"):
+    with pytest.raises(EftError, match="/drop drops the oldest turn, /reset"):
         run(chat, f"say {'word ' * 50}")
     assert contents(chat) == ["say a", "a"]
     assert chat.draft.startswith("say word")
@@ -328,7 +328,7 @@ def test_a_loaded_session_is_what_was_saved_to_the_last_token_and_dial(chat: Cha
     assert chat.messages == messages and messages[1].tokens
     assert chat.emulator.settings == settings
     text = (data / "eftlocal/sessions/it.json").read_text()
-    assert '"tokens": [ 0, 1, 2, 3, 4 ]' in text  # readable: ids on one line
+    assert '"tokens": [ 0, 1, 2, 3, 4 ]' in text  # the ids are on one line, so that the file is readable
 
 
 def test_dials_given_for_this_run_go_before_those_of_the_session(tmp_path: Path) -> None:
@@ -361,13 +361,13 @@ def test_the_sizes_of_the_models_are_known_before_loading(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda text: text[: len(text) // 2], "is no whole session"),
-        (lambda text: "", "is no whole session"),
-        (lambda text: "[]", "the file is no table"),
+        (lambda text: text[: len(text) // 2], "is not a valid session"),
+        (lambda text: "", "is not a valid session"),
+        (lambda text: "[]", "the file is not a JSON object"),
         (lambda text: text.replace("session-1", "session-9"), "eftlocal-session-9"),
         (lambda text: text.replace('"assistant"', '"butler"'), "'butler'"),
-        (lambda text: text.replace("[ 0 ]", "[ -1 ]"), "message 2 has tokens that are no ids"),
-        (lambda text: text.replace('"beta": 1.0', '"beta": "x"'), "is no whole session"),
+        (lambda text: text.replace("[ 0 ]", "[ -1 ]"), "message 2 has tokens that are not token ids"),
+        (lambda text: text.replace('"beta": 1.0', '"beta": "x"'), "is not a valid session"),
         (lambda text: text.replace('"top_p"', '"top_q"'), "top_q"),
     ],
 )

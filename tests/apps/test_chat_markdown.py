@@ -1,4 +1,4 @@
-"""Streamed Markdown: however a text is cut into deltas, its rows are the same, finished ones never change."""
+"""Streamed Markdown: the rows do not depend on how the text is cut into deltas, and finished rows never change."""
 
 import random
 

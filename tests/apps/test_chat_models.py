@@ -1,4 +1,4 @@
-"""The chat over tiny real models: turning dials, saving and stopping keep every token and every cache."""
+"""The chat over tiny real models: after a change of dials, a save or a stop, tokens and KV caches are used again."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ VIEWS = {"base": "transcript", "tuned": "chat", "reference": "transcript"}
 @pytest.fixture
 def emulator(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    # (guesses would be fed as well, as many as pay on this machine)
+    # without drafts, because drafted tokens are fed too, and their number depends on this machine
     models = {"base": family.base, "tuned": family.tuned, "reference": family.reference}
     with load(tmp_path, models, views=VIEWS, max_tokens=8, draft=0) as made:
         yield made
@@ -51,7 +51,7 @@ def test_a_new_turn_feeds_the_new_tokens_only_also_after_turning_dials(emulator:
     fed = fed_by(emulator, chat, "And the world?")
     reply = chat.last.reply
     for role, n in reply.prompt_tokens.items():
-        # what the turn added, and one step for each token of the answer but the last
+        # the tokens that the turn added, and one step for each token of the answer except the last
         assert fed[role] <= n - held[role] + len(reply.tokens), role
 
 

@@ -1,4 +1,4 @@
-"""The chat in a real terminal: what stands on the screen and in the scrollback, whatever is typed and when."""
+"""The chat in a real terminal: the screen and the scrollback are right, no matter what is typed and when."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tests.apps.terminal import ALT_ENTER, CTRL_C, CTRL_D, ENTER, PASTE, Termina
 
 pytestmark = pytest.mark.slow  # each test starts the chat in a real terminal
 
-REPEATS = int(os.environ.get("CHAT_REPEATS", "4"))  # Ctrl-C at random moments: 50 by hand
+REPEATS = int(os.environ.get("CHAT_REPEATS", "4"))  # how often Ctrl-C comes at a random moment; use 50 by hand
 
 
 def markers(terminal: Terminal) -> list[int]:
@@ -57,7 +57,7 @@ def test_wide_characters_and_emoji_stand_as_they_are(tmp_path: Path) -> None:
         terminal.send(PASTE[0] + f"say {text}" + PASTE[1] + ENTER)
         terminal.prompt(3)
         rows = terminal.text.split("done")[1:]
-        assert len(rows) == 2, terminal.text  # what was pasted, and the answer
+        assert len(rows) == 2, terminal.text  # the pasted text and the answer
         shown = rows[0].partition("日")[1:]
         assert "".join("".join(shown).split()) == "".join(text.removesuffix("done").split())
         leave(terminal)
@@ -102,7 +102,7 @@ def test_ctrl_c_at_random_moments_always_returns_to_a_prompt_that_answers(tmp_pa
     saved = json.loads((tmp_path / "eftlocal/sessions/stopped.json").read_text())["messages"]
     assert [m["role"] for m in saved] == ["user", "assistant"] * (len(saved) // 2)
     assert saved[-1]["content"] == "still here"
-    assert all("m0000" in m["content"] for m in saved[1:-2:2])  # what came before Ctrl-C is kept
+    assert all("m0000" in m["content"] for m in saved[1:-2:2])  # the text before Ctrl-C is kept
 
 
 def test_a_second_ctrl_c_within_a_second_leaves_with_130_and_a_sane_terminal(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_damaged_session_is_refused_at_the_start_and_kept(tmp_path: Path) -> N
     path.write_text('{"format": "eftlocal-session-1", "mess')
     with fake(tmp_path, "session=broken") as terminal:
         assert terminal.close() == 1
-        assert "broken.json is no whole session" in terminal.text.replace("\n", "")
+        assert "broken.json is not a valid session" in terminal.text.replace("\n", "")
         assert "Traceback" not in terminal.text
     assert path.read_text() == '{"format": "eftlocal-session-1", "mess'
 
@@ -219,7 +219,7 @@ def test_commands_are_completed_from_the_table(tmp_path: Path) -> None:
     with fake(tmp_path) as terminal:
         terminal.prompt(1)
         terminal.send("/sys")
-        terminal.wait("the system text")
+        terminal.wait("show or change the system text")
         terminal.send("\t of\t" + CTRL_C)
         leave(terminal)
 

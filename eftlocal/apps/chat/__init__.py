@@ -1,4 +1,4 @@
-"""`eftlocal chat`: the terminal chat. `chat` is what the command calls."""
+"""`eftlocal chat`: the chat in the terminal. The command calls `chat`."""
 
 from eftlocal.apps.chat.repl import chat
 

@@ -1,4 +1,4 @@
-"""What the slash commands do: each takes the chat and what was typed after the command's name."""
+"""The work of the slash commands. Each function takes the chat and the text after the command's name."""
 
 import re
 from collections.abc import Callable
@@ -40,6 +40,8 @@ __all__ = [
 
 
 def dial(name: str) -> Callable[[Chat, str], None]:
+    """The action of a command that shows or sets the dial `name`."""
+
     def turn(chat: Chat, argument: str) -> None:
         if argument:
             chat.turn(**{name: dials.parse(name, argument)})
@@ -81,13 +83,15 @@ def regen(chat: Chat, argument: str) -> None:
         and chat.last is not None
         and chat.last.settings == chat.emulator.settings
     ):
-        chat.screen.note(f"the seed is fixed at {chat.emulator.settings.seed}, so the answer is the same: /seed off")
+        chat.screen.note(
+            f"the seed is fixed at {chat.emulator.settings.seed}, so the answer is the same; /seed off changes that"
+        )
     chat.answer(chat.messages[: at + 1], chat.messages)
 
 
 def retry(chat: Chat, argument: str) -> None:
     if not argument:
-        raise EftError("/retry takes the message's new text.", "/regen answers the same one again.")
+        raise EftError("/retry needs the new text of the message.", "/regen answers the old text again.")
     chat.answer([*chat.messages[: _last_question(chat)], Message("user", argument)], chat.messages)
 
 
@@ -117,7 +121,7 @@ def drop(chat: Chat, argument: str) -> None:
     asked = int(argument or 1)
     dropped = chat.drop_oldest(asked)
     chat.screen.note(
-        f"{dropped} of the oldest turns dropped" if dropped else "only the last turn is left; /undo or /reset"
+        f"oldest turns dropped: {dropped}" if dropped else "only the last turn is left; /undo or /reset removes it"
     )
 
 
@@ -140,8 +144,8 @@ def context(chat: Chat, argument: str) -> None:
     used, of = chat.count(), chat.emulator.context
     share = "?" if used is None else f"{used} of {of} tokens ({used / of:.0%})"
     turns = sum(m.role == "user" for m in chat.messages)
-    end = "the oldest turns are dropped" if chat.rolling else "you are asked"
-    chat.screen.note(f"context: {share} in {turns} turns; at its end {end}")
+    end = "the oldest turns are dropped" if chat.rolling else "you are asked what to do"
+    chat.screen.note(f"context: {share} in {turns} turns; when it is full, {end}")
 
 
 def stats(chat: Chat, argument: str) -> None:
@@ -157,7 +161,7 @@ def stats(chat: Chat, argument: str) -> None:
         }
     rows["this run"] = f"{chat.answers} answers, {chat.tokens} tokens"
     rows["decoded"] = (
-        ", ".join(f"{role} {n}" for role, n in emulator.fed_tokens.items()) + " (what the caches saved is not)"
+        ", ".join(f"{role} {n}" for role, n in emulator.fed_tokens.items()) + " (without what the KV caches saved)"
     )
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in rows.items():
@@ -171,24 +175,24 @@ def stats(chat: Chat, argument: str) -> None:
 def save(chat: Chat, argument: str) -> None:
     name = argument or chat.session_name
     if not name:
-        raise EftError("/save takes a name.")
+        raise EftError("/save needs a name.", "Example: /save work")
     chat.screen.note(f"saved: {session.save(name, chat.saved())}")
 
 
 def load(chat: Chat, argument: str) -> None:
     if not argument:
-        raise EftError("/load takes the name of a session.", f"Saved are: {', '.join(session.names()) or 'none'}.")
+        raise EftError("/load needs the name of a session.", f"Saved sessions: {', '.join(session.names()) or 'none'}.")
     saved = session.load(argument)
     if saved.emulator != chat.emulator.name:
         _switch(chat, saved.emulator)
     chat.resume(saved)
-    chat.screen.note(f"{argument}: {len(chat.turns)} messages, of {saved.emulator}")
+    chat.screen.note(f"{argument}: {len(chat.turns)} messages with {saved.emulator}")
     chat.screen.recall(chat.turns[-2:])
 
 
 def sessions(chat: Chat, argument: str) -> None:
     names = session.names()
-    chat.screen.show("\n".join(names) if names else f"none is saved yet in {session.data_folder() / 'sessions'}")
+    chat.screen.show("\n".join(names) if names else f"no session is saved yet in {session.data_folder() / 'sessions'}")
 
 
 def export(chat: Chat, argument: str) -> None:
@@ -198,7 +202,7 @@ def export(chat: Chat, argument: str) -> None:
     elif path.suffix == ".md":
         text = "\n\n".join(f"## {m.role.capitalize()}\n\n{m.content}" for m in chat.messages) + "\n"
     else:
-        raise EftError("/export takes a file that ends in .md or .json.")
+        raise EftError("/export needs the name of a file that ends in .md or .json.", "Example: /export chat.md")
     session.write_whole(path, text)
     chat.screen.note(f"written: {path}")
 
@@ -214,14 +218,14 @@ def copy(chat: Chat, argument: str) -> None:
             raise EftError("The last answer has no code block.")
         text = blocks[-1][1]
     elif argument:
-        raise EftError(f"/copy takes nothing or code, not {argument!r}.")
-    chat.screen.note(f"{len(text)} characters copied by {clipboard.copy(text)}")
+        raise EftError(f"/copy takes no argument or the word code, not {argument!r}.")
+    chat.screen.note(f"copied {len(text)} characters with {clipboard.copy(text)}")
 
 
 def edit(chat: Chat, argument: str) -> None:
     text = edited(argument).rstrip("\n")
     if not text.strip():
-        chat.screen.note("nothing was written")
+        chat.screen.note("the message is empty, so nothing was sent")
     elif chat.can_draft:
         chat.draft = text
     else:
@@ -234,7 +238,7 @@ def edit(chat: Chat, argument: str) -> None:
 def emulator(chat: Chat, argument: str) -> None:
     if argument:
         _switch(chat, argument)
-        chat.screen.note(f"{argument}: loaded in {chat.emulator.load_s:.1f} s, with its own dials")
+        chat.screen.note(f"{argument}: loaded in {chat.emulator.load_s:.1f} s, with its own settings")
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, description in chat.loader.names().items():
@@ -243,7 +247,7 @@ def emulator(chat: Chat, argument: str) -> None:
 
 
 def _switch(chat: Chat, name: str) -> None:
-    """Another emulator, or the one there was when it cannot be loaded."""
+    """Load another emulator. If that fails or is interrupted, load the old one again, and raise."""
     before = chat.emulator.name
     settings = chat.emulator.settings
     chat.loader.switch(name)

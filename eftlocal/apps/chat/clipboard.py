@@ -1,4 +1,4 @@
-"""The clipboard: by the system's own program, or by the terminal (OSC 52, also through ssh)."""
+"""Copies text to the clipboard: with the system's own program, or through the terminal (OSC 52, also over ssh)."""
 
 import base64
 import os
@@ -20,7 +20,7 @@ PROGRAMS = (
 
 
 def copy(text: str) -> str:
-    """Put the text where it can be pasted; returns by what. Raises EftError where there is no clipboard."""
+    """Copy the text. Returns what copied it: a program's name, or "the terminal". Raises EftError if nothing can."""
     for program, arguments in PROGRAMS:
         if program.startswith("wl-") and "WAYLAND_DISPLAY" not in os.environ:
             continue
@@ -34,4 +34,4 @@ def copy(text: str) -> str:
         sys.stdout.write(f"\x1b]52;c;{base64.b64encode(text.encode()).decode()}\a")
         sys.stdout.flush()
         return "the terminal"
-    raise EftError("There is no clipboard here.", "/export FILE.md writes the conversation to a file.")
+    raise EftError("No clipboard was found.", "/export FILE.md writes the conversation to a file.")

@@ -1,4 +1,7 @@
-"""The dials by name: a text that was typed -> the value that `Settings.turned` takes, by the dial's declared type."""
+"""Reads and shows the values of dials: text that was typed -> the value that `Settings.turned` takes.
+
+How a text is read follows from the type that `Dials` declares for the dial.
+"""
 
 import types
 from collections.abc import Mapping, Sequence
@@ -17,31 +20,31 @@ _OFF = ("off", "none", "null")
 
 
 def known(name: str) -> None:
-    """Raises SettingError for what is no dial, with the nearest name."""
+    """Raise SettingError, with the nearest name, if there is no dial `name`."""
     if name not in _HINTS:
         near = get_close_matches(name, NAMES, 1)
         raise SettingError(
-            f"There is no setting named {name!r}.", f"Is it {near[0]!r}?" if near else "/set lists them."
+            f"There is no setting named {name!r}.", f"Did you mean {near[0]!r}?" if near else "/set lists all settings."
         )
 
 
 def parse(name: str, text: str) -> Any:
-    """The value of the dial `name` that `text` stands for. Raises SettingError."""
+    """The value that `text` gives to the dial `name`. Raises SettingError."""
     known(name)
     text = text.strip()
     try:
         return _value(_HINTS[name], text)
     except ValueError:
-        raise SettingError(f"{name} cannot be {text!r}; it is {_form(_HINTS[name])}.") from None
+        raise SettingError(f"{name} is {text!r}; it must be {_form(_HINTS[name])}.") from None
 
 
 def value_of(settings: Settings, name: str) -> Any:
-    """What the dial `name` stands at."""
+    """The value of the dial `name` in these settings."""
     return getattr(settings, name) if hasattr(settings, name) else getattr(settings.sampling, name)
 
 
 def shown(value: Any) -> str:
-    """A dial's value as one would type it."""
+    """A dial's value as a user would type it; "off" for None and "-" for an empty one."""
     if value is None:
         return "off"
     if isinstance(value, Mapping):
@@ -72,25 +75,26 @@ def _constraint(text: str) -> Constraint:
     """`regex PATTERN`, `choice A|B`, `grammar GBNF` or `json_schema JSON`."""
     kind, _, rest = text.partition(" ")
     if kind not in get_args(get_type_hints(Constraint)["kind"]) or not rest.strip():
-        raise ValueError("no constraint")
+        raise ValueError("not a constraint")
     return Constraint.choice(rest.split("|")) if kind == "choice" else getattr(Constraint, kind)(rest)
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    """`A=1 B=0.5`, with commas or without; "-" is none."""
+    """The pairs of `A=1 B=0.5` or `A=1,B=0.5`; none for "-" or "off". Raises ValueError."""
     if text.lower() in (*_OFF, "-"):
         return []
     parts = text.replace(",", " ").split()
     if not parts or not all("=" in part[1:] for part in parts):
-        raise ValueError("no NAME=VALUE")
+        raise ValueError("not NAME=VALUE")
     return [(key, value) for key, _, value in (part.rpartition("=") for part in parts)]
 
 
 def _form(hint: Any) -> str:
+    """What a dial of this type takes, in words."""
     if get_origin(hint) in (Union, types.UnionType):
         return f"{_form(get_args(hint)[0])}, or off"
     if get_origin(hint) is Mapping:
-        return "NAME=VALUE, several with spaces, or off"
+        return "NAME=VALUE, or several separated by spaces, or off"
     if hint is Constraint:
         return "regex PATTERN, choice A|B, grammar GBNF or json_schema JSON"
     return {float: "a number", int: "a whole number", str: "a name"}.get(hint, "a text, or off")

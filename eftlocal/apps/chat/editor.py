@@ -1,4 +1,4 @@
-"""A message written in the user's own editor."""
+"""Lets the user write a message in their own editor."""
 
 import os
 import shlex
@@ -12,7 +12,10 @@ __all__ = ["edited"]
 
 
 def edited(text: str) -> str:
-    """What the user makes of `text` in $VISUAL or $EDITOR. Raises EftError where that cannot be run."""
+    """Open `text` in $VISUAL or $EDITOR and return it as the user saved it.
+
+    Raises EftError if the editor cannot be run or exits with an error.
+    """
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if os.name == "nt" else "vi")
     with tempfile.TemporaryDirectory(prefix="eftlocal-") as folder:
         file = Path(folder) / "message.md"
@@ -20,7 +23,7 @@ def edited(text: str) -> str:
         try:
             code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
         except (OSError, ValueError) as error:
-            raise EftError(f"The editor {editor!r} cannot be run: {error}.", "Set EDITOR.") from error
+            raise EftError(f"The editor {editor!r} cannot be run: {error}.", "Set the variable EDITOR.") from error
         if code:
-            raise EftError(f"The editor {editor!r} ended with {code}; the text is not taken.")
+            raise EftError(f"The editor {editor!r} exited with code {code}; its text was not used.")
         return file.read_text(encoding="utf-8", errors="replace")

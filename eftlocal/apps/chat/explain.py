@@ -1,4 +1,4 @@
-"""What the small pair did: the same prompt with and without it, and the last answer token by token."""
+"""Shows what the small pair did: /compare and /sweep answer one prompt several ways, /why looks at each token."""
 
 import math
 import secrets
@@ -20,18 +20,21 @@ from eftlocal.runtime.views import Message
 
 __all__ = ["compare", "sweep", "why"]
 
-TOP = 10
-NARROW = 34  # columns that an answer needs beside another
-# Nats that the reward moved a token by, from which on it has this colour.
-SCALE = ((3.0, "#08519c"), (1.0, "#2171b5"), (0.2, "#6baed6"))
-AGAINST = ((3.0, "#a50f15"), (1.0, "#cb181d"), (0.2, "#fb6a4a"))
+TOP = 10  # candidates that /why N shows
+NARROW = 34  # columns that an answer needs to stand beside another
+# (nats, colour): a token that the reward moved by at least so many nats, up or down, gets this colour.
+LIKELIER = ((3.0, "#08519c"), (1.0, "#2171b5"), (0.2, "#6baed6"))
+RARER = ((3.0, "#a50f15"), (1.0, "#cb181d"), (0.2, "#fb6a4a"))
 
 
 # --- the same prompt, several ways ------------------------------------------------------------------------------------
 
 
 def compare(chat: Chat, prompt: str) -> None:
-    """Base alone, tuned alone and emulated, one after the other, then side by side."""
+    """Answer with the base alone, each tuned model alone and the emulator, in turn; then show them side by side.
+
+    Without a prompt, the last question is answered. Raises EftError if there is none.
+    """
     roles = [role for role in chat.emulator.roles if role == "base" or role.split(".")[-1] == "tuned"]
     ways: dict[str, Mapping[str, Any]] = {f"{role} alone": {"alone": role} for role in roles}
     beta = chat.emulator.settings.beta
@@ -39,16 +42,16 @@ def compare(chat: Chat, prompt: str) -> None:
 
 
 def sweep(chat: Chat, argument: str) -> None:
-    """Several betas."""
+    """Answer the last question at several betas. Raises SettingError for what is not a number."""
     try:
         betas = [float(word) for word in argument.replace(",", " ").split()] or [0.0, 0.5, 1.0, 1.5]
     except ValueError:
-        raise SettingError(f"/sweep takes numbers, not {argument!r}.", "As in: /sweep 0 0.5 1 1.5") from None
+        raise SettingError(f"/sweep takes numbers, not {argument!r}.", "Example: /sweep 0 0.5 1 1.5") from None
     _side_by_side(chat, "", {f"beta {beta:g}": {"beta": beta, "alone": None} for beta in betas})
 
 
 def _side_by_side(chat: Chat, prompt: str, ways: Mapping[str, Mapping[str, Any]]) -> None:
-    """Answers to one prompt; the conversation stays as it is, and each answer draws with the same seed."""
+    """Answer one prompt in several ways, all with the same seed. The conversation does not change."""
     emulator = chat.emulator
     last = chat.question()
     if prompt:
@@ -56,7 +59,7 @@ def _side_by_side(chat: Chat, prompt: str, ways: Mapping[str, Mapping[str, Any]]
     elif last is not None:
         messages = chat.messages[: last + 1]
     else:
-        raise EftError("There is no prompt yet.", "Ask something first, or give it: /compare PROMPT")
+        raise EftError("There is no prompt yet.", "Ask something first, or give one: /compare PROMPT")
     seed = emulator.settings.seed
     if seed is None:
         seed = chat.last.reply.seed if chat.last is not None and not prompt else secrets.randbits(32)
@@ -100,7 +103,10 @@ def _answer(reply: Reply) -> Markdown:
 
 
 def why(chat: Chat, argument: str) -> None:
-    """The last answer coloured by what the reward did, or the candidates for one of its tokens."""
+    """Show the last answer coloured by what the reward did; with an argument, the candidates for one token.
+
+    Raises EftError if there is no such answer or token.
+    """
     score = _scored(chat)
     if not argument:
         _heat(chat, score)
@@ -109,16 +115,16 @@ def why(chat: Chat, argument: str) -> None:
 
 
 def _scored(chat: Chat) -> Score:
-    """The last answer's tokens under every role; reckoned once, and kept with the answer."""
+    """The last answer's tokens, scored by each role. The score is kept until the conversation or settings change."""
     at = chat.answered()
     if at is None or not chat.messages[at].tokens:
-        raise EftError("There is no answer whose tokens are known.", "Ask something first.")
+        raise EftError("There is no answer whose tokens are known.", "Ask something first, then use /why.")
     before, answer = chat.messages[:at], chat.messages[at]
     settings = chat.last.settings if chat.last is not None else chat.emulator.settings
     key = (tuple(chat.messages), settings, chat.emulator.name)
     if chat.explained is None or chat.explained[0] != key:
         turned: dict[str, Any] = {name: getattr(settings, name) for name in ("beta", "mix", "reward_top_p", "alone")}
-        with chat.screen.waiting("asking each model about the answer's tokens"):
+        with chat.screen.waiting("scoring the answer's tokens with each model"):
             chat.explained = (key, chat.emulator.score(before, answer.tokens, top=TOP, **turned))
     score = chat.explained[1]
     assert isinstance(score, Score)
@@ -126,20 +132,20 @@ def _scored(chat: Chat) -> Score:
 
 
 def _which(score: Score, argument: str) -> int:
-    """The token that a number, or a part of its text, names."""
+    """The index of the token with this number, counted from 1, or of the first token that contains this text."""
     if argument.isdecimal():
         number = int(argument)
         if not 1 <= number <= len(score.tokens):
-            raise EftError(f"There is no token {number}; the answer has {len(score.tokens)}.")
+            raise EftError(f"There is no token {number}; the answer has {len(score.tokens)} tokens.")
         return number - 1
     found = [i for i, token in enumerate(score.tokens) if argument in token.text]
     if not found:
-        raise EftError(f"No token of the answer holds {argument!r}.", "/why N takes a token's number, /why lists them.")
+        raise EftError(f"No token of the answer contains {argument!r}.", "/why shows the tokens with their numbers.")
     return found[0]
 
 
 def moved(token: ScoredToken) -> float:
-    """How far the reward moved it, in nats: above 0 made it likelier than the base has it."""
+    """How far the reward moved the token's log-probability, in nats. Above 0 it is likelier than under the base."""
     return token.logprob - token.base
 
 
@@ -153,10 +159,10 @@ def _heat(chat: Chat, score: Score) -> None:
     far = sorted(range(len(shifts)), key=lambda i: -abs(shifts[i]))[:8]
     if not chat.screen.plain:
         legend = Text("the reward made it  ")
-        for least, colour in reversed(AGAINST):
+        for least, colour in reversed(RARER):
             legend.append(f" ÷{math.exp(least):.0f} " if least >= 1 else " rarer ", style=f"white on {colour}")
         legend.append(" as the base ")
-        for least, colour in reversed(SCALE):
+        for least, colour in reversed(LIKELIER):
             legend.append(f" ×{math.exp(least):.0f} " if least >= 1 else " likelier ", style=f"white on {colour}")
         chat.screen.show(text)
         chat.screen.show(Text())
@@ -213,7 +219,7 @@ def _candidates(chat: Chat, score: Score, index: int) -> None:
 
 
 def _style(shift: float) -> str:
-    for least, colour in SCALE if shift > 0 else AGAINST:
+    for least, colour in LIKELIER if shift > 0 else RARER:
         if abs(shift) >= least:
             return f"white on {colour}"
     return ""

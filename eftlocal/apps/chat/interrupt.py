@@ -1,4 +1,4 @@
-"""Ctrl-C, for as long as the chat runs: it stops an answer, and twice within a second it leaves."""
+"""Handles Ctrl-C while the chat runs: once stops an answer, twice within a second leaves the chat."""
 
 import signal
 import time
@@ -9,14 +9,15 @@ from typing import Any, Self
 
 __all__ = ["AGAIN_S", "Interrupts"]
 
-AGAIN_S = 1.0
+AGAIN_S = 1.0  # seconds in which a second Ctrl-C leaves
 
 
 class Interrupts:
-    """The handler of SIGINT. While an answer runs the first one is only noted, so that nothing is torn apart.
+    """The handler of SIGINT; use it as a context manager.
 
-    Raises KeyboardInterrupt for the second one within `AGAIN_S` (`leaving` is then True), and for one that comes while
-    a line is read without an editor.
+    While an answer runs, the first Ctrl-C only sets a flag, so that nothing is interrupted halfway. The handler raises
+    KeyboardInterrupt for a second Ctrl-C within `AGAIN_S` seconds (`leaving` is then True), and for one that comes
+    within `raising()`.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         self._before: dict[int, Any] = {signal.SIGINT: signal.signal(signal.SIGINT, self._handle)}
-        for name in ("SIGTERM", "SIGHUP"):  # the terminal is put back, and nothing is lost
+        for name in ("SIGTERM", "SIGHUP"):  # exit in order: the terminal is restored and the conversation is saved
             if (number := getattr(signal, name, None)) is not None:
                 self._before[number] = signal.signal(number, _end)
         return self
@@ -40,12 +41,12 @@ class Interrupts:
             signal.signal(number, handler)
 
     def answering(self, running: bool) -> None:
-        """An answer begins or has ended."""
+        """Say whether an answer is running from now on; this also clears the request to stop."""
         self._answering, self._asked = running, False
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """A wait that Ctrl-C ends at once, by KeyboardInterrupt."""
+        """Within this context Ctrl-C raises KeyboardInterrupt at once; for waiting and for reading a line."""
         self.reading = True
         try:
             yield
@@ -53,11 +54,11 @@ class Interrupts:
             self.reading = False
 
     def asked(self) -> bool:
-        """Whether the answer is to stop."""
+        """Whether Ctrl-C asked the running answer to stop."""
         return self._asked
 
     def again(self) -> bool:
-        """Whether an answer was stopped less than a second ago: Ctrl-C now leaves."""
+        """Whether an answer was stopped less than `AGAIN_S` seconds ago, so that Ctrl-C now leaves."""
         return time.monotonic() - self._stopped < AGAIN_S
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The input line: prompt_toolkit with our keys, completion from the command table, and the status line."""
+"""Reads the user's input: with prompt_toolkit on a terminal (keys, completion, status line), else line by line."""
 
 import sys
 from collections.abc import Iterable
@@ -26,14 +26,18 @@ STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "full
 
 
 class PlainLine:
-    """Lines from a pipe or a terminal that cannot do more; the prompt goes to stderr."""
+    """Reads lines from a pipe, or from a terminal that cannot move its cursor. The prompt goes to stderr."""
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
         self._interactive = sys.stdin.isatty()
 
     def read(self) -> str | None:
-        """The next message, or None at the end. Ctrl-C begins a new line; twice after an answer raises."""
+        """The next message; None at the end of the input. Ctrl-C begins a new line.
+
+        Raises KeyboardInterrupt for a Ctrl-C just after one that stopped an answer, and EftError if the input is not
+        UTF-8.
+        """
         interrupts = self._chat.interrupts
         while True:
             try:
@@ -65,7 +69,7 @@ class PlainLine:
 
 
 class Line:
-    """The editor of messages: history, completion, several lines, a status line below."""
+    """Reads messages on a terminal, with history, completion, several lines and a status line below."""
 
     def __init__(self, chat: Chat, history: Path | None) -> None:
         self._chat = chat
@@ -86,9 +90,12 @@ class Line:
         )
 
     def read(self) -> str | None:
-        """The next message, or None for Ctrl-D. Raises KeyboardInterrupt for Ctrl-C twice, and what loading raised."""
+        """The next message, or None for Ctrl-D.
+
+        Raises KeyboardInterrupt for a Ctrl-C just after one that stopped an answer, and what loading raised.
+        """
         loader = self._chat.loader
-        self._chat.count()  # what the status line shows
+        self._chat.count()  # the status line shows the count
         self._session.refresh_interval = 0.1 if loader.loading else 0.0
         draft, self._chat.draft = self._chat.draft, ""
         try:
@@ -123,7 +130,7 @@ class Line:
         return keys
 
     def _status(self) -> FormattedText:
-        """The line below: what loads, or emulator, beta, context and speed."""
+        """The status line: what is loading, or emulator, beta, context and speed. Ends the input if loading failed."""
         chat, loader = self._chat, self._chat.loader
         if loader.error is not None:
             get_app().exit(exception=loader.error)
@@ -152,12 +159,13 @@ class Line:
 
 
 def _is_whole(text: str) -> bool:
-    """Whether Enter sends it: an opened block of three quotes must have been closed."""
+    """Whether Enter sends the text. A block that three quotes opened must be closed first."""
     text = text.strip()
     return not text.startswith(BLOCK) or (len(text) >= 2 * len(BLOCK) and text.endswith(BLOCK))
 
 
 def _history(path: Path | None) -> History:
+    """The history in the file `path`, or in memory if that cannot be written."""
     if path is None:
         return InMemoryHistory()
     try:
@@ -170,7 +178,7 @@ def _history(path: Path | None) -> History:
 
 
 class _Commands(Completer):
-    """Names of commands, then what the table says that they take."""
+    """Completes the names of commands, and then their arguments as the table of commands says."""
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat

@@ -1,4 +1,4 @@
-"""An emulator that loads beside the prompt: what is loading and how large, when it is there, what went wrong."""
+"""Loads the chat's emulator in a thread, so that the prompt is there at once."""
 
 import threading
 import time
@@ -16,23 +16,25 @@ Load = Callable[[str | None], Emulator]
 
 
 class Loader:
-    """The emulator of this chat: loading in a thread, loaded, or failed.
+    """The chat's emulator: it is loading in a thread, is loaded, or has failed to load.
 
-    load: makes an emulator of the catalogue by its name (None: the default).
+    load   loads the emulator of that name (None: the catalogue's default)
+    name   the emulator to load first
+    cat    the catalogue, for names and sizes
     """
 
     def __init__(self, load: Load, name: str | None, cat: catalog.Catalog) -> None:
         self._load = load
         self._catalog = cat
         self.name = name
-        self.what = ""
+        self.what = ""  # the models and their sizes, for the status line
         self._found: Emulator | None = None
         self._error: BaseException | None = None
         self._done = threading.Event()
         self._started = 0.0
 
     def start(self) -> None:
-        """Begin to load, in a thread of its own."""
+        """Start the thread that loads the emulator."""
         self._done.clear()
         self._found = self._error = None
         self._started = time.monotonic()
@@ -42,32 +44,32 @@ class Loader:
     def _run(self) -> None:
         try:
             self._found = self._load(self.name)
-        except BaseException as error:  # told by whoever waits
+        except BaseException as error:  # raised again in the thread that asks for the emulator
             self._error = error
         self._done.set()
 
     @property
     def loading(self) -> bool:
-        """Whether the thread is still at it."""
+        """Whether the thread is still loading."""
         return not self._done.is_set()
 
     @property
     def error(self) -> BaseException | None:
-        """What loading failed with."""
+        """The error that loading failed with, or None."""
         return self._error
 
     @property
     def seconds(self) -> float:
-        """Since loading began."""
+        """Seconds since loading began."""
         return time.monotonic() - self._started
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until loading has ended, or for `seconds`; whether it has."""
+        """Wait until loading has ended, but at most `seconds`. Returns whether it has ended."""
         return self._done.wait(seconds)
 
     @property
     def emulator(self) -> Emulator:
-        """The emulator; waits for it. Raises what loading failed with."""
+        """The emulator; waits until it is loaded. Raises the error that loading failed with."""
         self._done.wait()
         if self._error is not None:
             raise self._error
@@ -75,14 +77,17 @@ class Loader:
         return self._found
 
     def switch(self, name: str) -> None:
-        """Free this emulator and begin to load another. Raises CatalogError, before anything is freed, for no name."""
+        """Free this emulator and begin to load another.
+
+        Raises CatalogError if the catalogue has no emulator of that name; then this one is kept.
+        """
         self._catalog.emulator(name)
         self.close()
         self.name = name
         self.start()
 
     def close(self) -> None:
-        """Free the emulator, once it is there."""
+        """Free the emulator if it is loaded."""
         if not self.loading and self._found is not None:
             self._found.close()
             self._found = None
@@ -91,10 +96,10 @@ class Loader:
         """The catalogue's emulators with their descriptions."""
         return {e.name: e.description for e in self._catalog.emulators.values()}
 
-    # --- how large ----------------------------------------------------------------------------------------------------
+    # --- sizes --------------------------------------------------------------------------------------------------------
 
     def sizes(self) -> Mapping[str, int]:
-        """Bytes of the files that the emulator is made of, by the models' names; what is not there counts as 0."""
+        """Bytes of each of the emulator's models, by name; 0 for one whose file is missing."""
         try:
             return {name: _bytes(self._catalog.model(name)) for name in self._catalog.emulator(self.name).models}
         except EftError:

@@ -1,8 +1,8 @@
-"""Streamed Markdown: text that grows -> rows of the terminal, each either finished for good or still open.
+"""Streamed Markdown: a text that grows -> rows of the terminal, each either finished or still open.
 
-A piece (a paragraph's line, a list's item, a heading, table, fence) is finished when the next one has begun; its rows
-never change after that. What is left is the tail, laid out again with every delta. Parsing is markdown-it's and layout
-is rich's; here is only what can be known before the text has ended.
+A piece (a line of a paragraph, a list item, a heading, a table, a fence) is finished when the next one begins. Its
+rows never change after that. The text behind the last finished piece is the tail; it is laid out again with every
+delta. markdown-it parses and rich does the layout; this module decides what is final before the text has ended.
 """
 
 import re
@@ -19,33 +19,33 @@ from rich.syntax import Syntax
 
 __all__ = ["MarkdownStream", "PlainStream", "Row", "clean"]
 
-Row = tuple[tuple[str, Style | None], ...]  # runs of text with their style; no control characters
+Row = tuple[tuple[str, Style | None], ...]  # pieces of text with their styles, without control characters
 
-# Off: HTML and link definitions, which rich would swallow, and headings by a line below ("text\n---" is a rule here).
+# Off: HTML and link definitions, which rich does not show, and underlined headings ("text\n---" is a rule here).
 _PARSER = (
     MarkdownIt().enable(["strikethrough", "table"]).disable(["html_block", "html_inline", "reference", "lheading"])
 )
 _CONTROLS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[^`]*$")
-_SPECIAL = re.compile(r" {4}|\s*([-*+>#|`~=_<:]|\d+[.)])")  # a line that could begin something else than a paragraph
+_SPECIAL = re.compile(r" {4}|\s*([-*+>#|`~=_<:]|\d+[.)])")  # begins a line that may not be a paragraph
 _MARK = re.compile(r"\\.|`+|\*{1,3}|_{1,3}|~~|!?\[|\]\([^()\s]*\)|\]", re.DOTALL)
 _WORD = re.compile(r"\w")
-LONG_CODE = 60  # lines of a fence that are highlighted together
+LONG_CODE = 60  # lines of a fence that are highlighted together; a longer fence is finished in parts
 
 
 def clean(text: str) -> str:
-    """Text that cannot steer the terminal: no control characters but newline and tab, no bidi overrides."""
+    """`text` without what could control the terminal: control characters (but newline and tab) and bidi overrides."""
     return _CONTROLS.sub("", text)
 
 
 class PlainStream:
-    """Rows of text as it is: what is shown without Markdown."""
+    """The rows of a text that comes in deltas, without Markdown."""
 
     def __init__(self) -> None:
         self._tail = ""
 
     def push(self, delta: str) -> tuple[list[Row], list[Row]]:
-        """The rows that `delta` finished, and those that are open."""
+        """The rows that `delta` finished, and all rows that are open now."""
         *lines, self._tail = (self._tail + clean(delta)).split("\n")
         return [_plain(line) for line in lines], [_plain(self._tail)]
 
@@ -55,9 +55,10 @@ class PlainStream:
 
 
 class MarkdownStream:
-    """Rows of a Markdown text that comes in deltas. `width`: asked when a piece begins, kept until its end.
+    """The rows of a Markdown text that comes in deltas.
 
-    The width is kept because rows that are on the screen already must stay what they are when it is resized.
+    `width` is called when a piece begins, and the piece keeps this width: rows that are on the screen already must not
+    change when the terminal is resized.
     """
 
     def __init__(self, console: Console, width: Callable[[], int]) -> None:
@@ -65,12 +66,12 @@ class MarkdownStream:
         self._ask_width = width
         self._width = width()
         self._tail = ""
-        self._opening: str | None = None  # a long fence's first line, where the tail goes on inside of it
-        self._given = 0  # rows of the tail's first piece that have been given as finished
-        self._begun = False  # there are rows above the tail
+        self._opening: str | None = None  # the first line of a long fence, if the tail begins inside of it
+        self._given = 0  # rows of the tail's first piece that were returned as finished
+        self._begun = False  # whether there are rows above the tail
 
     def push(self, delta: str) -> tuple[list[Row], list[Row]]:
-        """The rows that `delta` finished, and those that are open."""
+        """The rows that `delta` finished, and all rows that are open now."""
         self._tail += clean(delta)
         finished: list[Row] = []
         if "\n" in delta:
@@ -91,7 +92,7 @@ class MarkdownStream:
     # --- where a piece ends -------------------------------------------------------------------------------------------
 
     def _finish_pieces(self) -> list[Row]:
-        whole = self._tail[: self._tail.rfind("\n") + 1]  # the last line could still become anything
+        whole = self._tail[: self._tail.rfind("\n") + 1]  # the last line may still change its meaning
         finished: list[Row] = []
         for piece in self._pieces(whole)[:-1]:
             finished += self._take(piece)
@@ -106,7 +107,7 @@ class MarkdownStream:
         return finished
 
     def _take(self, piece: str, *, inside: bool = False) -> list[Row]:
-        """The piece's rows that were not given yet, for good; what follows it is the tail."""
+        """The rows of the first piece that were not returned yet, as finished; the tail now begins behind it."""
         rows = self._rows(piece, 0)[self._given :]
         self._tail = self._tail[len(piece) :]
         self._given, self._width = 0, self._ask_width()
@@ -116,7 +117,7 @@ class MarkdownStream:
         return rows
 
     def _pieces(self, source: str) -> list[str]:
-        """The source cut where its pieces begin; blank lines belong to the piece below them."""
+        """The source, cut where its pieces begin. Blank lines belong to the piece below them."""
         lines = source.splitlines(keepends=True)
         if self._opening is not None:
             end = _closing(self._opening, lines)
@@ -141,7 +142,7 @@ class MarkdownStream:
     # --- layout -------------------------------------------------------------------------------------------------------
 
     def _rows(self, piece: str, index: int, *, live: bool = False) -> list[Row]:
-        """Rows of one piece, the `index`-th of the tail."""
+        """The rows of one piece, the `index`-th of the tail; `live` says that it may still grow."""
         if self._opening is not None and index == 0:
             return self._code(self._opening, piece, header=False)
         body = piece.lstrip("\n")
@@ -169,7 +170,7 @@ class MarkdownStream:
         return rows if end is None else [*rows, _plain(lines[end].rstrip("\n"), "dim")]
 
     def _stable(self, piece: str, rows: Sequence[Row]) -> int:
-        """How many rows of the open piece cannot change any more."""
+        """How many rows of the open piece are final."""
         if self._opening is not None or _fence(piece):
             return min(len(rows), len(rows) - (not piece.endswith("\n")))
         if _SPECIAL.match(piece.lstrip("\n")) or "|" in piece or _open_marks(piece):
@@ -187,7 +188,7 @@ def _is_closed(body: str) -> bool:
 
 
 def _closing(opening: str, lines: Sequence[str]) -> int | None:
-    """Which of `lines` closes the fence that `opening` opens."""
+    """The index of the line that closes the fence that `opening` opens, or None."""
     fence = opening.strip()
     marks = fence[: len(fence) - len(fence.lstrip(fence[0]))]
     for i, line in enumerate(lines):
@@ -198,7 +199,7 @@ def _closing(opening: str, lines: Sequence[str]) -> int | None:
 
 
 def _starts(source: str, lines: Sequence[str]) -> Iterator[int]:
-    """The lines on which a top-level block, a list's item, or a paragraph's line begins."""
+    """The indices of the lines on which a top-level block, a list item or a line of a paragraph begins."""
     tokens = _PARSER.parse(source)
     for token in tokens:
         if token.map is None or token.nesting < 0:
@@ -213,7 +214,7 @@ def _starts(source: str, lines: Sequence[str]) -> Iterator[int]:
 
 
 def _open_marks(source: str) -> list[str]:
-    """Inline marks that no other closes yet, in their order."""
+    """The inline marks that are not closed yet, in their order."""
     opened: list[tuple[str, int]] = []
     code = ""
     for found in _MARK.finditer(source):
@@ -239,7 +240,7 @@ def _open_marks(source: str) -> list[str]:
 
 
 def _closed(source: str) -> str:
-    """Source whose open marks are closed, so that an emphasis shows from its first word on."""
+    """The source with its open marks closed, so that bold text is bold from its first word on."""
     marks = _open_marks(source)
     while marks and source.endswith(marks[-1]):
         source = source[: -len(marks.pop())]
@@ -256,7 +257,7 @@ class _LeftHeading(Heading):
 
 
 class _Markdown(Markdown):
-    """rich's Markdown, parsed as above, with the line breaks of the source kept."""
+    """rich's Markdown with our parser, which keeps the line breaks of the source."""
 
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "heading_open": _LeftHeading}
 
@@ -284,7 +285,7 @@ def _layout(console: Console, source: str, width: int) -> list[Row]:
 
 
 def _row(segments: Iterable[Segment]) -> Row:
-    """Segments as one row, without the spaces that only fill it up."""
+    """The segments as one row, without the spaces that fill it up to its width."""
     runs: list[tuple[str, Style | None]] = []
     for text, style, control in segments:
         if not control and (text := text.replace("\n", "")):

@@ -1,4 +1,4 @@
-"""The loop: read a message or a command, do it, until the user leaves."""
+"""The chat's loop: it reads a message or a command and runs it, until the user leaves."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from eftlocal.errors import EftError
 
 __all__ = ["chat"]
 
-RESCUE = "last"  # the session that holds what was not saved when the chat was left in a hurry
+RESCUE = "last"  # the session that keeps an unsaved conversation when the chat ends by Ctrl-C, a signal or an error
 
 
 def chat(
@@ -32,10 +32,13 @@ def chat(
     rolling: bool = False,
     dials: Dials | None = None,
 ) -> int:
-    """Chat until the user leaves; returns the exit code.
+    """Chat until the user leaves. Returns the exit code.
 
-    load: makes an emulator of `catalog` by its name (None: the default). session_name: saved always, and gone on with
-    when it is there. history: keep what is typed. rolling: drop the oldest turns at the context's end.
+    load          loads an emulator of `catalog` by its name (None: the default)
+    session_name  the session to continue, if it exists, and to save
+    history       store what the user types
+    rolling       drop the oldest turns when the context is full
+
     Raises EftError when the emulator cannot be loaded or the session is damaged.
     """
     saved = None
@@ -60,7 +63,7 @@ def chat(
             raise
         if code:
             _rescue(state, history)
-    if loader.loading:  # llama.cpp is inside of a load that cannot be called off
+    if loader.loading:  # llama.cpp cannot be interrupted while it loads, so end the process
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -102,6 +105,7 @@ def dumb() -> bool:
 
 
 def _unquoted(text: str) -> str:
+    """The message without the three quotes around a block of several lines."""
     stripped = text.strip()
     if stripped.startswith(BLOCK):
         return stripped.removeprefix(BLOCK).removesuffix(BLOCK).strip("\n")
@@ -109,11 +113,11 @@ def _unquoted(text: str) -> str:
 
 
 def _rescue(state: Chat, history: bool) -> None:
-    """Nothing is lost by leaving in a hurry: an unsaved conversation is saved as `last`."""
+    """Save an unsaved conversation as the session `last`. Does nothing with --no-history or piped input."""
     if state.session_name is not None or not state.can_draft or not state.turns or not history or state.loader.loading:
         return
     try:
         session.save(RESCUE, state.saved())
-        state.screen.note(f"saved: /load {RESCUE} goes on")
+        state.screen.note(f"saved; /load {RESCUE} continues the conversation")
     except EftError:
         pass

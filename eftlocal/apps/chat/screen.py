@@ -1,4 +1,4 @@
-"""Where the chat writes: answers to stdout (as rows that are drawn live, or plain), everything else to stderr."""
+"""Writes the chat's output: answers to stdout (drawn live on a terminal, else as plain text), the rest to stderr."""
 
 import os
 import sys
@@ -21,23 +21,23 @@ except ImportError:  # Windows
 
 __all__ = ["Answer", "Screen"]
 
-SHARE = 0.03  # of the time since the last drawing that drawing may cost: less than 5 % of decoding
-FRAME_S = 1 / 30
-RECALLED = 400  # characters of a message
+SHARE = 0.03  # part of the time since the last drawing that drawing may take: less than 5 % of decoding
+FRAME_S = 1 / 30  # seconds between two drawings, at least
+RECALLED = 400  # characters of a message that `recall` shows
 
 
 class Answer(Protocol):
-    """One answer on its way to the reader."""
+    """Shows one answer while it decodes."""
 
     def write(self, delta: str) -> None:
-        """More text."""
+        """Show more text."""
 
     def end(self) -> None:
-        """That was all; what follows starts on a row of its own."""
+        """Show the rest; later output starts on a new row."""
 
 
 class Screen:
-    """The terminal, or the pipe. `plain`: no Markdown, no colours, no cursor movements."""
+    """The terminal or pipe that the chat writes to. `plain` means no Markdown, colours or cursor movements."""
 
     def __init__(self, *, plain: bool = False) -> None:
         dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
@@ -51,31 +51,31 @@ class Screen:
 
     @property
     def width(self) -> int:
-        """Columns of the terminal."""
+        """The number of columns of the terminal."""
         return os.get_terminal_size(sys.stdout.fileno()).columns if self.on_terminal else self.notes.width
 
     def note(self, text: str) -> None:
-        """A remark beside the conversation."""
+        """Print a remark in parentheses."""
         self.notes.print(f"({text})", style="dim", markup=False)
 
     def error(self, error: object) -> None:
-        """What went wrong, in one or two lines."""
+        """Print an error, which is one or two lines long."""
         self.notes.print(f"error: {error}", style=None if self.plain else "red", markup=False)
 
     def recall(self, messages: Sequence[Message]) -> None:
-        """The end of a conversation that is gone on with."""
+        """Print the last messages of a conversation that is continued, shortened."""
         for message in messages:
             text = clean(message.content)
             shown = text if len(text) < RECALLED else f"{text[:RECALLED]} …"
             self.notes.print(f"{'>>> ' if message.role == 'user' else ''}{shown}", style="dim", markup=False)
 
     def show(self, *renderables: RenderableType) -> None:
-        """What a command found out."""
+        """Print the result of a command."""
         self.notes.print(*renderables, markup=False)
 
     @contextmanager
     def answer(self) -> Iterator[Answer]:
-        """An answer to write; it is ended in any case. On a terminal the keyboard is not echoed meanwhile."""
+        """Yield an answer to write, and end it even after an error. Typing is not echoed on a terminal meanwhile."""
         if not self.on_terminal:
             answer: Answer = _Piped(sys.stdout)
         else:
@@ -88,7 +88,7 @@ class Screen:
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
-        """A sign of life while nothing can be shown yet."""
+        """Show `text` with a spinner (plain: as a remark) until the context ends; on a pipe show nothing."""
         if not self.notes.is_terminal:
             yield
         elif self.plain:
@@ -105,7 +105,7 @@ class Screen:
 
 
 class _Piped:
-    """Text as it comes, for a reader that is no terminal."""
+    """Writes text as it comes, for a reader that is not a terminal."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -120,7 +120,7 @@ class _Piped:
 
 
 class _Shown:
-    """Text laid out into rows; drawn at most so often that drawing stays cheap beside decoding."""
+    """Lays text out into rows and draws them, but not so often that drawing slows decoding down."""
 
     def __init__(self, live: "_Live", stream: PlainStream | MarkdownStream) -> None:
         self._live = live
@@ -145,19 +145,19 @@ class _Shown:
 
 
 class _Live:
-    """Rows at the end of the terminal's text: finished ones are written once, open ones over and over.
+    """The last rows on the terminal: finished rows are written once, open rows again when they change.
 
-    Only what changed is written. Where new rows go on from what stands there, nothing is erased at all, so that a
-    terminal which was resized meanwhile has nothing to get wrong.
+    Only changes are written. If the new rows continue the old ones, nothing is erased, so that this cannot go wrong on
+    a terminal that was resized meanwhile.
     """
 
     def __init__(self, out: TextIO, console: Console) -> None:
         self._out = out
         self._console = console
-        self._drawn: list[Row] = []  # open rows on the screen; the cursor stands at the end of the last
+        self._drawn: list[Row] = []  # the open rows on the screen; the cursor is at the end of the last one
 
     def draw(self, finished: Sequence[Row], live: Sequence[Row]) -> None:
-        """`finished` for good, then as many of the last `live` rows as fit on the screen."""
+        """Draw the `finished` rows, which stay, and as many of the last `live` rows as fit on the screen."""
         columns, lines = os.get_terminal_size(self._out.fileno())
         shown: list[Row] = []
         room = lines - 1
@@ -172,7 +172,7 @@ class _Live:
             same = min(len(self._drawn), len(rows))
         parts: list[str] = []
         last = len(self._drawn) - 1
-        fresh = not self._drawn  # the cursor stands at the beginning of an empty row
+        fresh = not self._drawn  # whether the cursor is at the beginning of an empty row
         if self._drawn and same >= last and len(rows) > last and (more := _continuation(self._drawn[last], rows[last])):
             parts.append(self._ansi(more[0]))
             same = last + 1
@@ -197,12 +197,12 @@ class _Live:
 
 
 def _height(row: Row, columns: int) -> int:
-    """Rows of the screen that it takes, if the terminal wraps it."""
+    """The number of screen rows that the row takes when the terminal wraps it."""
     return max(1, -(-sum(cell_len(text) for text, _ in row) // columns))
 
 
 def _continuation(old: Row, new: Row) -> tuple[Row] | None:
-    """What is to be written after `old` to have `new`, in a tuple; None where `new` does not go on from `old`."""
+    """What to write after `old` to get `new`, in a tuple of one; None if `new` does not begin with `old`."""
     rest = list(new)
     for text, style in old:
         while text:
@@ -221,8 +221,8 @@ def _continuation(old: Row, new: Row) -> tuple[Row] | None:
 
 @contextmanager
 def _silent_keyboard() -> Iterator[None]:
-    """Typing ahead is not echoed into the answer, and is there at the next prompt; Ctrl-C still works."""
-    if termios is None or not sys.stdin.isatty():  # no terminal, or another system: the answer comes all the same
+    """Keep what is typed out of the answer: it is not echoed, and appears at the next prompt. Ctrl-C still works."""
+    if termios is None or not sys.stdin.isatty():  # not a terminal, or Windows: nothing to do
         yield
         return
     keyboard = sys.stdin.fileno()

@@ -1,4 +1,7 @@
-"""Saved conversations: readable JSON in the user's data folder, written whole or not at all, read strictly."""
+"""Saves and loads sessions: conversations as readable JSON files in the user's data folder.
+
+A file is written completely or not at all, and every mistake in it is an error when it is read.
+"""
 
 import json
 import os
@@ -24,7 +27,7 @@ FORMAT = "eftlocal-session-1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """One conversation, the emulator that held it, and the settings it stood at."""
+    """A saved conversation, with the name of its emulator and its settings."""
 
     emulator: str
     settings: Settings
@@ -32,25 +35,28 @@ class Saved:
 
 
 def data_folder() -> Path:
-    """The user's data folder of eftlocal (XDG_DATA_HOME on Linux)."""
+    """The user's data folder for eftlocal (in XDG_DATA_HOME on Linux)."""
     return platformdirs.user_data_path("eftlocal")
 
 
 def session_path(name: str) -> Path:
-    """The file of the session `name`. Raises EftError for a name that could lead elsewhere."""
+    """The file of the session `name`. Raises EftError for a name that could be a path to another folder."""
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):
-        raise EftError(f"{name!r} is no name for a session.", "Letters, digits, '_', '-' and '.' make one.")
+        raise EftError(
+            f"{name!r} is not a name for a session.",
+            "Use letters, digits, '_', '-' and '.'; begin with a letter or digit.",
+        )
     return data_folder() / "sessions" / f"{name}.json"
 
 
 def names() -> list[str]:
-    """The saved sessions, the latest first."""
+    """The names of the saved sessions, the latest first."""
     found = (data_folder() / "sessions").glob("*.json")
     return [path.stem for path in sorted(found, key=lambda path: -path.stat().st_mtime)]
 
 
 def dials(settings: Settings) -> Dials:
-    """Settings as the keyword arguments that make them."""
+    """The settings as keyword arguments that make the same settings."""
     flat: Any = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "sampling"}
     flat |= asdict(settings.sampling)
     found: Dials = flat
@@ -58,18 +64,18 @@ def dials(settings: Settings) -> Dials:
 
 
 def save(name: str, saved: Saved) -> Path:
-    """Write the session; the file there was is replaced only by a whole one."""
+    """Save the session, and return its file. An old file is replaced only by a complete one. Raises EftError."""
     path = session_path(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EftError(f"{path.parent} cannot be made: {error.strerror}.") from error
+        raise EftError(f"The folder {path.parent} cannot be created: {error.strerror}.") from error
     write_whole(path, as_json(saved))
     return path
 
 
 def as_json(saved: Saved) -> str:
-    """The session as a JSON text in which a message's token ids stand on one line."""
+    """The session as JSON text, with each message's token ids on one line."""
     document = {
         "format": FORMAT,
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -80,13 +86,13 @@ def as_json(saved: Saved) -> str:
             for m in saved.messages
         ],
     }
-    text = json.dumps(document, ensure_ascii=False, indent=2, default=asdict)  # a constraint
-    # Only structure holds real line breaks: those inside of strings are escaped.
+    text = json.dumps(document, ensure_ascii=False, indent=2, default=asdict)  # asdict is for a constraint
+    # Line breaks within strings are escaped, so this joins only lists of numbers.
     return re.sub(r"\[\n[\d,\s]+\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there, so that a crash leaves the old one. Raises EftError."""
+    """Write a file next to `path` and move it there, so that a crash leaves the old file. Raises EftError."""
     try:
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", errors="surrogatepass", dir=path.parent, prefix=f".{path.name}.", delete=False
@@ -104,13 +110,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def load(name: str) -> Saved:
-    """The session `name`, as it was saved. Raises EftError; a damaged file is named and left alone."""
+    """Load the session `name`. Raises EftError if it is missing or damaged; a damaged file is not changed."""
     path = session_path(name)
     try:
         text = path.read_text(encoding="utf-8", errors="surrogatepass")
     except FileNotFoundError:
         known = ", ".join(names()[:8])
-        hint = f"Saved are: {known}." if known else "None is saved yet: /save NAME."
+        hint = f"Saved sessions: {known}." if known else "No session is saved yet; /save NAME saves one."
         raise EftError(f"No session is named {name!r}.", hint) from None
     except (OSError, UnicodeDecodeError) as error:
         raise EftError(f"{path} cannot be read: {error}.") from error
@@ -119,7 +125,7 @@ def load(name: str) -> Saved:
     except (ValueError, TypeError, KeyError, RecursionError, EftError) as error:
         what = error.message if isinstance(error, EftError) else str(error) or type(error).__name__
         raise EftError(
-            f"{path} is no whole session: {what}", "It is left as it is; take another name, or put it right."
+            f"{path} is not a valid session: {what}", "The file was not changed; repair it, or use another name."
         ) from error
 
 
@@ -129,12 +135,12 @@ def _parsed(document: object) -> Saved:
         raise ValueError(f'"format" is {top.get("format")!r}, not {FORMAT!r}')
     emulator = top.get("emulator")
     if not isinstance(emulator, str):
-        raise TypeError('"emulator" is no text')
+        raise TypeError('"emulator" is not a string')
     settings = dict(_table(top.get("settings"), '"settings"'))
     bias = _table(settings.pop("logit_bias", {}), '"logit_bias"')
     messages = top.get("messages")
     if not isinstance(messages, list):
-        raise TypeError('"messages" is no list')
+        raise TypeError('"messages" is not an array')
     if settings.get("constraint") is not None:
         settings["constraint"] = Constraint(**_table(settings["constraint"], '"constraint"'))
     turned = Settings().turned(**settings, logit_bias={int(token): float(value) for token, value in bias.items()})
@@ -147,13 +153,13 @@ def _message(number: int, value: object) -> Message:
     table = _table(value, f"message {number}")
     role, content, tokens = table.get("role"), table.get("content"), table.get("tokens", [])
     if not (isinstance(role, str) and isinstance(content, str)):
-        raise TypeError(f"message {number} lacks its role or its content")
+        raise TypeError(f"the role or the content of message {number} is not a string")
     if not isinstance(tokens, Sequence) or not all(type(token) is int and 0 <= token < 2**31 for token in tokens):
-        raise TypeError(f"message {number} has tokens that are no ids")
+        raise TypeError(f"message {number} has tokens that are not token ids")
     return Message(role, content, tuple(tokens))
 
 
 def _table(value: object, what: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise TypeError(f"{what} is no table")
+        raise TypeError(f"{what} is not a JSON object")
     return value

@@ -1,4 +1,4 @@
-"""The chat itself: a conversation, an emulator, and what asking does to them. No input, no layout."""
+"""The state of the chat: a conversation and its emulator, and how they change. It reads no input and draws nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from eftlocal.runtime.views import Message
 
 __all__ = ["Answered", "Chat"]
 
-FULL = 0.8  # of the context, from which on the user is warned
-ROOM = 4  # rolling keeps free what an answer may take, at most a quarter of the context
+FULL = 0.8  # from this share of the context on, the user is warned
+ROOM = 4  # a rolling context keeps max_tokens free for the answer, but at most a quarter of the context
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The last answer: how it came, and the settings that it came under. `whole`: its tokens cover all of its text."""
+    """The last answer, with the settings that it was made with. `whole`: its tokens cover all of its text."""
 
     reply: Reply
     settings: Settings
@@ -30,7 +30,10 @@ class Answered:
 
 
 class Chat:
-    """One conversation. Its messages end with an answer, except while one is on its way or was never finished."""
+    """One conversation with an emulator.
+
+    The messages end with an answer, except while one is decoding or if the last question has none.
+    """
 
     def __init__(
         self,
@@ -50,22 +53,22 @@ class Chat:
         self.session_name = session_name
         self.rolling = rolling
         self.last: Answered | None = None
-        self.used: int | None = 0  # tokens of the context; None: not counted yet
-        self.answers = self.tokens = 0  # of this run
-        self.draft = ""  # what the next prompt begins with
+        self.used: int | None = 0  # tokens used of the context; None if they are not counted yet
+        self.answers = self.tokens = 0  # counts of this run
+        self.draft = ""  # the text that the next prompt begins with
         self.can_draft = False  # whether the prompt can begin with a text
-        self.explained: tuple[object, object] | None = None  # the last answer's score, with what it is the score of
-        self.remarks: list[str] = []  # to be said when something can be said
-        self._dials: Dials = dials or {}  # given for this run: they go before those of a session
-        self._heard: Emulator | None = None  # whose notes were taken
+        self.explained: tuple[object, object] | None = None  # (what was scored, its score), kept for /why
+        self.remarks: list[str] = []  # remarks to show when the screen is free
+        self._dials: Dials = dials or {}  # dials of the command line; they override those of a session
+        self._heard: Emulator | None = None  # the emulator whose notes are in `remarks` already
         self._waiting: session.Saved | None = None  # a session whose emulator is still loading
-        self._saved: tuple[object, ...] | None = None
+        self._saved: tuple[object, ...] | None = None  # what was saved last
 
     # --- the emulator -------------------------------------------------------------------------------------------------
 
     @property
     def emulator(self) -> Emulator:
-        """The emulator; while it loads, this waits. Raises EftError when it cannot be loaded."""
+        """The emulator; waits until it is loaded. Raises EftError when it cannot be loaded."""
         if self.loader.loading:
             with self.interrupts.raising(), self.screen.waiting(f"loading {self.loader.what}"):
                 self.loader.wait()
@@ -79,19 +82,19 @@ class Chat:
         return emulator
 
     def _apply(self, emulator: Emulator, saved: session.Saved) -> None:
-        """The dials of a session that is gone on with, under those that were given for this run."""
+        """Set the dials of a session that is continued; dials of the command line override them."""
         if saved.emulator != emulator.name:
             self.messages = [Message(m.role, m.content) for m in self.messages]
-            self.remarks.append(f"the session was held with {saved.emulator}: its texts are read anew")
+            self.remarks.append(f"the session was held with {saved.emulator}, so its texts are tokenized again")
         try:
             settings = saved.settings.turned(**self._dials)
             emulator.mix(settings)
             emulator.settings = settings
         except SettingError as error:
-            self.remarks.append(f"the session's dials do not fit {emulator.name}: {error.message}")
+            self.remarks.append(f"the session's settings do not work with {emulator.name}: {error.message}")
 
     def turn(self, **dials: Any) -> None:
-        """Turn dials. Raises SettingError and leaves them, when the emulator cannot have them so."""
+        """Change dials. Raises SettingError and changes nothing if the emulator refuses a value."""
         emulator = self.emulator
         settings = emulator.settings.turned(**dials)
         emulator.mix(settings)
@@ -101,7 +104,7 @@ class Chat:
 
     @property
     def system(self) -> str | None:
-        """The system text."""
+        """The system text of the conversation, or None."""
         return self.messages[0].content if self.messages and self.messages[0].role == "system" else None
 
     @system.setter
@@ -115,28 +118,31 @@ class Chat:
         return [m for m in self.messages if m.role != "system"]
 
     def question(self) -> int | None:
-        """Where the last question stands in the messages."""
+        """The index of the last question in `messages`, or None."""
         return next((i for i in reversed(range(len(self.messages))) if self.messages[i].role == "user"), None)
 
     def answered(self) -> int | None:
-        """Where the last answer stands, if the conversation ends with it."""
+        """The index of the last answer in `messages` if the conversation ends with it, else None."""
         return len(self.messages) - 1 if self.messages and self.messages[-1].role == "assistant" else None
 
     def change(self, messages: Sequence[Message]) -> None:
-        """Another conversation from here on."""
+        """Replace the conversation."""
         self.messages = list(messages)
         self.last = None
         self.used = None if self.turns else 0
         self.save()
 
     def ask(self, text: str) -> None:
-        """Answer a message of the user's; where that fails or gives nothing, the message is taken back."""
+        """Answer a message of the user. If that fails or the answer is empty, the message is taken back."""
         before = list(self.messages)
         messages = [*before, Message("user", text)]
         self.answer(messages, before)
 
     def answer(self, messages: Sequence[Message], otherwise: Sequence[Message]) -> None:
-        """Answer the conversation `messages`; `otherwise` is what it is again when there is no answer."""
+        """Make `messages` the conversation, and answer it. Without an answer the conversation becomes `otherwise`.
+
+        Raises EftError.
+        """
         emulator = self.emulator
         self.messages = list(messages)
         self.save()
@@ -148,8 +154,8 @@ class Chat:
             raise self._with_ways_out(error) from error
         if not reply.text:
             self._take_back(otherwise)
-            why = "stopped before its first word" if reply.finish_reason == "cancelled" else "the answer is empty"
-            self.screen.note(f"{why}; the message is taken back")
+            why = "stopped before the first word" if reply.finish_reason == "cancelled" else "the answer is empty"
+            self.screen.note(f"{why}, so your message was taken back")
             return
         self._tell(emulator, reply)
 
@@ -162,13 +168,13 @@ class Chat:
         self.save()
 
     def go_on(self) -> None:
-        """Continue the last answer. Without its tokens' text being whole, it is read anew from its text."""
+        """Continue the last answer, from its tokens if they cover all of its text, else from its text."""
         *rest, last = self.messages
         whole = self.last is not None and self.last.whole
         self.answer([*rest, last if whole else Message("assistant", last.content)], self.messages)
 
     def _stream(self, emulator: Emulator) -> Reply:
-        """One answer onto the screen and into the conversation, as far as it comes, whatever happens."""
+        """Decode one answer to the screen. What was decoded goes into the conversation, even after an error."""
         opened = self.messages.pop() if self.messages[-1].role == "assistant" else None
         before = list(self.messages)
         stream = emulator.stream([*before, *([opened] if opened else [])], cancelled=self.interrupts.asked)
@@ -197,7 +203,7 @@ class Chat:
     # --- the context's end --------------------------------------------------------------------------------------------
 
     def count(self) -> int | None:
-        """Tokens that the conversation takes, of the role that needs most; None where it cannot be counted."""
+        """The tokens of the conversation for the role that needs most; None if they cannot be counted."""
         if self.used is None and not self.loader.loading and self.messages:
             try:
                 lengths = self.emulator.stream(self.messages).reply.prompt_tokens
@@ -209,7 +215,7 @@ class Chat:
         return self.used
 
     def drop_oldest(self, turns: int = 1) -> int:
-        """Drop the oldest questions with their answers, but not the last question; how many were dropped."""
+        """Drop the oldest questions with their answers, but never the last one. Returns how many were dropped."""
         dropped = 0
         while dropped < turns:
             asked = [i for i, m in enumerate(self.messages) if m.role == "user"]
@@ -222,7 +228,7 @@ class Chat:
         return dropped
 
     def _make_room(self, emulator: Emulator) -> None:
-        """With a rolling context: drop the oldest turns until an answer fits, and say so."""
+        """If the context is rolling, drop the oldest turns until an answer fits, and say so."""
         dropped = 0
         room = min(emulator.settings.max_tokens, emulator.context // ROOM)
         while self.rolling and not self._fits(emulator, room) and self.drop_oldest():
@@ -238,7 +244,7 @@ class Chat:
         return max(lengths.values(), default=0) + room <= emulator.context
 
     def _tell(self, emulator: Emulator, reply: Reply) -> None:
-        """What is to be said after an answer."""
+        """Say how the answer ended and how full the context is; a rolling context that is full is continued."""
         if reply.finish_reason == "cancelled":
             self.screen.note("stopped")
         elif reply.finish_reason == "length":
@@ -262,17 +268,17 @@ class Chat:
     # --- saving -------------------------------------------------------------------------------------------------------
 
     def saved(self) -> session.Saved:
-        """The conversation as it is saved."""
+        """The conversation in the form that is saved."""
         emulator = self.emulator
         return session.Saved(emulator=emulator.name, settings=emulator.settings, messages=tuple(self.messages))
 
     def say_remarks(self) -> None:
-        """What there was to say when the screen was not free."""
+        """Show the remarks that were kept while the screen was not free."""
         while self.remarks:
             self.screen.note(self.remarks.pop(0))
 
     def save(self) -> None:
-        """Save under the session's name, if it has one and something has changed."""
+        """Save the session, if it has a name and something has changed."""
         if self.session_name is None or self.loader.loading or self.loader.error is not None:
             return
         saved = self.saved()
@@ -281,7 +287,7 @@ class Chat:
             self._saved = now
 
     def resume(self, saved: session.Saved) -> None:
-        """Go on with a saved conversation, with the emulator that there is or that is loading."""
+        """Continue a saved conversation with the emulator that is loaded or loading."""
         self.messages = list(saved.messages)
         self.last, self.used = None, None if self.turns else 0
         self._waiting = saved
@@ -290,13 +296,13 @@ class Chat:
             self.save()
 
     def forget_tokens(self) -> None:
-        """Another vocabulary: the answers' token ids mean nothing in it, their texts do."""
+        """Keep only the texts of the messages: their token ids mean nothing in another emulator's vocabulary."""
         self.messages = [Message(m.role, m.content) for m in self.messages]
         self.last, self.used = None, None if self.turns else 0
         self.save()
 
 
-WAYS_OUT = "/drop lets the oldest turn go, /reset starts over, /context rolling drops the oldest by itself"
+WAYS_OUT = "/drop drops the oldest turn, /reset starts over, /context rolling drops the oldest turns by itself"
 
 
 def _turns(n: int) -> str:
