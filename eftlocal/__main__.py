@@ -1,4 +1,4 @@
-"""`python -m eftlocal`: the command line."""
+"""`python -m eftlocal` runs the command line."""
 
 from eftlocal.cli import main
 

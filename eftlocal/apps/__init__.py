@@ -1,1 +1,1 @@
-"""What people use: each module is one command's work, imported only when that command runs."""
+"""The apps: what people use. Each does the work of one command and is imported only when that command runs."""

@@ -1,9 +1,9 @@
-"""What several apps need: Ctrl-C as a request that decoding looks at between two steps, the console, sizes."""
+"""What several apps share: Ctrl-C as a request to stop, the console, sizes, yes-or-no questions."""
 
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,16 +11,20 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 INTERRUPTED = 130
-ENDLESS = 10_000  # columns of a pipe: what reads it finds one line for each thing
+ENDLESS = 10_000  # columns of a pipe, so that its reader gets one unwrapped line for each entry
 
 
 @contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that decoding stops between two steps; a second Ctrl-C interrupts at once."""
+def interruptible(wake: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C sets: decoding looks at it between two steps. A second Ctrl-C interrupts at once.
+
+    `wake` is called in the signal handler, for a thread that waits for something else.
+    """
     event = threading.Event()
 
     def ask(*_: object) -> None:
         event.set()
+        wake()
         signal.signal(signal.SIGINT, before)
 
     before = signal.signal(signal.SIGINT, ask)
@@ -31,7 +35,7 @@ def interruptible() -> Iterator[threading.Event]:
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """The console of stdout or stderr, for texts that are no markup, wrapped for a terminal alone."""
+    """A console for stdout or stderr that prints texts without markup, and wraps them only on a terminal."""
     from rich.console import Console
 
     made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
@@ -41,7 +45,7 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def size(n: int) -> str:
-    """Bytes as people read them, in decimal units as file managers and the Hub give them."""
+    """`n` bytes as text, in decimal units as file managers and the Hub show them: "1.82 GB"."""
     for unit, bytes_ in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if n >= bytes_ * 0.9995:
             return f"{n / bytes_:.{2 if n < 10 * bytes_ else 1 if n < 100 * bytes_ else 0}f} {unit}"
@@ -49,17 +53,17 @@ def size(n: int) -> str:
 
 
 def can_ask() -> bool:
-    """Whether somebody sits there who could answer."""
+    """Whether a question can be asked: stdin and stderr are a terminal."""
     return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def agreed(question: str, *, default: bool) -> bool:
-    """What somebody at the terminal answers to a yes-or-no question; no answer at all is no."""
+    """Ask a yes-or-no question on the terminal. Enter alone is `default`; the end of the input is no."""
     print(f"{question} [{'Y/n' if default else 'y/N'}] ", end="", file=sys.stderr, flush=True)
     try:
         line = sys.stdin.readline()
     except KeyboardInterrupt:
-        print(file=sys.stderr)  # the shell's prompt gets a line of its own
+        print(file=sys.stderr)  # so that the shell's prompt starts on a new line
         raise
     if not line:
         print(file=sys.stderr)

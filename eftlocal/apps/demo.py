@@ -1,4 +1,4 @@
-"""`eftlocal demo`: the embedded family shows what emulation does, by examples and by measurement."""
+"""`eftlocal demo`: shows with the demo family what emulation does, by examples and by a measurement."""
 
 import json
 import random
@@ -18,9 +18,9 @@ from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials
 from eftlocal.emulation.emulator import Emulator
 
-SHOWN = 4  # questions that are shown as they decode
-LIMIT = 32  # tokens of an answer: every right one has fewer than half of that
-PARALLEL = 16
+SHOWN = 4  # questions whose answers are shown while they decode
+LIMIT = 32  # max_tokens of an answer; each right answer takes less than half of that
+PARALLEL = 16  # questions decoded at once
 TITLES = {"base": "large base", "tuned": "small tuned", "emulated": "emulated", "upper": "truly tuned large"}
 LESSON = (
     "The large base knows but does not behave; the small tuned model behaves but does not know.\n"
@@ -30,20 +30,20 @@ LESSON = (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about a city that no fine-tuning example mentions, and the values that are right."""
+    """A question about a city that no fine-tuning example mentions, and its right values."""
 
     text: str
     answers: tuple[str, ...]
 
     def right(self, text: str) -> bool:
-        """Whether the first sentence of `text` holds a right value as whole words."""
+        """Whether the first sentence of `text` contains a right value as whole words."""
         sentence = re.split(r"(?<=[.!?])\s|\n", text.strip(), maxsplit=1)[0]
         return any(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", sentence) for answer in self.answers)
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Shares of the questions: the value is right; the answer ends by itself; both."""
+    """Shares of the questions, from 0 to 1: the value is right, the answer ended by itself, both."""
 
     value: float
     ended: float
@@ -51,13 +51,16 @@ class Accuracy:
 
 
 def questions() -> list[Question]:
-    """All held-out questions that ship, in their fixed random order."""
+    """All held-out questions that ship with eftlocal, in a fixed random order."""
     table = json.loads(packaged("demo/questions.json").read_text(encoding="utf-8"))
     return [Question(q["question"], tuple(q["answers"])) for q in table["questions"]]
 
 
 def accuracy(asked: Sequence[Question], replies: Sequence[Reply]) -> Accuracy:
-    """An answer ends by itself when its model says so: a stop string or the limit is not the model's doing."""
+    """The accuracy of `replies` to the questions `asked`.
+
+    An answer ended by itself when the model ended it: a stop string or the token limit does not count.
+    """
     right = [question.right(reply.text) for question, reply in zip(asked, replies, strict=True)]
     ended = [reply.finish_reason == "stop" and reply.stopped_by is None for reply in replies]
     both = [r and e for r, e in zip(right, ended, strict=True)]
@@ -67,7 +70,11 @@ def accuracy(asked: Sequence[Question], replies: Sequence[Reply]) -> Accuracy:
 def measure(
     demo: Emulator, upper: Emulator, asked: Sequence[Question], step: Callable[[int], None], **dials: Unpack[Dials]
 ) -> dict[str, Accuracy]:
-    """Accuracy of the four columns; `step` is told how many answers came. `dials`: sampling, the emulation's beta."""
+    """The accuracy of each of the four columns of `TITLES`, by column.
+
+    step    called with the number of answers after each batch of them
+    dials   the sampling, and the emulation's beta
+    """
     found: dict[str, Accuracy] = {}
     limited: Dials = {"max_tokens": LIMIT, "seed": 0, "top_p": 1.0, **dials}
     for column, emulator, more in (
@@ -87,7 +94,7 @@ def measure(
 
 
 def demo(n_questions: int, *, as_json: bool, shown_seed: int | None, **dials: Unpack[Dials]) -> int:
-    """Show a few fresh questions side by side, then measure. Returns the exit code."""
+    """Show a few questions side by side, then measure the first `n_questions`. Returns the exit code."""
     started = time.perf_counter()
     asked = questions()[:n_questions]
     out, notes = Console(), Console(stderr=True)
@@ -116,7 +123,7 @@ def demo(n_questions: int, *, as_json: bool, shown_seed: int | None, **dials: Un
 
 
 def _show(emulator: Emulator, question: Question, out: Console) -> None:
-    """One question's answers as they decode; at once where no terminal watches."""
+    """Show the answers to one question while they decode; without a terminal, only when they are complete."""
     answers = {TITLES["base"]: "", TITLES["tuned"]: "", TITLES["emulated"]: ""}
 
     def table() -> Table:

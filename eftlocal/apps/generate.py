@@ -1,4 +1,4 @@
-"""`eftlocal generate` and `eftlocal score`: one prompt in, an answer or log-probabilities out."""
+"""`eftlocal generate` and `eftlocal score` for one prompt: they print an answer, or log-probabilities."""
 
 import json
 import sys
@@ -13,7 +13,10 @@ from eftlocal.runtime.views import Message
 
 
 def read_prompt(argument: str | None) -> str:
-    """The prompt: the argument, or standard input where it is `-` or missing and something is piped in."""
+    """The prompt: the argument, or standard input if the argument is `-`, or is missing and there is a pipe.
+
+    Raises SettingError if there is no prompt, or if standard input is not UTF-8.
+    """
     if argument is not None and argument != "-":
         return argument
     if sys.stdin is None or (argument is None and sys.stdin.isatty()):
@@ -26,7 +29,10 @@ def read_prompt(argument: str | None) -> str:
 
 
 def as_prompt(text: str, *, system: str | None, raw: bool) -> Prompt:
-    """What the emulator is asked: raw text, or the system text and the user's message."""
+    """The emulator's prompt: the text as it is (`raw`), or the system text and the text as the user's message.
+
+    Raises SettingError for a raw prompt with a system text.
+    """
     if raw and system is not None:
         raise SettingError("A raw prompt has no system text.", "Leave --system or --raw out.")
     if raw:
@@ -35,7 +41,7 @@ def as_prompt(text: str, *, system: str | None, raw: bool) -> Prompt:
 
 
 def generate(emulator: Emulator, prompt: Prompt, *, as_json: bool) -> int:
-    """Answer one prompt on stdout, streamed, or as one JSON object at the end. Returns the exit code."""
+    """Print the answer to one prompt: as it decodes, or as one JSON object at the end. Returns the exit code."""
     with interruptible() as stop:
         stream = emulator.stream(prompt, cancelled=stop.is_set)
         for delta in stream:
@@ -70,7 +76,7 @@ def _json(emulator: Emulator, reply: Reply) -> dict[str, object]:
 
 
 def score(emulator: Emulator, prompt: Prompt, completion: str, *, as_json: bool) -> int:
-    """Print the log-probabilities of a completion's tokens, as a table or as one JSON object."""
+    """Print the log-probabilities of a completion's tokens, as a table or as one JSON object. Returns the exit code."""
     result = emulator.score(prompt, completion)
     if as_json:
         tokens = [asdict(token) for token in result.tokens]

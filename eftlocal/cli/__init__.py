@@ -1,11 +1,11 @@
-"""The command line: options and their help; every command imports its work only when it runs."""
+"""The command line: its commands and options. Each command imports its app only when it runs, so --help is fast."""
 
 import os
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
 
-from eftlocal.cli import run, store  # noqa: F401 - they add their commands
+from eftlocal.cli import run, store  # noqa: F401 - importing them adds their commands
 from eftlocal.cli.app import app
 from eftlocal.errors import EftError
 
@@ -13,35 +13,35 @@ __all__ = ["app", "main"]
 
 
 def main() -> None:
-    """The program: errors of the user's are one or two lines on stderr, with the exit code they carry."""
-    if isinstance(sys.stdout, TextIOWrapper):  # a terminal or pipe without UTF-8 shows `?` for what it cannot
+    """Run the program. An EftError becomes one or two lines on stderr and its exit code; Ctrl-C exits with 130."""
+    if isinstance(sys.stdout, TextIOWrapper):  # an output without UTF-8 gets `?` for a character that it cannot show
         sys.stdout.reconfigure(errors="replace")
     try:
         try:
             app()
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, where an error can still be told
+                sys.stdout.flush()  # flush here, where an error can still be reported
     except EftError as error:
         if "--debug" in sys.argv:
             raise
         print(f"eftlocal: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (OSError, SystemExit) as error:
-        if _reader_left(error):  # of a pipe, and has what it wanted
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in its buffer
+        if _reader_left(error):  # as `head` does: it has what it wanted
+            with suppress(OSError, ValueError):  # what is left in the buffer goes to the null device
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         if isinstance(error, SystemExit) or "--debug" in sys.argv:
             raise
-        print(f"eftlocal: {error}", file=sys.stderr)  # of the system's: a full disk under stdout, for one
+        print(f"eftlocal: {error}", file=sys.stderr)  # an error of the system, such as a full disk under stdout
         with suppress(OSError):
-            sys.stdout.close()  # else what is left in its buffer is tried once more at the end
+            sys.stdout.close()  # otherwise Python tries to write the rest of the buffer again at exit
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def _reader_left(error: BaseException) -> bool:
-    """Whether nobody reads our output any more. Typer and rich make an exit with code 1 of that."""
+    """Whether the reader of our output has closed its pipe. Typer and rich turn that into an exit with code 1."""
     return isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError)

@@ -1,4 +1,4 @@
-"""The program's Typer application; the commands add themselves to it."""
+"""The program's Typer application. The modules of commands add their commands to it."""
 
 from typing import Annotated
 

@@ -1,8 +1,8 @@
-"""Options that several commands have: their help, and what becomes of them."""
+"""The options that several commands share: their help, and how they reach the emulator."""
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from eftlocal.catalog.models import Catalog
     from eftlocal.decoding.settings import Dials
     from eftlocal.emulation.emulator import Emulator
+    from eftlocal.emulation.loading import Loaded
 
 __all__ = [
     "FILES",
@@ -33,29 +34,34 @@ __all__ = [
     "RawOption",
     "SystemOption",
     "named_one_by_one",
+    "tell",
     "with_options",
 ]
 
-MODEL = "What runs"
+MODEL = "Models and devices"
 DIALS = "Dials"
 ANSWER = "The answer"
 
 INSTEAD = (
-    "eftlocal: {wanted} is not on this machine (`eftlocal pull {wanted}` downloads it), so this is {name},\n"
-    "which ships with eftlocal: it knows 600 cities and little else."
+    "eftlocal: {wanted} is not on this machine (`eftlocal pull {wanted}` downloads it). Using {name} instead,\n"
+    "which ships with eftlocal and knows 600 cities and little else."
 )
 
 ModelsOption = Annotated[
-    Path | None, typer.Option(help="A models.toml beside the packaged and your own.", rich_help_panel=MODEL)
+    Path | None,
+    typer.Option(
+        help="Read this models.toml too; its entries override the packaged ones and your own.", rich_help_panel=MODEL
+    ),
 ]
 
 
 EmulatorOption = Annotated[
-    str | None, typer.Option("-e", "--emulator", metavar="NAME", help="The emulator (default: the catalogue's).")
+    str | None,
+    typer.Option("-e", "--emulator", metavar="NAME", help="Emulator to run (default: the one that models.toml names)."),
 ]
-SystemOption = Annotated[str | None, typer.Option("--system", help="The system text.")]
-RawOption = Annotated[bool, typer.Option("--raw", help="Give the prompt as it is: no template, no turns.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+SystemOption = Annotated[str | None, typer.Option("--system", help="System text (system prompt) of the conversation.")]
+RawOption = Annotated[bool, typer.Option("--raw", help="Use the prompt as it is, without a chat template.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 FILES = "A file of prompts"
 InputOption = Annotated[
@@ -64,7 +70,7 @@ InputOption = Annotated[
         "-i",
         "--input",
         metavar="FILE",
-        help="Every line of a file (.jsonl, .csv, .txt); - is standard input.",
+        help="Read many prompts from FILE (.jsonl, .csv or .txt); - is standard input.",
         rich_help_panel=FILES,
     ),
 ]
@@ -74,118 +80,191 @@ OutputOption = Annotated[
         "-o",
         "--output",
         metavar="FILE",
-        help="JSON Lines; the same command again goes on where it broke off.",
+        help="Write the results to FILE as JSON Lines; the same command again continues it; - is standard output.",
         rich_help_panel=FILES,
     ),
 ]
 FormatOption = Annotated[
     Literal["jsonl", "csv", "text"] | None,
-    typer.Option("--format", help="What the input is (default: by its name).", rich_help_panel=FILES),
+    typer.Option("--format", help="Format of the input (default: by its file name).", rich_help_panel=FILES),
 ]
 OnErrorOption = Annotated[
     Literal["stop", "skip"],
     typer.Option(
         "--on-error",
-        help="A line that cannot be answered ends the run, or is written with its error.",
+        help="When a line fails: stop the run, or write its error and skip to the next line.",
         rich_help_panel=FILES,
     ),
 ]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start the output anew.", rich_help_panel=FILES)]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no summary.", rich_help_panel=FILES)]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the output instead of continuing it.", rich_help_panel=FILES)
+]
+QuietOption = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Show no progress and no summary.", rich_help_panel=FILES)
+]
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options that every command which runs an emulator has; None is: not given."""
+    """The options of every command that runs an emulator. None means that the option was not given."""
 
     models: ModelsOption = None
     base: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Models instead of an emulator: each a name, hf:owner/repo/file.gguf or a path.",
+            help="Large base model to run instead of an emulator: a name, hf:owner/repo/file.gguf or a path.",
             rich_help_panel=MODEL,
         ),
     ] = None
-    tuned: Annotated[str | None, typer.Option(metavar="MODEL", help="With --base.", rich_help_panel=MODEL)] = None
-    reference: Annotated[str | None, typer.Option(metavar="MODEL", help="With --base.", rich_help_panel=MODEL)] = None
-    ctx: Annotated[int | None, typer.Option(help="Tokens of context.", rich_help_panel=MODEL)] = None
-    threads: Annotated[int | None, typer.Option(help="CPU threads in all.", rich_help_panel=MODEL)] = None
+    tuned: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="With --base and --reference: the small fine-tuned model.", rich_help_panel=MODEL
+        ),
+    ] = None
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="With --base and --tuned: the small base model that --tuned was made from.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+    ctx: Annotated[
+        int | None,
+        typer.Option(help="Context size in tokens (default: the emulator's, else up to 4096).", rich_help_panel=MODEL),
+    ] = None
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads to use in all (default: one for each core).", rich_help_panel=MODEL)
+    ] = None
     gpu_layers: Annotated[
         list[str] | None,
         typer.Option(
             metavar="N|NAME=N",
-            help="Layers on devices, of every model, or by role or model name (default: as many as fit; 0 is the CPU).",
+            help="Layers to offload to devices: N for every model, or by role or model name (default: as many as fit; "
+            "0 is the CPU alone).",
             rich_help_panel=MODEL,
         ),
     ] = None
     device: Annotated[
         str | None,
         typer.Option(
-            help="Devices to use, with commas; none is the CPU (`eftlocal doctor` lists them).", rich_help_panel=MODEL
+            help="Devices to use, separated by commas; `eftlocal doctor` lists them (default: all GPUs; none is the "
+            "CPU alone).",
+            rich_help_panel=MODEL,
         ),
     ] = None
     main_gpu: Annotated[
-        int | None, typer.Option(help="The number of the device that is filled first.", rich_help_panel=MODEL)
+        int | None,
+        typer.Option(
+            help="Number of the device to fill first, from 0 (default: the one with the most room).",
+            rich_help_panel=MODEL,
+        ),
     ] = None
     split: Annotated[
         str | None,
         typer.Option(
             metavar="none|layer|row|3,1",
-            help="How a model is divided over several devices (default: only if none holds it whole).",
+            help="How to split a model over devices: layer, row, proportions such as 3,1, or none (default: split only "
+            "a model that no single device can hold).",
             rich_help_panel=MODEL,
         ),
     ] = None
     kv_type: Annotated[
-        str, typer.Option(help="How the KV cache is stored: f16, q8_0 or f32.", rich_help_panel=MODEL)
+        str,
+        typer.Option(
+            help="Type of the KV cache: f16, q8_0 (half the memory) or f32 (exact, twice the memory).",
+            rich_help_panel=MODEL,
+        ),
     ] = "f16"
     force: Annotated[
-        bool, typer.Option("--force", help="Load what does not fit in memory, too.", rich_help_panel=MODEL)
+        bool, typer.Option("--force", help="Load models even if they do not fit in memory.", rich_help_panel=MODEL)
     ] = False
     beta: Annotated[
         float | None,
-        typer.Option(help="Strength of all rewards: 0 is the base alone, 1 as configured.", rich_help_panel=DIALS),
+        typer.Option(
+            help="Strength of all rewards: 0 is the base alone, 1 is as configured (default: 1).", rich_help_panel=DIALS
+        ),
     ] = None
     mix: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=WEIGHT", help="A reward's own strength; repeat it, or A=1,B=0.5.", rich_help_panel=DIALS
+            metavar="NAME=WEIGHT",
+            help="Strength of one reward; repeat the option, or write A=1,B=0.5 (default: as configured).",
+            rich_help_panel=DIALS,
         ),
     ] = None
     reward_top_p: Annotated[
         float | None,
-        typer.Option(help="Keep rewards on the tuned model's top-p nucleus, 0 elsewhere.", rich_help_panel=DIALS),
+        typer.Option(
+            help="Apply rewards only to the tuned model's top-p nucleus; they are 0 elsewhere (default: off).",
+            rich_help_panel=DIALS,
+        ),
     ] = None
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.", rich_help_panel=DIALS)] = None
-    top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens; 0 is off.", rich_help_panel=DIALS)] = (
-        None
-    )
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="Sampling temperature; 0 is greedy (default: the emulator's, else 0.7).", rich_help_panel=DIALS
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            help="Sample from the k most likely tokens; 0 is off (default: the emulator's, else 0).",
+            rich_help_panel=DIALS,
+        ),
+    ] = None
     top_p: Annotated[
-        float | None, typer.Option(help="Keep the nucleus of this probability; 1 is off.", rich_help_panel=DIALS)
+        float | None,
+        typer.Option(
+            help="Sample from the most likely tokens that together reach this probability; 1 is off "
+            "(default: the emulator's, else 0.95).",
+            rich_help_panel=DIALS,
+        ),
     ] = None
     min_p: Annotated[
         float | None,
-        typer.Option(help="Keep tokens at least this fraction of the likeliest; 0 is off.", rich_help_panel=DIALS),
+        typer.Option(
+            help="Drop tokens less likely than this fraction of the most likely one; 0 is off "
+            "(default: the emulator's, else 0).",
+            rich_help_panel=DIALS,
+        ),
     ] = None
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.", rich_help_panel=DIALS)] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed for sampling, to get the same answer again (default: random).", rich_help_panel=DIALS),
+    ] = None
     draft: Annotated[
         str | None,
         typer.Option(
             metavar="N|auto",
-            help="Tokens that a small member guesses at a time, for all to check at once: auto (the default) is as "
-            "many as pay, 0 is none.",
+            help="Tokens to draft at a time for speculative decoding: auto drafts as many as pay off, 0 drafts none "
+            "(default: auto).",
             rich_help_panel=DIALS,
         ),
     ] = None
-    max_tokens: Annotated[int | None, typer.Option(help="Length of an answer at most.", rich_help_panel=ANSWER)] = None
-    stop: Annotated[
-        list[str] | None, typer.Option(help="A string that ends the answer; repeat it.", rich_help_panel=ANSWER)
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Maximum number of tokens in an answer (default: the emulator's, else 1024).", rich_help_panel=ANSWER
+        ),
     ] = None
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show llama.cpp's own log.")] = False
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="End the answer before this string; repeat the option for more strings.", rich_help_panel=ANSWER
+        ),
+    ] = None
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log of llama.cpp.")] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False
 
     def catalog(self, emulator: str | None = None) -> "tuple[Catalog, str | None]":
-        """Everything that could run, and which of it was named; stderr says where the default is not there."""
+        """The catalogue and the name of the emulator to run in it (None: the catalogue's default).
+
+        With --base the catalogue's default is the emulator of the named models. Says on stderr when the first default
+        is not on this machine. Raises CatalogError and SettingError.
+        """
         from eftlocal.catalog import models
 
         cat = models.load(self.models)
@@ -198,10 +277,16 @@ class Options:
     def load(self, catalog: "Catalog", emulator: str | None, **more: "Unpack[Dials]") -> "Emulator":
         """The emulator of that name (None: the default), with these options and `more` as its settings."""
         from eftlocal.emulation.emulator import Emulator
+
+        return Emulator(self.load_members(catalog, emulator, **more))
+
+    def load_members(self, catalog: "Catalog", emulator: str | None, **more: "Unpack[Dials]") -> "Loaded":
+        """The same emulator's members on an engine, for `bench`, which measures the engine."""
+        from eftlocal.emulation.loading import load
         from eftlocal.runtime.llama.library import set_verbose
 
         set_verbose(self.verbose)
-        return Emulator.load(
+        return load(
             emulator,
             models=catalog,
             context=self.ctx,
@@ -216,14 +301,13 @@ class Options:
         )
 
     def load_and_tell(self, catalog: "Catalog", emulator: str | None, **more: "Unpack[Dials]") -> "Emulator":
-        """As `load`; stderr says what went otherwise than planned."""
+        """Load as `load` does, and print the emulator's notes on stderr: what went differently than planned."""
         loaded = self.load(catalog, emulator, **more)
-        for note in loaded.notes:
-            print(f"eftlocal: {note}", file=sys.stderr)
+        tell(loaded.notes)
         return loaded
 
     def dials(self) -> "Dials":
-        """The settings that were given, by their names."""
+        """The settings that were given, by name. Raises SettingError."""
         names = ("beta", "reward_top_p", "temperature", "top_k", "top_p", "min_p", "seed", "max_tokens", "stop")
         dials: Any = {name: value for name in names if (value := getattr(self, name)) is not None}
         if self.draft is not None:
@@ -234,27 +318,35 @@ class Options:
         return given
 
 
+def tell(notes: Iterable[str]) -> None:
+    """Print what did not go as planned on stderr."""
+    for note in notes:
+        print(f"eftlocal: {note}", file=sys.stderr)
+
+
 def named_one_by_one(
     cat: "Catalog", name: str | None, base: str | None, tuned: str | None, reference: str | None
 ) -> "Catalog | None":
-    """The catalogue whose default is the emulator of --base, --tuned and --reference; None where none was given.
+    """A catalogue whose default is the emulator of --base, --tuned and --reference; None if none of them was given.
 
-    Raises SettingError where `name` was given as well, or no --base.
+    Raises SettingError if `name` was given too or --base is missing, and CatalogError for a model that is not found.
     """
     if base is None:
         if tuned is not None or reference is not None:
-            raise SettingError("--tuned and --reference were given, and no --base.", "Name the large model, too.")
+            raise SettingError(
+                "--tuned and --reference need --base, which is missing.", "Add --base with the large model."
+            )
         return None
     if name is not None:
-        raise SettingError(f"Both {name} and a --base were named.", "Leave one of them out.")
+        raise SettingError(f"Both {name} and --base were given.", "Give an emulator's name or --base, not both.")
     return cat.with_trio(base, tuned, reference)
 
 
 def with_options(command: Callable[..., int]) -> Callable[..., None]:
-    """Give a command the common options: its `options` parameter becomes one parameter for each of them."""
+    """Give a command the shared options: its `options` parameter becomes one parameter for each field of Options."""
     own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "options"]
     hints = get_type_hints(Options, include_extras=True)
-    common = [
+    shared = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
         for f in fields(Options)
         if f.default is not MISSING
@@ -262,10 +354,10 @@ def with_options(command: Callable[..., int]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**values: Any) -> None:
-        options = Options(**{p.name: values.pop(p.name) for p in common})
+        options = Options(**{p.name: values.pop(p.name) for p in shared})
         raise typer.Exit(command(options=options, **values))
 
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    run.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]  # typer reads it
-    run.__annotations__ = {p.name: p.annotation for p in [*own, *common]}
+    run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]  # typer reads it
+    run.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
     return run

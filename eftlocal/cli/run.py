@@ -20,15 +20,17 @@ from eftlocal.cli.options import (
     QuietOption,
     RawOption,
     SystemOption,
+    tell,
     with_options,
 )
 from eftlocal.cli.values import no_file_options, not_both, shape
 
 if TYPE_CHECKING:
     from eftlocal.catalog.models import Catalog
-    from eftlocal.emulation.emulator import Emulator
+    from eftlocal.emulation.loading import Loaded
 
 SHAPE = "The answer's shape"
+EMULATOR = "Emulator to run (default: the one that models.toml names)."
 KeepContext = Literal["ask", "rolling"]
 
 
@@ -36,19 +38,23 @@ KeepContext = Literal["ask", "rolling"]
 @with_options
 def chat(
     options: Options,
-    emulator: Annotated[str | None, typer.Argument(metavar="EMULATOR", help="(default: the catalogue's)")] = None,
+    emulator: Annotated[str | None, typer.Argument(metavar="EMULATOR", help=EMULATOR)] = None,
     named: EmulatorOption = None,
     system: SystemOption = None,
     session: Annotated[
-        str | None, typer.Option("--session", metavar="NAME", help="Save always, and go on with what was saved.")
+        str | None,
+        typer.Option("--session", metavar="NAME", help="Continue the saved session NAME, and save it after each turn."),
     ] = None,
-    no_history: Annotated[bool, typer.Option("--no-history", help="Keep nothing of what is typed.")] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="No Markdown, no colours.")] = False,
+    no_history: Annotated[bool, typer.Option("--no-history", help="Do not store what you type.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Show no Markdown and no colours.")] = False,
     keep_context: Annotated[
-        KeepContext, typer.Option("--keep-context", help="At the context's end: ask, or drop the oldest turns.")
+        KeepContext,
+        typer.Option(
+            "--keep-context", help="When the context is full: ask what to do, or drop the oldest turns (rolling)."
+        ),
     ] = "ask",
 ) -> int:
-    """Chat in the terminal."""
+    """Chat with an emulator in the terminal."""
     from eftlocal.apps import chat
     from eftlocal.apps.common import can_ask
 
@@ -76,50 +82,63 @@ def chat(
 def generate(
     context: typer.Context,
     options: Options,
-    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="`-` or a pipe: read it from there.")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PROMPT", help="Prompt to answer; without one, or with -, it is read from standard input."
+        ),
+    ] = None,
     emulator: EmulatorOption = None,
     system: SystemOption = None,
     raw: RawOption = False,
     json: JsonOption = False,
     json_schema: Annotated[
         str | None,
-        typer.Option(metavar="FILE|JSON", help="Answer in JSON that is valid under this.", rich_help_panel=SHAPE),
+        typer.Option(metavar="FILE|JSON", help="Answer in JSON that matches this JSON schema.", rich_help_panel=SHAPE),
     ] = None,
     grammar: Annotated[
-        Path | None, typer.Option(help="Answer as this GBNF grammar says.", rich_help_panel=SHAPE)
+        Path | None,
+        typer.Option(help="Answer in text that the GBNF grammar in this file allows.", rich_help_panel=SHAPE),
     ] = None,
     regex: Annotated[
-        str | None, typer.Option(help="Answer what this regular expression matches.", rich_help_panel=SHAPE)
+        str | None, typer.Option(help="Answer in text that matches this regular expression.", rich_help_panel=SHAPE)
     ] = None,
     choice: Annotated[
-        list[str] | None, typer.Option(help="Answer one of these; repeat it.", rich_help_panel=SHAPE)
+        list[str] | None,
+        typer.Option(help="Answer with this text; repeat the option to allow several texts.", rich_help_panel=SHAPE),
     ] = None,
     logprobs: Annotated[
         int | None,
-        typer.Option(help="Each token's log-probabilities, and as many alternatives (JSON).", rich_help_panel=SHAPE),
+        typer.Option(
+            help="With JSON output: add each token's log-probabilities and this many alternatives.",
+            rich_help_panel=SHAPE,
+        ),
     ] = None,
     input: InputOption = None,
     output: OutputOption = "-",
     format: FormatOption = None,
     samples: Annotated[
-        int, typer.Option("-n", "--samples", min=1, help="Answers to each prompt.", rich_help_panel=FILES)
+        int, typer.Option("-n", "--samples", min=1, help="Answers to write for each prompt.", rich_help_panel=FILES)
     ] = 1,
     parallel: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Prompts decoded at once (default: 16 per 8 CPU threads, 64 on a GPU; fewer if memory is short).",
+            help="Prompts to decode at once (default: 16 per 8 CPU threads, 64 on a GPU; fewer if memory is short).",
             rich_help_panel=FILES,
         ),
     ] = None,
     unordered: Annotated[
-        bool, typer.Option("--unordered", help="Write answers as they finish.", rich_help_panel=FILES)
+        bool,
+        typer.Option(
+            "--unordered", help="Write answers as they finish, not in the input's order.", rich_help_panel=FILES
+        ),
     ] = False,
     on_error: OnErrorOption = "stop",
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> int:
-    """Answer one prompt on standard output, or every prompt of a file (-i)."""
+    """Answer one prompt, or every prompt of a file (-i)."""
     dials = shape(json_schema, grammar, regex, choice) | ({} if logprobs is None else {"logprobs": logprobs})
     if input is None:
         no_file_options(context, FILES)
@@ -152,8 +171,8 @@ def generate(
 def score(
     context: typer.Context,
     options: Options,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="What the completion answers.")] = None,
-    completion: Annotated[str | None, typer.Option("--completion", help="The text whose tokens are scored.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Prompt that the completion answers.")] = None,
+    completion: Annotated[str | None, typer.Option("--completion", help="Text whose tokens are scored.")] = None,
     emulator: EmulatorOption = None,
     system: SystemOption = None,
     raw: RawOption = False,
@@ -162,19 +181,19 @@ def score(
     output: OutputOption = "-",
     format: FormatOption = None,
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="Also every token's log-probabilities.", rich_help_panel=FILES)
+        bool, typer.Option("--tokens", help="Also write the log-probabilities of each token.", rich_help_panel=FILES)
     ] = False,
     on_error: OnErrorOption = "stop",
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> int:
-    """Log-probabilities of a completion under the emulator and under each of its models; of a file's (-i)."""
+    """Score a completion, or those of a file (-i): log-probabilities under the emulator and each of its models."""
     if input is None:
         no_file_options(context, FILES)
         from eftlocal.apps import generate
 
         if prompt is None or completion is None:
-            raise typer.BadParameter("--prompt and --completion are both needed, or a file of them: -i FILE")
+            raise typer.BadParameter("give both --prompt and --completion, or a file of them: -i FILE")
         question = generate.as_prompt(prompt, system=system, raw=raw)
         with options.load_and_tell(*options.catalog(emulator)) as loaded:
             return generate.score(loaded, question, completion, as_json=json)
@@ -198,13 +217,13 @@ def score(
 
 @app.command()
 def demo(
-    questions: Annotated[int, typer.Option(min=1, help="How many held-out questions are measured.")] = 300,
-    beta: Annotated[float, typer.Option(help="Strength of the small pair.")] = 1.0,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    seed: Annotated[int | None, typer.Option(help="Which questions are shown.")] = None,
+    questions: Annotated[int, typer.Option(min=1, help="Number of held-out questions to measure.")] = 300,
+    beta: Annotated[float, typer.Option(help="Strength of the small pair's reward.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Seed that picks the questions to show (default: random).")] = None,
     json: JsonOption = False,
 ) -> None:
-    """See emulated fine-tuning work, in seconds: a tiny model family that ships with eftlocal."""
+    """See emulated fine-tuning work in seconds, with a tiny model family that ships with eftlocal."""
     from eftlocal.apps import demo
 
     raise typer.Exit(demo.demo(questions, as_json=json, shown_seed=seed, beta=beta, temperature=temperature))
@@ -214,30 +233,39 @@ def demo(
 @with_options
 def bench(
     options: Options,
-    emulator: Annotated[str | None, typer.Argument(metavar="EMULATOR", help="(default: the catalogue's)")] = None,
+    emulator: Annotated[str | None, typer.Argument(metavar="EMULATOR", help=EMULATOR)] = None,
     synthetic_base: Annotated[
         str | None,
-        typer.Option(metavar="SIZE[:TYPE]", help="Widen the base to this size, as 300M or 300M:Q4_K_M (a llama)."),
+        typer.Option(
+            metavar="SIZE[:TYPE]", help="Widen a base of the llama architecture to this size: 300M or 300M:Q4_K_M."
+        ),
     ] = None,
-    tokens: Annotated[int, typer.Option(min=8, help="Tokens decoded after each prompt.")] = 64,
-    repetitions: Annotated[int, typer.Option(min=1, help="How often each way is measured.")] = 5,
+    tokens: Annotated[int, typer.Option(min=8, help="Tokens to decode after each prompt.")] = 64,
+    repetitions: Annotated[int, typer.Option(min=1, help="How often to measure each way of decoding.")] = 5,
     sweep_threads: Annotated[
-        bool, typer.Option("--sweep-threads", help="Also a token's cost with 1, 2, 4 ... threads, up to all cores.")
+        bool,
+        typer.Option("--sweep-threads", help="Also measure a token's cost with 1, 2, 4 ... threads, up to all cores."),
     ] = False,
     sweep_ctx: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Also a token's cost with so many in the context: 256,1024,4096.")
+        str | None,
+        typer.Option(
+            metavar="N,N", help="Also measure a token's cost with N tokens in the context, such as 256,1024,4096."
+        ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also a picture of it all: .png, .svg or .pdf (extra: plot).")
+        Path | None,
+        typer.Option(metavar="FILE", help="Also draw the results: .png, .svg or .pdf (needs the extra `plot`)."),
     ] = None,
     json: JsonOption = False,
 ) -> int:
     """Measure what emulation and drafts cost and gain on this machine."""
     from eftlocal.apps import bench
 
-    def load(catalog: "Catalog", name: str, ctx: int | None = None, threads: int | None = None) -> "Emulator":
+    def load(catalog: "Catalog", name: str, ctx: int | None = None, threads: int | None = None) -> "Loaded":
         changed = replace(options, ctx=ctx or options.ctx, threads=threads or options.threads)
-        return changed.load_and_tell(catalog, name)
+        loaded = changed.load_members(catalog, name)
+        tell(loaded.engine.workers.notes.values())
+        return loaded
 
     return bench.bench(
         load,

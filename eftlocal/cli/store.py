@@ -1,4 +1,4 @@
-"""The commands about what there is to run: pull, list, show, rm, init and doctor."""
+"""The commands about models and emulators: pull, list, show, rm, init and doctor."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,34 +8,46 @@ import typer
 from eftlocal.cli.app import app
 from eftlocal.cli.options import JsonOption, ModelsOption, named_one_by_one
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="An emulator or a model.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Emulator or model.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 @app.command()
 def pull(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="An emulator, a model or hf:owner/repo/file.gguf (default: smollm2)."),
+        typer.Argument(
+            metavar="NAME", help="Emulator, model or hf:owner/repo/file.gguf to download (default: smollm2)."
+        ),
     ] = None,
-    base: Annotated[str | None, typer.Option(metavar="MODEL", help="Models instead of a name, as in chat.")] = None,
-    tuned: Annotated[str | None, typer.Option(metavar="MODEL", help="With --base.")] = None,
-    reference: Annotated[str | None, typer.Option(metavar="MODEL", help="With --base.")] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Large base model to download instead of NAME, as in chat.")
+    ] = None,
+    tuned: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="With --base and --reference: the small fine-tuned model.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="With --base and --tuned: the small base model that --tuned was made from."),
+    ] = None,
     models: ModelsOption = None,
-    revision: Annotated[str | None, typer.Option(help="A commit, branch or tag of the repository.")] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(help="Commit, branch or tag of the repository (default: the one in models.toml, else main)."),
+    ] = None,
     yes: YesOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be downloaded.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be downloaded, and stop.")] = False,
     xet: Annotated[
-        bool, typer.Option("--xet/--no-xet", help="Transfer by Xet, which cannot go on after an interruption.")
+        bool, typer.Option("--xet/--no-xet", help="Download with Xet, which starts again after an interruption.")
     ] = False,
 ) -> None:
-    """Download an emulator's models, or say what stands in the way."""
+    """Download an emulator's models, or say why that is not possible."""
     from eftlocal.apps.store.pull import pull
     from eftlocal.catalog.models import load
 
     catalog = load(models)
     catalog = named_one_by_one(catalog, name, base, tuned, reference) or catalog
-    if name is None:  # not the first that is here, as elsewhere
+    if name is None:  # other commands take the first default that is here; here the first is wanted
         name = catalog.default[0]
     raise typer.Exit(pull(catalog, name, revision=revision, yes=yes, dry_run=dry_run, xet=xet))
 
@@ -43,10 +55,10 @@ def pull(
 @app.command("list")
 def list_(
     models: ModelsOption = None,
-    local: Annotated[bool, typer.Option("--local", help="Only what is on this machine.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="List only what is on this machine.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Emulators and models: what is on this machine, how large it is, whether it fits."""
+    """List emulators and models: whether they are on this machine, how large they are, and whether they fit."""
     from eftlocal.apps.store.listing import listing
     from eftlocal.catalog.models import load
 
@@ -55,7 +67,7 @@ def list_(
 
 @app.command()
 def show(name: NameArgument, models: ModelsOption = None, json: JsonOption = False) -> None:
-    """What an emulator is made of, how each model sees a conversation, and what memory it needs."""
+    """Show what an emulator is made of, how each model sees a conversation, and how much memory it needs."""
     from eftlocal.apps.store.show import show
     from eftlocal.catalog.models import load
 
@@ -64,7 +76,7 @@ def show(name: NameArgument, models: ModelsOption = None, json: JsonOption = Fal
 
 @app.command()
 def rm(name: NameArgument, models: ModelsOption = None, yes: YesOption = False, json: JsonOption = False) -> None:
-    """Delete downloads that no other emulator on this machine uses."""
+    """Delete a model's download, or those of an emulator that no other emulator on this machine uses."""
     from eftlocal.apps.store.remove import remove
     from eftlocal.catalog.models import load
 
@@ -73,13 +85,15 @@ def rm(name: NameArgument, models: ModelsOption = None, yes: YesOption = False, 
 
 @app.command()
 def init(
-    base: Annotated[str, typer.Option(metavar="MODEL", help="The large model: hf:owner/repo/file.gguf or a path.")],
-    tuned: Annotated[str | None, typer.Option(metavar="MODEL", help="The small fine-tuned model.")] = None,
-    reference: Annotated[str | None, typer.Option(metavar="MODEL", help="The small model it came from.")] = None,
-    name: Annotated[str, typer.Option(help="What the emulator is to be called.")] = "mine",
-    file: Annotated[Path | None, typer.Option(help="The models.toml to write (default: your own).")] = None,
+    base: Annotated[str, typer.Option(metavar="MODEL", help="Large base model: hf:owner/repo/file.gguf or a path.")],
+    tuned: Annotated[str | None, typer.Option(metavar="MODEL", help="Small fine-tuned model.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Small base model that --tuned was made from.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the emulator.")] = "mine",
+    file: Annotated[Path | None, typer.Option(help="The models.toml to add it to (default: your own).")] = None,
 ) -> None:
-    """Give models a name to chat with: writes an emulator into a models.toml."""
+    """Name models that belong together: add them to a models.toml as an emulator to chat with."""
     from eftlocal.apps.store.init import init
     from eftlocal.catalog.models import load, users_file
 
@@ -90,7 +104,13 @@ def init(
 
 @app.command()
 def doctor(
-    name: Annotated[str | None, typer.Argument(metavar="EMULATOR", help="Check it, from file to first token.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="EMULATOR",
+            help="Emulator to check, from its files to its first token (default: check the installation).",
+        ),
+    ] = None,
     models: ModelsOption = None,
     json: JsonOption = False,
 ) -> None:

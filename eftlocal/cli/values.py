@@ -1,4 +1,4 @@
-"""What users write behind options, read: mixes, layers, and the shape of an answer."""
+"""Reads the values of options: --mix, --gpu-layers and the shape of an answer; refuses options that exclude others."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +14,14 @@ __all__ = ["no_file_options", "not_both", "parse_layers", "parse_mix", "shape"]
 
 
 def shape(json_schema: str | None, grammar: Path | None, regex: str | None, choice: list[str] | None) -> "Dials":
-    """The constraint that one of these options says. Raises SettingError."""
+    """The `constraint` setting that one of these options gives; empty if none was given. Raises SettingError."""
     given = {"--json-schema": json_schema, "--grammar": grammar, "--regex": regex, "--choice": choice}
     named = [name for name, value in given.items() if value]
     if not named:
         return {}
     if len(named) > 1:
         raise SettingError(
-            f"{' and '.join(named)} were given; an answer has one shape.", "Leave all but one of them out."
+            f"{' and '.join(named)} were given, but an answer can have only one shape.", "Keep one of them."
         )
     from eftlocal.decoding.constraints.constraint import Constraint
 
@@ -41,21 +41,24 @@ def _text(file: Path) -> str:
 
 
 def no_file_options(context: typer.Context, panel: str) -> None:
-    """Wrong usage, where an option of the panel about files of prompts was given without a file."""
+    """Raise BadParameter (wrong usage) if an option of `panel`, which needs a file of prompts, was given."""
     for option in context.command.params:
         source = context.get_parameter_source(option.name or "")
         if getattr(option, "rich_help_panel", None) == panel and source is not None and source.name == "COMMANDLINE":
-            raise typer.BadParameter(f"{option.opts[-1]} is about a file of prompts: -i FILE")
+            raise typer.BadParameter(f"{option.opts[-1]} works only with a file of prompts: add -i FILE")
 
 
 def not_both(value: object, name: str) -> None:
-    """Wrong usage, where a prompt was given besides a file of them."""
+    """Raise BadParameter (wrong usage) if `value` was given as well as a file of prompts."""
     if value is not None:
-        raise typer.BadParameter(f"{name} and -i FILE exclude each other")
+        raise typer.BadParameter(f"{name} and -i FILE cannot be used together: leave one of them out")
 
 
 def parse_layers(texts: list[str] | None) -> int | dict[str, int] | None:
-    """`N` for every model, or `ROLE=N`, several of them also in one text with commas. Raises SettingError."""
+    """The values of --gpu-layers: `N` for every model, or `NAME=N` pairs, separate or joined by commas.
+
+    Returns None if the option was not given. Raises SettingError.
+    """
     parts = [part.strip() for text in texts or () for part in text.split(",")]
     if not parts:
         return None
@@ -65,11 +68,13 @@ def parse_layers(texts: list[str] | None) -> int | dict[str, int] | None:
         return {role.strip(): int(n) for role, n in (part.split("=") for part in parts)}
     except ValueError:
         found = ",".join(parts)
-        raise SettingError(f"--gpu-layers has {found!r}; it must be N, or ROLE=N.", "As in: base=20,tuned=0") from None
+        raise SettingError(
+            f"--gpu-layers is {found!r}; it must be N or NAME=N.", "Example: --gpu-layers base=20,tuned=0"
+        ) from None
 
 
 def parse_mix(texts: list[str]) -> dict[str, float]:
-    """`NAME=WEIGHT`, several of them also in one text with commas. Raises SettingError."""
+    """The values of --mix: `NAME=WEIGHT` pairs, separate or joined by commas. Raises SettingError."""
     mix: dict[str, float] = {}
     for part in ",".join(texts).split(","):
         name, equals, weight = part.partition("=")
@@ -78,5 +83,7 @@ def parse_mix(texts: list[str]) -> dict[str, float]:
         except ValueError:
             equals = ""
         if not (equals and name.strip()):
-            raise SettingError(f"--mix has {part!r}; it must be NAME=WEIGHT.", "As in: --mix helpful=1 --mix brief=0.5")
+            raise SettingError(
+                f"--mix has {part!r}; it must be NAME=WEIGHT.", "Example: --mix helpful=1 --mix brief=0.5"
+            )
     return mix

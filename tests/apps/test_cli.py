@@ -1,4 +1,4 @@
-"""The command line as scripts meet it: what goes to stdout, what an error looks like, and how it ends."""
+"""The command line as scripts see it: what goes to stdout, what an error looks like, and the exit code."""
 
 import io
 import json
@@ -35,7 +35,7 @@ Run = Callable[..., Done]
 
 @pytest.fixture(autouse=True)
 def nothing_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No configuration of the user's, no network, no terminal's width."""
+    """Keep the user's configuration, the network and the terminal's width out of the tests."""
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
@@ -59,7 +59,7 @@ def catalog(family: Family, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(catalog: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The program in this process, with the catalogue of tiny models; `stdin` is what is piped in."""
+    """Runs the program in this process, with the catalogue of tiny models and `stdin` as its standard input."""
 
     def run(*words: str, stdin: str | bytes | None = "", models: Path | None = catalog) -> Done:
         options = ["--models", str(models), "--threads", "1", "--max-tokens", "8"] if models else []
@@ -187,7 +187,7 @@ def test_a_mistake_is_one_or_two_lines_on_stderr_and_exit_code_1(run: Run, words
 
 
 def test_no_prompt_at_all_says_so(run: Run) -> None:
-    done = run("generate", stdin=None)  # as with <&-
+    done = run("generate", stdin=None)  # as a shell does with <&-
     assert done.code == 1 and "No prompt was given" in done.err
 
 
@@ -291,7 +291,7 @@ def test_help_and_a_mistake_import_nothing_heavy() -> None:
 
 @pytest.fixture
 def endless(smollm2: Path, tmp_path: Path) -> list[str]:
-    """A prompt that the real model goes on with until its context ends, seconds from now."""
+    """A command whose answer takes seconds: the real model continues the prompt until the context is full."""
     folder = tmp_path / "endless"
     folder.mkdir()
     models = write_catalog(folder, {"m": smollm2}, base="m", views={"base": "raw"})
@@ -369,7 +369,7 @@ def test_piped_lines_are_messages_and_answers_alone_are_printed(catalog: Path, r
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_ctrl_c_stops_an_answer_of_the_chat_which_goes_on_and_ctrl_d_leaves(smollm2: Path, tmp_path: Path) -> None:
-    """In a terminal without cursor movements (TERM=dumb)."""
+    """The terminal has no cursor movements (TERM=dumb)."""
     pexpect = pytest.importorskip("pexpect")
     folder = tmp_path / "chat"
     folder.mkdir()
@@ -383,7 +383,7 @@ def test_ctrl_c_stops_an_answer_of_the_chat_which_goes_on_and_ctrl_d_leaves(smol
         child.expect("stopped")
         child.sendline("9, 10, 11, 12, 13,")
         child.expect("14, 15, ")
-        time.sleep(1.1)  # two within a second would leave
+        time.sleep(1.1)  # two Ctrl-C within a second would leave
         child.sendintr()
         child.expect("stopped")
         child.sendeof()

@@ -1,4 +1,4 @@
-"""The embedded demo: what ships loads, answers and shows what the README says of it."""
+"""The demo family that ships with eftlocal: it loads, it answers, and its figures are what the README says."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What the doctor finds on described machines, and on this one."""
+"""What the doctor finds on machines that are described by their facts."""
 
 import errno
 from dataclasses import replace
@@ -126,7 +126,7 @@ def test_a_folder_is_writable_when_something_can_be_written_there(
 ) -> None:
     assert not_writable(tmp_path / "not" / "there" / "yet") is None
     (tmp_path / "file").touch()
-    assert "is no folder" in str(not_writable(tmp_path / "file" / "hub"))
+    assert "is not a folder" in str(not_writable(tmp_path / "file" / "hub"))
     full = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr("eftlocal.apps.doctor.facts.TemporaryFile", Mock(side_effect=full))
     assert "No space left" in str(not_writable(tmp_path))

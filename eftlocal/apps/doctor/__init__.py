@@ -1,4 +1,4 @@
-"""`eftlocal doctor`: what is wrong with an installation, or with one emulator from its files to its first token."""
+"""`eftlocal doctor`: checks the installation, or one emulator from its files to its first token."""
 
 import json
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "wrong": ("WRONG", "
 
 
 def doctor(models: Path | None, emulator: str | None, *, as_json: bool) -> int:
-    """Print the findings as they come. Returns the exit code: 1 where something is wrong."""
+    """Print the findings as they come. Returns the exit code: 1 if something is wrong, else 0."""
     out = console()
     found = []
     for finding in _all(models, emulator):
         found.append(finding)
         if not as_json:
             out.print(_row(finding))
-            if finding.todo:  # a command is to be copied: nothing breaks it
+            if finding.todo:  # not wrapped, so that a command can be copied
                 out.print(printable(f"      -> {finding.todo}"), soft_wrap=True)
     if as_json:
         print(json.dumps([asdict(finding) for finding in found], ensure_ascii=False))
@@ -44,6 +44,6 @@ def _row(finding: Finding) -> Table:
     mark, colour = MARKS[finding.state]
     row = Table.grid(padding=(0, 1))
     row.add_column(width=5, justify="right", style=colour)
-    row.add_column(overflow="fold")  # of a long path nothing is cut off
+    row.add_column(overflow="fold")  # a long path is wrapped and not cut
     row.add_row(mark, printable(f"{finding.name}: {finding.text}"))
     return row

@@ -1,4 +1,4 @@
-"""What `eftlocal doctor` thinks of a machine: facts in, findings out; nothing here looks at the machine itself."""
+"""Turns facts about a machine into the findings of `eftlocal doctor`. It does not look at the machine itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ __all__ = ["Facts", "Finding", "findings", "reinstall"]
 State = Literal["ok", "note", "wrong"]
 
 WHEELS: Final = "https://abetlen.github.io/llama-cpp-python/whl"
-WHEEL_PYTHONS: Final = ((3, 10), (3, 11), (3, 12))  # what those wheels are built for
+WHEEL_PYTHONS: Final = ((3, 10), (3, 11), (3, 12))  # the Python versions that these wheels are built for
 FORCE: Final = "pip install --force-reinstall --no-cache-dir"
-LITTLE_DISK: Final = 5_000_000_000
+LITTLE_DISK: Final = 5_000_000_000  # bytes; with less free disk there is a note
 BACKENDS: Final = {"nvidia": "CUDA", "apple": "Metal", "amd": "Vulkan", "intel": "Vulkan"}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. "wrong" costs speed or keeps something from working; `todo` says what to do."""
+    """The result of one check. "wrong" means that something is slow or does not work; `todo` says what to do."""
 
     name: str
     state: State
@@ -33,15 +33,18 @@ class Finding:
 class Facts:
     """What is known of this machine and installation.
 
-    gpus       makers of the graphics processors that the system shows: nvidia, apple, amd, intel
-    cuda       the newest CUDA that the driver takes, as (12, 4); None where it does not say
-    translated an Intel Python on Apple Silicon, under Rosetta
-    features   of the llama.cpp build, as it names them, with their values
-    offload    whether the build can run layers on a device at all
-    network    why the Hub does not answer; None where it does
-    token      where a Hub token comes from, never the token
-    token_problem why no request can carry it
-    unreadable why the catalogue cannot be read
+    translated     whether this is an Intel Python that runs on Apple Silicon under Rosetta
+    features       the features of the llama.cpp build, by its own names, with their values
+    offload        whether the build can run layers on a device
+    gpus           the makers of the system's GPUs: nvidia, apple, amd, intel
+    cuda           the newest CUDA version that the driver supports, such as (12, 4); None if it is unknown
+    cache_problem  why nothing can be written to the cache folder; None if it is writable
+    unfinished     bytes of interrupted downloads
+    network        why the Hub cannot be reached; None if it can
+    token          where the Hub token comes from (never the token itself); None without a token
+    token_problem  why no request can carry the token
+    here           the names of the emulators whose files are all on this machine
+    unreadable     why the catalogue cannot be read; None if it can
     """
 
     system: str
@@ -69,7 +72,7 @@ class Facts:
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
-    """Everything that was looked at, the installation first."""
+    """All findings about these facts, the installation first."""
     yield _python(facts)
     yield _build(facts)
     yield from _devices(facts)
@@ -84,14 +87,14 @@ def findings(facts: Facts) -> Iterator[Finding]:
 def _python(facts: Facts) -> Finding:
     version = f"{'.'.join(map(str, facts.python))}, {facts.system} {facts.architecture}"
     if facts.translated:
-        todo = "install an arm64 Python (python.org's, or Homebrew's in /opt/homebrew), then eftlocal into it"
-        return Finding("python", "wrong", f"{version}: an Intel Python under Rosetta, many times slower", todo)
+        todo = "install an arm64 Python (from python.org or Homebrew in /opt/homebrew), then install eftlocal with it"
+        return Finding("python", "wrong", f"{version}: an Intel Python under Rosetta is many times slower", todo)
     return Finding("python", "ok", version)
 
 
 def _build(facts: Facts) -> Finding:
     on = [name if value == "1" else f"{name} {value}" for name, value in facts.features.items()]
-    text = f"llama-cpp-python {facts.bindings}: {', '.join(on) or 'no features known'}"
+    text = f"llama-cpp-python {facts.bindings}: {', '.join(on) or 'features unknown'}"
     if facts.architecture.lower() in ("x86_64", "amd64") and facts.features and "AVX2" not in facts.features:
         return Finding(
             "build", "note", f"{text}; built without AVX2", f"{FORCE} --no-binary llama-cpp-python llama-cpp-python"
@@ -109,8 +112,8 @@ def _devices(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "device",
                 "wrong",
-                "this build can offload, and sees no device",
-                "look at the driver: nvidia-smi, vulkaninfo",
+                "this build can offload layers, but it finds no device",
+                "check the driver with nvidia-smi or vulkaninfo",
             )
         return
     if not facts.gpus:
@@ -119,14 +122,14 @@ def _devices(facts: Facts) -> Iterator[Finding]:
     for gpu in facts.gpus:
         backend = BACKENDS[gpu]
         serious: State = "note" if gpu == "intel" else "wrong"
-        text = f"there is a GPU ({gpu}), and this llama-cpp-python is built for the CPU alone"
+        text = f"there is a GPU ({gpu}), but this llama-cpp-python is built for the CPU alone"
         yield Finding("device", serious, text, reinstall(facts, backend))
 
 
 def reinstall(facts: Facts, backend: str) -> str:
     """The command that installs llama-cpp-python for `backend` (CUDA, Metal or Vulkan) on this system.
 
-    A ready-made wheel where its publisher has one (llama-cpp-python's README, "Supported Backends"), else a build.
+    It takes a ready-made wheel if there is one (llama-cpp-python's README, "Supported Backends"), and else a build.
     """
     wheel = {"CUDA": _cuda_wheel(facts.cuda), "Metal": "metal", "Vulkan": "vulkan"}[backend]
     if wheel and facts.python[:2] in WHEEL_PYTHONS:
@@ -137,7 +140,7 @@ def reinstall(facts: Facts, backend: str) -> str:
 
 
 def _cuda_wheel(driver: tuple[int, int] | None) -> str | None:
-    """The newest wheel that a driver of this CUDA version takes."""
+    """The newest CUDA wheel that works with a driver of this CUDA version; None if there is none."""
     built = ((13, 2), (13, 0), (12, 5), (12, 4), (12, 3), (12, 2), (12, 1), (11, 8))
     return next(
         (f"cu{major}{minor}" for major, minor in built if driver is not None and (major, minor) <= driver), None
@@ -150,7 +153,7 @@ def _cores(facts: Facts) -> Finding:
     if machine.cores < machine.cores_present:
         limit = f"this process may use {machine.cores} of the machine's {machine.cores_present} cores"
         return Finding(
-            "cores", "note", f"{limit}; {facts.threads}", "a container's limit: docker run --cpus, or taskset"
+            "cores", "note", f"{limit}; {facts.threads}", "to use more, raise the limit: docker run --cpus, or taskset"
         )
     return Finding("cores", "ok", text)
 
@@ -161,7 +164,10 @@ def _memory(facts: Facts) -> Finding:
     if machine.limited_by:
         limit = f"this process may use {gib(machine.memory)} of the machine's {gib(machine.memory_present)}"
         return Finding(
-            "memory", "note", f"{limit} ({machine.limited_by}); {gib(machine.free)} free", "docker run --memory"
+            "memory",
+            "note",
+            f"{limit} ({machine.limited_by}); {gib(machine.free)} free",
+            "to use more, raise the limit: docker run --memory",
         )
     return Finding("memory", "ok", text)
 
@@ -170,10 +176,10 @@ def _cache(facts: Facts) -> Iterator[Finding]:
     text = f"{facts.cache}, {size(facts.cache_free)} free"
     if facts.cache_problem:
         yield Finding(
-            "cache", "wrong", f"{facts.cache}: {facts.cache_problem}", "let HF_HOME name a folder you may write to"
+            "cache", "wrong", f"{facts.cache}: {facts.cache_problem}", "set HF_HOME to a folder that you can write to"
         )
     elif facts.cache_free < LITTLE_DISK:
-        yield Finding("cache", "note", text, "make room, or let HF_HOME name a folder on another disk")
+        yield Finding("cache", "note", text, "free some space, or set HF_HOME to a folder on another disk")
     else:
         yield Finding("cache", "ok", text)
     if facts.unfinished:
@@ -181,19 +187,19 @@ def _cache(facts: Facts) -> Iterator[Finding]:
             "downloads",
             "note",
             f"{size(facts.unfinished)} of interrupted downloads",
-            "the same pull goes on; rm frees them",
+            "`eftlocal pull NAME` continues them; `eftlocal rm NAME` deletes them",
         )
 
 
 def _network(facts: Facts) -> Finding:
     if facts.network:
-        return Finding("network", "note", f"{facts.endpoint}: {facts.network}", "what is downloaded runs without it")
+        return Finding("network", "note", f"{facts.endpoint}: {facts.network}", "downloaded models run without it")
     return Finding("network", "ok", f"{facts.endpoint} answers")
 
 
 def _token(facts: Facts) -> Finding:
     if facts.token_problem:
-        return Finding("token", "wrong", facts.token_problem, "copy it once more, or `hf auth login`")
+        return Finding("token", "wrong", facts.token_problem, "copy the token again, or run `hf auth login`")
     return Finding("token", "ok", f"from {facts.token}" if facts.token else "none: only gated models need one")
 
 

@@ -1,4 +1,4 @@
-"""One emulator from its files to its first token, step by step; the first step that fails is the last."""
+"""Checks one emulator step by step, from its files to its first token. It stops at the first step that fails."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,10 @@ QUESTION = "Say hello."
 
 
 def examine(models: Path | None, name: str) -> Iterator[Finding]:
-    """Files and their checksums, headers and vocabularies, memory, loading, the first token."""
+    """The findings about the emulator: files and checksums, headers and vocabularies, memory, load, first token.
+
+    Yields one finding for each step. An error becomes the last finding and is not raised.
+    """
     step = "catalogue"
     try:
         cat = catalog.load(models)
@@ -46,7 +49,7 @@ def examine(models: Path | None, name: str) -> Iterator[Finding]:
 
 
 def _files(model: catalog.Model) -> Iterator[Finding]:
-    """The model's weights, and its adapter."""
+    """The findings about the model's weights and its adapter. Raises HubError for a damaged file."""
     yield _file(model.name, model.file, catalog.local_path(model))
     if model.lora is not None and (lora := catalog.local_lora(model)) is not None:
         yield _file(f"{model.name} lora", model.lora.file, lora[0])
@@ -58,5 +61,5 @@ def _file(name: str, file: catalog.File, path: Path) -> Finding:
     if downloaded:
         for part in files:
             hub.verify(part)
-    how = "whole, its checksum is right" if downloaded else "there"
-    return Finding(name, "ok", f"{path} is {how} ({size(sum(part.stat().st_size for part in files))})")
+    state = "complete and its checksum is right" if downloaded else "there"
+    return Finding(name, "ok", f"{path} is {state} ({size(sum(part.stat().st_size for part in files))})")

@@ -1,4 +1,4 @@
-"""What this machine and installation are, gathered for `eftlocal doctor`."""
+"""Gathers the facts about this machine and installation for `eftlocal doctor`."""
 
 import platform
 import re
@@ -17,11 +17,11 @@ from eftlocal.runtime.llama import library
 
 __all__ = ["gather", "not_writable"]
 
-VENDORS = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}  # PCI ids, as sysfs gives them
+VENDORS = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}  # PCI vendor ids, as sysfs writes them
 
 
 def gather(models: Path | None) -> Facts:
-    """Look at everything; nothing here fails, since what fails is what is looked for."""
+    """Look at everything. A failure is not raised but becomes a fact: the doctor looks for failures."""
     cat, unreadable = None, None
     try:
         cat = catalog.load(models)
@@ -41,7 +41,7 @@ def gather(models: Path | None) -> Facts:
         gpus=_gpus(),
         cuda=_cuda(),
         machine=here,
-        threads=f"{here.cores} threads, split over members by what they cost",
+        threads=f"{here.cores} threads, divided among the members by their cost",
         cache=str(folder),
         cache_free=hub.free_bytes(folder),
         cache_problem=not_writable(folder),
@@ -57,14 +57,14 @@ def gather(models: Path | None) -> Facts:
 
 
 def _translated() -> bool:
-    """Whether this is an Intel Python that Rosetta runs on Apple Silicon."""
+    """Whether this is an Intel Python that runs on Apple Silicon under Rosetta."""
     if sys.platform != "darwin" or platform.machine() != "x86_64":
         return False
-    return _said("sysctl", "-n", "sysctl.proc_translated").strip() == "1"
+    return _output("sysctl", "-n", "sysctl.proc_translated").strip() == "1"
 
 
 def _gpus() -> tuple[str, ...]:
-    """The makers of the graphics processors that the system shows, whatever llama.cpp was built for."""
+    """The makers of the GPUs that the system shows, even if llama.cpp is not built for them."""
     if sys.platform == "darwin":
         return ("apple",) if platform.machine() == "arm64" or _translated() else ()
     found = set()
@@ -73,19 +73,19 @@ def _gpus() -> tuple[str, ...]:
             found.add(VENDORS.get(file.read_text(encoding="ascii").strip(), ""))
         except (OSError, ValueError):
             continue
-    if Path("/proc/driver/nvidia/version").exists() or "GPU" in _said("nvidia-smi", "-L"):
+    if Path("/proc/driver/nvidia/version").exists() or "GPU" in _output("nvidia-smi", "-L"):
         found.add("nvidia")
     return tuple(sorted(found - {""}))
 
 
 def _cuda() -> tuple[int, int] | None:
-    """The newest CUDA version that the NVIDIA driver takes."""
-    version = re.search(r"CUDA Version: (\d+)\.(\d+)", _said("nvidia-smi"))
+    """The newest CUDA version that the NVIDIA driver supports; None if it is unknown."""
+    version = re.search(r"CUDA Version: (\d+)\.(\d+)", _output("nvidia-smi"))
     return (int(version[1]), int(version[2])) if version else None
 
 
-def _said(*command: str) -> str:
-    """What a program prints; nothing where there is no such program, or it fails."""
+def _output(*command: str) -> str:
+    """What a program prints; nothing if it is not installed or cannot be run."""
     if shutil.which(command[0]) is None:
         return ""
     try:
@@ -95,13 +95,13 @@ def _said(*command: str) -> str:
 
 
 def not_writable(folder: Path) -> str | None:
-    """Why nothing could be downloaded into `folder`, which need not be there yet."""
+    """Why nothing can be downloaded into `folder`, or None. The folder need not exist yet."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        return f"{folder} is no folder"
+        return f"{folder} is not a folder"
     try:
-        with TemporaryFile(dir=folder):  # a disk that is full or read-only is found out by writing alone
+        with TemporaryFile(dir=folder):  # only writing shows that a disk is full or read-only
             return None
     except OSError as error:
         return f"{folder} is not writable: {error.strerror}"

@@ -1,1 +1,1 @@
-"""What there is to run and where its files are: `list`, `show`, `pull`, `rm` and `init`."""
+"""The apps about models and their files: `list`, `show`, `pull`, `rm` and `init`."""

@@ -1,4 +1,4 @@
-"""Models that may still be on the Hub: their repositories, asked once each, and their headers by range requests."""
+"""Looks at models that are not downloaded yet: their repositories on the Hub, and their headers by range requests."""
 
 from pathlib import Path
 
@@ -12,32 +12,34 @@ from eftlocal.runtime.gguf_remote import check_remote
 
 __all__ = ["Afar"]
 
-OFFERED = 2  # other quantizations that are named
+OFFERED = 2  # smaller quantizations that are suggested, at most
 
 
 class Afar:
-    """One look at the Hub: every repository at one commit."""
+    """One look at the Hub. Each repository is asked for once, so that all answers are about one commit of it."""
 
     def __init__(self) -> None:
         self._repositories: dict[tuple[str, str | None], hub.Repository] = {}
 
     def repository(self, file: HubFile) -> hub.Repository:
-        """The repository of `file` at the commit that this look is about. Raises HubError."""
+        """The repository of `file`, at the commit that was the newest at the first request. Raises HubError."""
         key = (file.repo, file.revision)
         if key not in self._repositories:
             self._repositories[key] = hub.repository(*key)
         return self._repositories[key]
 
     def parts(self, file: HubFile) -> tuple[hub.RemoteFile, ...]:
-        """Every part of `file`; a HubError where it is not there, or not the one that its entry expects."""
+        """All parts of `file`. Raises HubError if it is missing, or is not the file that its entry expects."""
         parts = self.repository(file).parts(file.file)
         if file.sha256 is not None and len(parts) == 1 and parts[0].sha256 not in (None, file.sha256):
-            problem = f"{file}: its sha256 at the Hub is {parts[0].sha256}, the models.toml expects {file.sha256}"
-            raise HubError(problem, "its publisher has replaced it: correct the entry, or name the old one's revision")
+            problem = f"{file}: its sha256 on the Hub is {parts[0].sha256}, but models.toml expects {file.sha256}"
+            raise HubError(
+                problem, "its publisher replaced it: correct the entry's sha256, or give the revision of the old file"
+            )
         return parts
 
     def smaller(self, file: HubFile, by: int) -> tuple[str, ...]:
-        """The largest models of the same repository that are smaller `by` so many bytes: other quantizations of it."""
+        """The names of other quantizations of `file`: the largest that are at least `by` bytes smaller than it."""
         repository = self.repository(file)
         most = sum(part.size for part in repository.parts(file.file)) - by
         names = [other.name for other in repository.models]
@@ -46,7 +48,10 @@ class Afar:
         return tuple(name for size, name in sorted(sized, reverse=True) if size <= most)[:OFFERED]
 
     def find(self, model: catalog.Model) -> Found:
-        """The model's header, from the file that is here or from the Hub. Raises as `on_this_machine`, and HubError."""
+        """The model's header, from its file on this machine or else from the Hub.
+
+        Raises HubError, and what `on_this_machine` raises.
+        """
         if all(held(file).path for file in model.files) or not isinstance(model.file, HubFile):
             return on_this_machine(model)
         header = check_remote(self.repository(model.file), model.file.file)

@@ -1,4 +1,4 @@
-"""Texts of a table: whatever names and descriptions hold, they write no control code to a terminal."""
+"""Cells of the tables. Names and descriptions come from files, so their control characters are made harmless."""
 
 from rich.text import Text
 
@@ -8,15 +8,15 @@ __all__ = ["cell", "cut", "one_line"]
 
 
 def one_line(text: str) -> str:
-    """A text of several lines as one."""
+    """The text on one line, without control characters."""
     return printable(" ".join(text.split()))
 
 
 def cell(text: str) -> Text:
-    """A cell that goes on in the next row where it is too long, so that all of it can be read and copied."""
+    """A cell that is wrapped if it is too long, so that all of it can be read and copied."""
     return Text(printable(text), overflow="fold")
 
 
 def cut(text: str) -> Text:
-    """A cell that ends in an ellipsis where it is too long."""
+    """A cell of one line that ends in an ellipsis if it is too long."""
     return Text(one_line(text), no_wrap=True, overflow="ellipsis")

@@ -1,4 +1,4 @@
-"""The downloads of `eftlocal pull`: what they are, whether there is room, and their progress."""
+"""The downloads of `eftlocal pull`: shows what they are and whether they fit, asks, downloads, shows the progress."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,14 +32,14 @@ from eftlocal.errors import HubError
 
 __all__ = ["fetch"]
 
-MARGIN: Final = 100_000_000  # bytes of disk that are left free
-NUMBERS: Final = 37  # columns of a terminal for bytes, speed and time, with their gaps
-NARROWEST, WIDEST = 10, 40  # columns of a bar
+MARGIN: Final = 100_000_000  # bytes of disk that must stay free
+NUMBERS: Final = 37  # columns that bytes, speed and time take on the terminal, with their gaps
+NARROWEST, WIDEST = 10, 40  # columns of a progress bar
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One part to download, and how many of its bytes an interrupted download left."""
+    """One file to download. `have` is the number of its bytes that are here already, after an interrupted download."""
 
     repository: hub.Repository
     part: hub.RemoteFile
@@ -60,14 +60,21 @@ def fetch(
     dry_run: bool,
     xet: bool,
 ) -> int:
-    """Say what is to be downloaded and whether it will run here, ask, and download it. Returns the exit code."""
+    """Show what will be downloaded and whether it fits in memory, ask, and download it. Returns the exit code.
+
+    wanted   the emulator or model that needs the files
+    missing  the files to download
+    here     the files of `wanted` that are on this machine already
+
+    Raises HubError, and the errors of reading the models' headers and comparing their vocabularies.
+    """
     afar = Afar()
     items = [_item(afar, file, part) for file in missing for part in afar.parts(file)]
     fits = None
     if isinstance(wanted, catalog.Emulator):
         fits = memory(wanted, assemble(cat, wanted, find=afar.find))
     else:
-        afar.find(wanted)  # its header, before all of it comes
+        afar.find(wanted)  # check its header before the whole file is downloaded
     _show(wanted.name, here, items, fits)
     if isinstance(wanted, catalog.Emulator) and fits is not None and not fits.fits:
         _offer_smaller(afar, cat.model(wanted.base).file, fits.lacking)
@@ -80,7 +87,7 @@ def fetch(
     try:
         _download(items, xet)
     except KeyboardInterrupt:
-        then = "begins anew" if xet else "goes on from here"
+        then = "starts again" if xet else "continues from here"
         print(f"eftlocal: interrupted; the same command {then}", file=sys.stderr)
         return INTERRUPTED
     return 0
@@ -118,16 +125,16 @@ def _show(title: str, here: Sequence[HubFile], items: Sequence[Item], fits: Memo
 
 
 def _offer_smaller(afar: Afar, base: catalog.File, lacking: int) -> None:
-    """Name other quantizations of the base, by far the largest model mostly, with which it would fit."""
+    """Suggest quantizations of the base that would fit. The base is mostly by far the largest model."""
     if isinstance(base, HubFile) and (names := afar.smaller(base, lacking)):
-        console(stderr=True).print(f"  {' or '.join(names)} of the same repository as the base fits")
+        console(stderr=True).print(f"  it would fit with this base from the same repository: {' or '.join(names)}")
 
 
 def _must_have_room(items: Iterable[Item]) -> None:
     folder, needed = hub.cache_folder(), sum(item.missing for item in items)
     if needed and needed + MARGIN > (free := hub.free_bytes(folder)):
-        problem = f"{size(needed)} are to be downloaded, and {size(free)} are free in {folder}"
-        raise HubError(problem, "Make room, or let the variable HF_HOME name a folder on another disk.")
+        problem = f"The download needs {size(needed)}, but only {size(free)} are free in {folder}."
+        raise HubError(problem, "Free some space, or set the variable HF_HOME to a folder on another disk.")
 
 
 # --- the downloads ----------------------------------------------------------------------------------------------------
@@ -142,7 +149,7 @@ def _download(items: Sequence[Item], xet: bool) -> None:
 
 
 class _Line:
-    """The progress of one file where nobody watches: a line at its start, one at its end."""
+    """The progress of one file when the output is not a terminal: a line at its start and one at its end."""
 
     def __init__(self, item: Item) -> None:
         self._item = item
@@ -154,11 +161,11 @@ class _Line:
         pass
 
     def end(self) -> None:
-        print(f"{self._item.part.name}: here, checked", file=sys.stderr)
+        print(f"{self._item.part.name}: downloaded and checked", file=sys.stderr)
 
 
 class _Bar:
-    """The progress of one file on a terminal, which also moves the bar of all of them."""
+    """The progress bar of one file on a terminal. It also moves the bar for all files."""
 
     def __init__(self, progress: Progress, total: TaskID | None, item: Item) -> None:
         self._progress, self._total, self._at = progress, total, item.have
@@ -168,7 +175,7 @@ class _Bar:
         self._progress.start_task(self._task)
 
     def at(self, n: int) -> None:
-        if n <= self._at:  # what was there already, being hashed
+        if n <= self._at:  # bytes that were here already are being hashed
             return
         self._progress.update(self._task, completed=n)
         if self._total is not None:
@@ -180,7 +187,7 @@ class _Bar:
 
 
 class _Name(ProgressColumn):
-    """Whose bar it is, cut where the terminal is narrow."""
+    """The column with the file's name, cut if the terminal is narrow."""
 
     def render(self, task: Task) -> Text:
         return cut(task.description)
@@ -192,7 +199,7 @@ def _bars(items: Sequence[Item]) -> Iterator[Sequence[_Bar | _Line]]:
     if not out.is_terminal or out.is_dumb_terminal:
         yield [_Line(item) for item in items]
         return
-    out.width -= 2  # a terminal writes ^C behind the bars: in its last column that would begin a line
+    out.width -= 2  # room for the ^C that a terminal writes behind the bars, so that it does not wrap
     numbers = [Column(no_wrap=True) for _ in range(3)]
     room = out.width - NUMBERS - max(len(item.part.name) for item in items)
     columns = (

@@ -1,4 +1,4 @@
-"""`eftlocal init`: writes models that were named one by one into a models.toml, so that they get a name."""
+"""`eftlocal init`: adds an emulator to a models.toml, made of the models that the command line names."""
 
 import json
 import re
@@ -15,9 +15,9 @@ __all__ = ["init"]
 
 
 def init(cat: catalog.Catalog, name: str, trio: catalog.Emulator, target: Path) -> int:
-    """Add the emulator `trio` to the models.toml `target`, as `name`. Returns the exit code.
+    """Add the emulator `trio` as `name` to the models.toml `target`. Returns the exit code.
 
-    Raises CatalogError where the name is none, or taken, a file is not there, or `target` cannot be written.
+    Raises CatalogError if the name is not allowed or taken, a file is missing, or `target` cannot be written.
     """
     keys = _keys(cat, name, trio)
     _must_be_free(cat, name, [key for model, key in keys.items() if key != model])
@@ -33,7 +33,7 @@ def init(cat: catalog.Catalog, name: str, trio: catalog.Emulator, target: Path) 
             file.write(f"{gap}{text}\n")
     except OSError as error:
         raise CatalogError(f"{target}: cannot be written: {error.strerror or error}") from error
-    except ValueError as error:  # not UTF-8: the file, or a path that it should name
+    except ValueError as error:  # the file is not UTF-8, or a path to write into it is not
         raise CatalogError(f"{target}: cannot be written as UTF-8 text") from error
     option = "" if target == catalog.users_file() else f" --models {shlex.quote(str(target))}"
     print(f"{target} now defines {name}: eftlocal chat {name}{option}", file=sys.stderr)
@@ -41,7 +41,7 @@ def init(cat: catalog.Catalog, name: str, trio: catalog.Emulator, target: Path) 
 
 
 def _keys(cat: catalog.Catalog, name: str, trio: catalog.Emulator) -> dict[str, str]:
-    """What each model is to be called: one with a table of its own keeps its name."""
+    """The name that each model gets in the file. A model that a models.toml defines keeps its name."""
     keys: dict[str, str] = {}
     for role, model in zip(("base", "tuned", "reference"), [trio.base, *_pair(trio)], strict=False):
         keys.setdefault(model, f"{name}-{role}" if cat.model(model).source is None else model)
@@ -49,13 +49,16 @@ def _keys(cat: catalog.Catalog, name: str, trio: catalog.Emulator) -> dict[str, 
 
 
 def _must_be_free(cat: catalog.Catalog, name: str, models: list[str]) -> None:
-    """A CatalogError where an entry would hide another one, or could not be named on a command line."""
+    """Raise CatalogError if the name cannot be given on a command line, or an entry would hide another one."""
     if not re.fullmatch(r"\w[\w.+-]*", name) or name.endswith(".gguf") or name == catalog.TRIO:
-        raise CatalogError(f"{name!r} cannot be the name of an emulator", "letters, digits, - and . make a --name")
+        raise CatalogError(
+            f"{name!r} cannot be the name of an emulator",
+            "Use letters, digits, -, . and +; begin with a letter or digit.",
+        )
     taken = [("emulator", name, cat.emulators.get(name)), *(("model", key, cat.models.get(key)) for key in models)]
     for kind, key, entry in taken:
         if entry is not None:
-            raise CatalogError(f'the {kind} "{key}" is defined already, in {entry.source}', "Give another --name.")
+            raise CatalogError(f'the {kind} "{key}" is already defined in {entry.source}', "Choose another --name.")
 
 
 def _lines(cat: catalog.Catalog, name: str, trio: catalog.Emulator, keys: Mapping[str, str]) -> list[str]:
@@ -87,5 +90,5 @@ def _quoted(name: str) -> str:
 
 
 def _string(text: str) -> str:
-    """A string of TOML, which escapes as JSON does, and DEL besides."""
+    """The text as a TOML string. TOML escapes the same characters as JSON, and DEL too."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""`eftlocal list`: the emulators and models of the catalogue, and which of them are on this machine."""
+"""`eftlocal list`: shows the emulators and models of the catalogue, and which of them are on this machine."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ __all__ = ["listing"]
 
 
 def listing(cat: catalog.Catalog, *, local: bool, as_json: bool) -> int:
-    """Print every emulator and model; `local`: only those whose files are all here. Returns the exit code."""
+    """Print every emulator and model, or only those whose files are all here (`local`). Returns the exit code."""
     memory = machine.here(devices=False).memory
     emulators = [_emulator(cat, emulator, memory) for emulator in cat.emulators.values()]
     models = [_model(model) for model in cat.models.values()]
@@ -58,7 +58,7 @@ def _model(model: catalog.Model) -> dict[str, object]:
 
 
 def _print(emulators: list[dict[str, object]], models: list[dict[str, object]]) -> None:
-    """The emulators last, which are what most people look for: there are more models than rows on a screen."""
+    """Print the models, then the emulators: most people look for these, and the end of a long list stays on screen."""
     out = console()
     table = _table("model", "here", "size", last="from")
     for entry in models:
@@ -73,7 +73,7 @@ def _print(emulators: list[dict[str, object]], models: list[dict[str, object]]) 
 
 
 def _table(*columns: str, last: str) -> Table:
-    """One row for each entry: on a narrow terminal the last column alone is cut."""
+    """A table with one row for each entry. On a narrow terminal only the last column is cut."""
     return Table(*(Column(name, no_wrap=True) for name in columns), last, box=None, pad_edge=False)
 
 

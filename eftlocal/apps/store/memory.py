@@ -1,4 +1,4 @@
-"""Whether an emulator fits in this machine's memory, in a line or a few."""
+"""Says whether an emulator fits in this machine's memory, for `show` and `pull`."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ __all__ = ["Memory", "memory"]
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """The plan of one emulator at its usual context, on this machine as it is now."""
+    """The memory plan of one emulator with its configured context, on this machine as it is now."""
 
     plan: Plan
 
@@ -23,10 +23,10 @@ class Memory:
 
     @property
     def line(self) -> str:
-        """What it needs, what there is, and whether that is enough."""
+        """One line: whether it fits, how much memory it needs, and how much is free."""
         need = self.plan.total
-        rest = need.compute + need.output + need.tokenizer
-        parts = f"models {gib(need.weights)}, caches {gib(need.kv)}, the rest {gib(rest)}"
+        buffers = need.compute + need.output + need.tokenizer
+        parts = f"models {gib(need.weights)}, KV caches {gib(need.kv)}, buffers {gib(buffers)}"
         free = self.plan.machine.free
         room = f"; {gib(free)} of memory are free" if free is not None else ""
         verdict = "it fits" if self.fits else "it DOES NOT FIT"
@@ -35,12 +35,12 @@ class Memory:
 
     @property
     def lacking(self) -> int:
-        """Bytes that are needed beyond what can be used."""
+        """How many bytes are needed but not available."""
         return sum(short.needed - short.usable for short in self.plan.shortfalls)
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """What would fit."""
+        """Changes with which the emulator would fit, a line each."""
         return self.plan.advice
 
     def as_json(self) -> dict[str, object]:
@@ -59,6 +59,6 @@ class Memory:
 
 
 def memory(emulator: catalog.Emulator, members: Members) -> Memory:
-    """The plan for an emulator that may be far away still."""
+    """The memory plan of an emulator, from its models' headers; the models need not be downloaded."""
     cache = Cache(members.context(emulator.context))
     return Memory(members.plan(machine.here(), cache, Wishes()))

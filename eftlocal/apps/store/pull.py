@@ -1,4 +1,4 @@
-"""`eftlocal pull NAME`: makes sure that a model's or an emulator's files are on this machine."""
+"""`eftlocal pull NAME`: makes sure that the files of an emulator or a model are on this machine."""
 
 import re
 import sys
@@ -25,22 +25,23 @@ def pull(
     dry_run: bool,
     xet: bool,
 ) -> int:
-    """Download what `name` (an emulator, a model, or hf:owner/repo/file.gguf) lacks. Returns the exit code.
+    """Download the missing files of `name` (an emulator, a model, or hf:owner/repo/file.gguf). Returns the exit code.
 
-    `revision` stands in for the one that its models' entries name. Nothing is asked of the Hub where nothing lacks.
+    `revision` replaces the revision in the models' entries. If no file is missing, the Hub is not asked.
+    Raises CatalogError, SettingError, HubError, and what `fetch` raises.
     """
     _is_no_repository(name, revision)
     if revision is not None:
         cat = _at(cat, name, revision)
     emulator, models = models_of(cat, name)
     wanted = emulator or models[0]
-    for model in models:  # what is no download must be here
+    for model in models:  # a file that is not on the Hub must be here
         if not isinstance(model.file, HubFile):
             catalog.local_path(model)
     files = hub_files(models)
     missing = [file for file in files if held(file).path is None]
     if missing:
-        from eftlocal.apps.store.fetch import fetch  # what is here is here at once
+        from eftlocal.apps.store.fetch import fetch  # imported late: a pull of what is here stays fast
 
         here = [file for file in files if file not in missing]
         code = fetch(cat, wanted, missing, here, yes=yes, dry_run=dry_run, xet=xet)
@@ -52,7 +53,7 @@ def pull(
 
 def _say_how(wanted: catalog.Emulator | catalog.Model, files: Iterable[HubFile], revision: str | None) -> None:
     if revision is not None:
-        print(f"{wanted.name} is here at {revision}: name it {', '.join(map(str, files))}", file=sys.stderr)
+        print(f"{wanted.name} is here at {revision}; use it as {', '.join(map(str, files))}", file=sys.stderr)
     elif isinstance(wanted, catalog.Emulator):
         print(f"{wanted.name} is here: eftlocal chat {wanted.words}", file=sys.stderr)
     else:
@@ -60,16 +61,16 @@ def _say_how(wanted: catalog.Emulator | catalog.Model, files: Iterable[HubFile],
 
 
 def _at(cat: catalog.Catalog, name: str, revision: str) -> catalog.Catalog:
-    """The catalogue with the files that `name` needs at another revision. Raises SettingError."""
+    """The catalogue in which the files of `name` have another revision. Raises SettingError if they need several."""
     _, models = models_of(cat, name)
     if len({file.repo for file in hub_files(models)}) > 1:
-        problem = f"{name} has models of several repositories."
-        raise SettingError(problem, "--revision is for one; pull them one by one.")
+        problem = f"The models of {name} come from several repositories."
+        raise SettingError(problem, "--revision applies to one repository: pull the models one by one.")
 
     def moved(file: catalog.File) -> catalog.File:
         if not isinstance(file, HubFile) or file.revision == revision:
             return file
-        return replace(file, revision=revision, sha256=None)  # which was that of its own revision
+        return replace(file, revision=revision, sha256=None)  # the entry's sha256 is that of its own revision
 
     def model(model: catalog.Model) -> catalog.Model:
         lora = model.lora and replace(model.lora, file=moved(model.lora.file))
@@ -79,7 +80,7 @@ def _at(cat: catalog.Catalog, name: str, revision: str) -> catalog.Catalog:
 
 
 def _is_no_repository(name: str, revision: str | None) -> None:
-    """A HubError that lists a repository's files, where `name` is one: the user has to choose."""
+    """Raise HubError if `name` is a whole repository. It lists the repository's models, for the user to choose one."""
     found = re.fullmatch(rf"{HUB}({REPO})/?(?:@({REVISION}))?", name, re.ASCII)
     if found is None:
         return

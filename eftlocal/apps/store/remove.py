@@ -1,4 +1,4 @@
-"""`eftlocal rm NAME`: frees the downloads of an emulator that no other one on this machine uses, or of one model."""
+"""`eftlocal rm NAME`: deletes a model's download, or those of an emulator that no other emulator here uses."""
 
 import json
 import sys
@@ -15,7 +15,10 @@ __all__ = ["remove"]
 
 
 def remove(cat: catalog.Catalog, name: str, *, yes: bool, as_json: bool) -> int:
-    """Delete what `name` was downloaded as, after asking; a file named by its path stays. Returns the exit code."""
+    """Delete the downloads of `name`, after asking. Files that the user named by a path stay. Returns the exit code.
+
+    Raises SettingError if nobody can be asked and `yes` is not given, and CatalogError for an unknown name.
+    """
     emulator, models = models_of(cat, name)
     users = {file: _users(cat, file, {emulator.name} if emulator else set()) for file in hub_files(models)}
     files = [held(file) for file in users]
@@ -24,7 +27,8 @@ def remove(cat: catalog.Catalog, name: str, *, yes: bool, as_json: bool) -> int:
     if gone and not yes:
         if not can_ask():
             raise SettingError(
-                f"Nothing was deleted: nobody can be asked about {name}.", "--yes deletes without asking."
+                f"Nothing was deleted: {name} needs a confirmation, and this is not a terminal.",
+                "Add --yes to delete without a question.",
             )
         for file in gone:
             print(f"  {file.file}{_used(users[_hub(file)])}", file=sys.stderr)
@@ -55,7 +59,7 @@ def _hub(file: Held) -> HubFile:
 
 
 def _users(cat: catalog.Catalog, file: HubFile, without: set[str]) -> list[str]:
-    """The emulators whose models are all here and which need this file, at whatever revision."""
+    """The names of the emulators that are on this machine and need this file, at any revision."""
     return [
         emulator.name
         for emulator in cat.emulators.values()

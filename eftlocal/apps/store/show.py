@@ -1,4 +1,4 @@
-"""`eftlocal show NAME`: what an emulator is made of, how each member sees a conversation, and whether it runs here."""
+"""`eftlocal show NAME`: shows an emulator's models, how each member sees a conversation, and whether it fits here."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,12 @@ from eftlocal.runtime.vocab import Vocabulary
 __all__ = ["show"]
 
 SAMPLE = "Why is the sky blue?"
-MOST_DIFFERING = 20  # ids shown where special tokens differ
+MOST_DIFFERING = 20  # special tokens that differ and are shown, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What could be found out about an emulator; `problem` says what stands in its way, or why it is not known."""
+    """What is known of an emulator. `problem` is the error that kept the rest from being known."""
 
     members: Members | None
     memory: Memory | None
@@ -35,9 +35,9 @@ class Findings:
 
 
 def show(cat: catalog.Catalog, name: str, *, as_json: bool) -> int:
-    """Print everything about an emulator or a model. Returns the exit code.
+    """Print everything that is known of an emulator or a model. Returns the exit code.
 
-    Raises, after all that is known was printed, what stands in its way, or why more cannot be known.
+    Raises CatalogError for an unknown name. After printing, raises the error that kept the rest from being known.
     """
     emulator, models = models_of(cat, name)
     if emulator is None:
@@ -63,13 +63,13 @@ def _look(cat: catalog.Catalog, emulator: catalog.Emulator) -> Findings:
 
 
 def _vocabulary(members: Members) -> str:
-    """What the members' vocabularies have in common, in a line or a few."""
+    """What the members' vocabularies have in common, as one line."""
     vocabularies = {spec.model: Vocabulary.of(spec.header) for spec in members.specs}
     padded = [f"{name} {len(v) - v.n_real}" for name, v in vocabularies.items() if len(v) > v.n_real]
     same = f"{members.n_real - len(members.skipped):,} of " if len(members.skipped) else ""
     line = f"{same}{members.n_real:,} tokens{', the same for all members' if len(vocabularies) > 1 else ''}"
     if padded:
-        line += f"; rows of padding are left out: {', '.join(padded)}"
+        line += f"; padding rows left out: {', '.join(padded)}"
     if not len(members.skipped):
         return line
     first, *others = vocabularies.values()
@@ -77,10 +77,10 @@ def _vocabulary(members: Members) -> str:
         f"{i} {' / '.join(dict.fromkeys(v.text(i).decode('utf-8', 'replace') for v in (first, *others)))}"
         for i in members.skipped[:MOST_DIFFERING].tolist()
     )
-    return f"{line}; special tokens that differ, where rewards count nothing: {shown}"
+    return f"{line}; special tokens that differ (their reward is 0): {shown}"
 
 
-# --- what is said -----------------------------------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------------------------------
 
 
 def _file(model: catalog.Model) -> dict[str, object]:
@@ -111,7 +111,7 @@ def _role(role: str, member: int, members: Members) -> dict[str, object]:
 
 
 def _views(emulator: catalog.Emulator, members: Members) -> dict[str, str]:
-    """By role: a short conversation as its member is given it, or why it cannot be."""
+    """By role: a short conversation as the role's member sees it, or the reason why it cannot be rendered."""
     system = [Message("system", emulator.system)] if emulator.system else []
     texts = {}
     for role, member in members.roles.items():

@@ -1,4 +1,4 @@
-"""Which of the catalogue's files are on this machine, how large they are, and roughly what memory they want."""
+"""Says which of the catalogue's files are on this machine, how large they are, and how much memory they need."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from eftlocal.errors import CatalogError
 
 __all__ = ["Held", "held", "hub_files", "models_of", "rough_memory", "sizes"]
 
-BESIDE_WEIGHTS = 1.1  # memory over files: caches and buffers at the usual context
-ONCE = 300_000_000  # bytes of memory whatever runs
+BESIDE_WEIGHTS = 1.1  # memory divided by file size, for KV caches and buffers at the usual context
+ONCE = 300_000_000  # bytes of memory that any emulator needs on top
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A file that an entry names: where it is on this machine, or None; and its bytes, or None where nobody knows."""
+    """A file of an entry. `path` is None if it is not on this machine; `size` (in bytes) is None if it is unknown."""
 
     file: File
     path: Path | None
@@ -25,7 +25,7 @@ class Held:
 
 
 def held(file: File) -> Held:
-    """What this machine holds of `file`; no network."""
+    """Look for `file` on this machine, without the network."""
     try:
         path = catalog.local(file, "", "")
         return Held(file, path, sum(part.stat().st_size for part in parts(path)))
@@ -34,24 +34,27 @@ def held(file: File) -> Held:
 
 
 def models_of(cat: catalog.Catalog, name: str) -> tuple[catalog.Emulator | None, tuple[catalog.Model, ...]]:
-    """The emulator of that name with its models, or the one model that `name` names."""
+    """The emulator of that name and its models; or None and the one model of that name.
+
+    Raises CatalogError, with the nearest name, if there is neither.
+    """
     if name in cat.emulators:
         emulator = cat.emulator(name)
         return emulator, tuple(cat.model(model) for model in emulator.models)
     if name not in cat.models and named(name, Path.cwd()) is None:
         near = nearest(name, [*cat.models, *cat.emulators])
-        hint = f"`eftlocal list` shows {len(cat.emulators)} emulators and {len(cat.models)} models; else {NAMING}"
+        hint = f"`eftlocal list` shows {len(cat.emulators)} emulators and {len(cat.models)} models; or {NAMING}"
         raise CatalogError(f'no emulator or model is named "{name}"{near}', hint)
     return None, (cat.model(name),)
 
 
 def hub_files(models: Iterable[catalog.Model]) -> tuple[HubFile, ...]:
-    """The files of these models that come from the Hub, each once."""
+    """Those files of the models that come from the Hub, each once."""
     return tuple(dict.fromkeys(file for model in models for file in model.files if isinstance(file, HubFile)))
 
 
 def sizes(models: Iterable[catalog.Model]) -> tuple[int | None, int | None]:
-    """Bytes of all files of these models, each once, and of those that are not here; None where one is unknown."""
+    """The bytes of all files of these models, each once, and of those that are not here; None if a size is unknown."""
     files = [held(file) for file in dict.fromkeys(file for model in models for file in model.files)]
     return _sum(files), _sum(file for file in files if file.path is None)
 
@@ -62,5 +65,5 @@ def _sum(files: Iterable[Held]) -> int | None:
 
 
 def rough_memory(size: int) -> int:
-    """Bytes of memory that models of so many bytes want, to a fifth: the memory plan needs their headers."""
+    """The bytes of memory that models of `size` bytes need, to within a fifth. The exact plan needs their headers."""
     return int(size * BESIDE_WEIGHTS) + ONCE

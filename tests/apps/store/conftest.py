@@ -1,4 +1,4 @@
-"""A Hub of our own with a tiny emulator in it, and the program connected to it."""
+"""A local Hub server with a tiny emulator on it, and the program connected to this server."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class Done(NamedTuple):
 
 @dataclass(frozen=True)
 class World:
-    """The Hub, the catalogue that names its files, and the program."""
+    """The Hub server, the catalogue that names its files, the Hub's cache, and a function that runs the program."""
 
     server: HubServer
     catalog: Path

@@ -1,4 +1,4 @@
-"""`eftlocal pull`: the plan before a byte is downloaded, the download, and what stands in the way."""
+"""`eftlocal pull`: the plan that is shown before the download, the download itself, and what can prevent it."""
 
 import hashlib
 import json
@@ -64,7 +64,7 @@ def test_a_trio_by_its_places_needs_no_models_toml(world: World) -> None:
     assert done.code == 0 and done.err.endswith("now defines mine: eftlocal chat mine\n")
     assert world.run("generate", "-e", "mine", "--ctx", "256", "--max-tokens", "2", "hi").code == 0
     again = world.run("init", *trio, "--name", "mine")
-    assert again.code == 1 and 'the emulator "mine" is defined already' in again.err
+    assert again.code == 1 and 'the emulator "mine" is already defined' in again.err
 
 
 WRONG = {
@@ -84,8 +84,8 @@ WRONG = {
         ["pull", "hf:us/Big-GGUF/Big.Q8_0.gguf@../main"],
         ["does not name a .gguf file"],
     ),
-    "a name and a base": (["pull", "tiny", "--base", "big"], ["Both tiny and a --base"]),
-    "no base": (["pull", "--tuned", "big"], ["no --base"]),
+    "a name and a base": (["pull", "tiny", "--base", "big"], ["Both tiny and --base were given"]),
+    "no base": (["pull", "--tuned", "big"], ["need --base, which is missing"]),
     "no such repository": (["pull", "hf:us/None-GGUF/x.gguf"], ["no repository us/None-GGUF", "private"]),
     "no such file": (["pull", "hf:us/Big-GGUF/Big.Q5_K_M.gguf"], ["Big.Q5_K_M.gguf", "Big.Q4_K_M.gguf"]),
     "a repository alone": (["pull", "hf:us/Big-GGUF"], ["Q4_K_M", "Q8_0"]),
@@ -121,7 +121,7 @@ def test_a_file_that_is_not_the_one_that_the_entry_names(world: World) -> None:
     )
     world.catalog.write_text(text)
     done = world.run("pull", "big")
-    assert done.code == 1 and "the models.toml expects 0000" in done.err and "revision" in done.err
+    assert done.code == 1 and "but models.toml expects 0000" in done.err and "revision" in done.err
 
 
 def test_another_revision_is_another_file(world: World, family: Family) -> None:
@@ -132,7 +132,7 @@ def test_another_revision_is_another_file(world: World, family: Family) -> None:
     world.catalog.write_text(text.replace('file = "Big.Q4_K_M.gguf"\n', pinned))
     done = world.run("pull", "big", "--revision", "v2")
     place = "hf:us/Big-GGUF/Big.Q4_K_M.gguf@v2"
-    assert done.code == 0 and done.err.endswith(f"big is here at v2: name it {place}\n"), done.err
+    assert done.code == 0 and done.err.endswith(f"big is here at v2; use it as {place}\n"), done.err
     files = {name: json.loads(world.run("show", name, "--json").out)["models"][0] for name in ("big", place)}
     assert [Path(file["path"]).read_bytes() for file in files.values()] == [
         family.base.read_bytes(),
@@ -154,7 +154,8 @@ def test_an_adapter_comes_from_a_repository_of_its_own(world: World, family: Fam
     missing = world.run("generate", "-e", "lora", "hi")
     assert missing.code == 1 and "lora is not on this machine: taught is not downloaded yet" in missing.err
     done = world.run("pull", "lora")
-    assert done.code == 0 and done.err.count("ad.gguf: here, checked") == 1 and "Big.Q4_K_M.gguf: here" not in done.err
+    assert done.code == 0 and done.err.count("ad.gguf: downloaded and checked") == 1
+    assert "Big.Q4_K_M.gguf: downloaded" not in done.err
     assert world.run("generate", "-e", "lora", "--max-tokens", "2", "hi").code == 0
     assert "ok taught lora: " in world.run("doctor", "lora").out
     blob = next((world.home / "hub" / "models--us--Lora-GGUF" / "blobs").iterdir())
@@ -229,8 +230,9 @@ def test_what_does_not_fit_is_told_before_the_download_with_a_quantization_that_
     needed = json.loads(world.run("show", "tiny", "--json").out)["memory"]["needed"]
     memory = Machine(cores=2, memory=needed, free=int(needed * 0.8))
     monkeypatch.setattr("eftlocal.runtime.machine.here", lambda **_: memory)
-    monkeypatch.setattr("eftlocal.runtime.plan.loads.TINY", 0)  # below it nothing is ever refused
+    monkeypatch.setattr("eftlocal.runtime.plan.loads.TINY", 0)  # models smaller than this are never refused
     done = world.run("pull", "tiny", "--dry-run")
     assert done.code == 0 and "it DOES NOT FIT" in done.err
-    assert "  Big.Q8_0.gguf of the same repository as the base fits" in done.err  # the smaller one, here
-    assert "--force" not in done.err  # pull has no such option
+    # in this repository the Q8_0 file is the smaller one
+    assert "  it would fit with this base from the same repository: Big.Q8_0.gguf\n" in done.err
+    assert "--force" not in done.err  # pull does not have this option

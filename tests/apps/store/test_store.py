@@ -1,4 +1,4 @@
-"""`list`, `show` and `rm`: what is here, what it is made of, and what goes when it goes."""
+"""`list`, `show`, `rm`, `init` and `doctor`: what is on this machine, what it is made of, and what `rm` deletes."""
 
 import json
 import os
@@ -86,7 +86,7 @@ def test_each_entry_is_one_line_of_a_pipe(world: World, monkeypatch: pytest.Monk
     world.catalog.write_text(world.catalog.read_text().replace("a tiny one", long))
     rows = world.run("list").out.splitlines()
     assert len(rows) == 4 + 3 + 3 and sum(long in row for row in rows) == 1
-    assert rows[-4].split()[:2] == ["emulator", "here"]  # what most people look for stands last
+    assert rows[-4].split()[:2] == ["emulator", "here"]  # the emulators are last: most people look for them
 
 
 def test_rm_frees_what_no_other_emulator_here_uses(world: World) -> None:
@@ -124,8 +124,8 @@ INIT = {
     "a name that looks like an option": (["--name", "--"], "cannot be the name"),
     "a name that looks like a path": (["--name", "a/b"], "cannot be the name"),
     "the name of what is named one by one": (["--name", "trio"], "cannot be the name"),
-    "an emulator's name": (["--name", "tiny"], 'the emulator "tiny" is defined already'),
-    "a name that would hide a model": (["--name", "my"], 'the model "my-base" is defined already'),
+    "an emulator's name": (["--name", "tiny"], 'the emulator "tiny" is already defined'),
+    "a name that would hide a model": (["--name", "my"], 'the model "my-base" is already defined'),
     "no such file": (["--name", "x", "--base", "./nope.gguf"], "does not exist"),
 }
 

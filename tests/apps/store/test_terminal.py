@@ -60,7 +60,7 @@ def test_each_file_has_one_bar_and_ctrl_c_leaves_them_as_they_are(columns: int, 
         rows = terminal.text.rstrip().split("\n")
         bars = [row.split()[0][:10] for row in rows if "━" in row]  # names are cut on a narrow terminal
         assert bars == ["all", "Big.Q4_K_M", "small-chat", "small.Q8_0"], terminal.text
-        assert [row for row in rows if row][-1] == "eftlocal: interrupted; the same command goes on from here"
+        assert [row for row in rows if row][-1] == "eftlocal: interrupted; the same command continues from here"
 
 
 def test_a_dumb_terminal_gets_lines(home: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_dumb_terminal_gets_lines(home: Path) -> None:
         terminal.wait("[Y/n]")
         terminal.send(ENTER)
         assert terminal.close() == 0
-        assert terminal.text.count(": here, checked\n") == 3 and b"\x1b" not in terminal.raw
+        assert terminal.text.count(": downloaded and checked\n") == 3 and b"\x1b" not in terminal.raw
 
 
 def test_chat_offers_to_download_what_lacks(home: Path) -> None:
