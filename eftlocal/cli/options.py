@@ -275,7 +275,10 @@ class Options:
         return cat, emulator
 
     def load(self, catalog: "Catalog", emulator: str | None, **more: "Unpack[Dials]") -> "Emulator":
-        """The emulator of that name (None: the default), with these options and `more` as its settings."""
+        """Load the emulator of that name (None: the default) with these options; `more` overrides its settings.
+
+        Raises what `Emulator.load` raises.
+        """
         from eftlocal.emulation.emulator import Emulator
 
         return Emulator(self.load_members(catalog, emulator, **more))

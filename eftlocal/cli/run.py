@@ -187,7 +187,7 @@ def score(
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> int:
-    """Score a completion, or those of a file (-i): log-probabilities under the emulator and each of its models."""
+    """Score a completion (or a file, -i): log-probabilities under the emulator and each model."""
     if input is None:
         no_file_options(context, FILES)
         from eftlocal.apps import generate
@@ -223,7 +223,7 @@ def demo(
     seed: Annotated[int | None, typer.Option(help="Seed that picks the questions to show (default: random).")] = None,
     json: JsonOption = False,
 ) -> None:
-    """See emulated fine-tuning work in seconds, with a tiny model family that ships with eftlocal."""
+    """See emulated fine-tuning work in seconds, on a tiny model family that is included."""
     from eftlocal.apps import demo
 
     raise typer.Exit(demo.demo(questions, as_json=json, shown_seed=seed, beta=beta, temperature=temperature))

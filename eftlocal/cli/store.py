@@ -58,7 +58,7 @@ def list_(
     local: Annotated[bool, typer.Option("--local", help="List only what is on this machine.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """List emulators and models: whether they are on this machine, how large they are, and whether they fit."""
+    """List emulators and models: what is on this machine, how large it is, and whether it fits."""
     from eftlocal.apps.store.listing import listing
     from eftlocal.catalog.models import load
 
@@ -67,7 +67,7 @@ def list_(
 
 @app.command()
 def show(name: NameArgument, models: ModelsOption = None, json: JsonOption = False) -> None:
-    """Show what an emulator is made of, how each model sees a conversation, and how much memory it needs."""
+    """Show an emulator's models, how each sees a conversation, and the memory it needs."""
     from eftlocal.apps.store.show import show
     from eftlocal.catalog.models import load
 
@@ -76,7 +76,7 @@ def show(name: NameArgument, models: ModelsOption = None, json: JsonOption = Fal
 
 @app.command()
 def rm(name: NameArgument, models: ModelsOption = None, yes: YesOption = False, json: JsonOption = False) -> None:
-    """Delete a model's download, or those of an emulator that no other emulator on this machine uses."""
+    """Delete a model's download, or an emulator's downloads that no other one here uses."""
     from eftlocal.apps.store.remove import remove
     from eftlocal.catalog.models import load
 
@@ -93,7 +93,7 @@ def init(
     name: Annotated[str, typer.Option(help="Name of the emulator.")] = "mine",
     file: Annotated[Path | None, typer.Option(help="The models.toml to add it to (default: your own).")] = None,
 ) -> None:
-    """Name models that belong together: add them to a models.toml as an emulator to chat with."""
+    """Add models to a models.toml as an emulator, to chat with it by name."""
     from eftlocal.apps.store.init import init
     from eftlocal.catalog.models import load, users_file
 

@@ -1,4 +1,4 @@
-"""The work of the slash commands. Each function takes the chat and the text after the command's name."""
+"""The work of the slash commands. Each takes the chat and the text after its name; EftError if the text is wrong."""
 
 import re
 from collections.abc import Callable
