@@ -1,4 +1,4 @@
-"""The limits that a container or a service sets on its processes (Linux control groups, version 2 and 1)."""
+"""Reads the limits that a container or a service sets on its processes (Linux control groups, versions 2 and 1)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,12 +8,17 @@ __all__ = ["Limits", "limits"]
 
 ROOT = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
-NO_LIMIT = 1 << 60  # version 1 writes a number near 2^63 where there is none
+NO_LIMIT = 1 << 60  # without a limit, version 1 writes a number near 2^63
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """None is: no limit. `cores` is a share of time; `free`: bytes of `memory` that are still to be had."""
+    """The limits of a group. None means that there is no limit.
+
+    cores   how many cores' worth of CPU time the processes may use, such as 2.5
+    memory  bytes
+    free    bytes of `memory` that are still available
+    """
 
     cores: float | None = None
     memory: int | None = None
@@ -21,7 +26,7 @@ class Limits:
 
 
 def limits(root: Path = ROOT, membership: Path = MEMBERSHIP) -> Limits:
-    """The narrowest limits on the way from this process's group to the root; none where there are no groups."""
+    """Returns the narrowest limits of this process's group and the groups above it; no limits without groups."""
     groups = _groups(membership)
     found = [_version2(folder) for folder in _upwards(root, groups.get("", "/"))]
     for controller in ("memory", "cpu"):
@@ -34,7 +39,10 @@ def limits(root: Path = ROOT, membership: Path = MEMBERSHIP) -> Limits:
 
 
 def _groups(membership: Path) -> dict[str, str]:
-    """This process's group by controller; version 2 has one for all, under "". Lines are `id:controllers:path`."""
+    """Returns this process's group for each controller. Version 2 has one group for all, with the controller "".
+
+    The lines of the file are `id:controllers:path`.
+    """
     try:
         lines = [line.split(":", 2) for line in membership.read_text(encoding="utf-8").splitlines()]
     except OSError:
@@ -43,7 +51,11 @@ def _groups(membership: Path) -> dict[str, str]:
 
 
 def _upwards(root: Path, group: str) -> Iterator[Path]:
-    """The group's folder and those above it. In a container its own group is the root, whatever the host calls it."""
+    """Yields the folders of the group and of the groups above it.
+
+    A container sees its own group as the root, but may be told the host's path of it. Folders that do not exist are
+    left out.
+    """
     folder = root / group.lstrip("/")
     yield from (f for f in (folder, *folder.parents) if f.is_relative_to(root) and f.is_dir())
 
@@ -51,7 +63,7 @@ def _upwards(root: Path, group: str) -> Iterator[Path]:
 def _version2(folder: Path) -> Limits:
     cores = None
     try:
-        quota, period = _text(folder / "cpu.max").split()  # "200000 100000" is two cores' worth, "max 100000" no limit
+        quota, period = _text(folder / "cpu.max").split()  # "200000 100000" is two cores, "max 100000" is no limit
         cores = int(quota) / int(period)
     except (ValueError, ZeroDivisionError):
         pass
@@ -68,7 +80,8 @@ def _with_memory(folder: Path, cores: float | None, limit: str, usage: str, pref
     memory, used = _number(folder / limit), _number(folder / usage)
     if memory is None or memory >= NO_LIMIT or used is None:
         return Limits(cores)
-    # The kernel drops file pages before it refuses memory: a model that ran a minute ago must not count against itself.
+    # The kernel drops cached file pages before it refuses memory. So the pages of a model file that ran a minute ago
+    # count as free.
     stat = dict(line.split(maxsplit=1) for line in _text(folder / "memory.stat").splitlines() if " " in line)
     cached = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("inactive", "active"))
     return Limits(cores, memory, max(0, memory - max(0, used - cached)))
@@ -84,5 +97,5 @@ def _text(path: Path) -> str:
 def _number(path: Path) -> int | None:
     try:
         return int(_text(path))
-    except ValueError:  # "max", or no such file
+    except ValueError:  # "max", or the file does not exist
         return None

@@ -1,8 +1,8 @@
-"""A model's GGUF file, read and checked before llama.cpp sees it.
+"""Reads and checks a model's GGUF file before llama.cpp opens it.
 
-`read` takes one file's header, `check` a whole model (every part of a split one, and what llama.cpp wants of a
-tokenizer), `check_lora` an adapter; `parse` works on a header's first bytes alone, for a file that is still far away.
-Every failure is a ModelFileError: one line that says the file, what was found and what was expected.
+`read` reads the header of one file. `check` checks a whole model: all shards, and the tokenizer that llama.cpp needs.
+`check_lora` checks an adapter. `parse` needs only the first bytes of a file, so that the file may still be remote. Each
+failure is a ModelFileError of one line: the file, what was found and what was expected.
 """
 
 import math
@@ -23,8 +23,9 @@ Read = Callable[[Path], Header]
 
 __all__ = ["Array", "Header", "HeaderIncompleteError", "Read", "Tensor", "check", "check_lora", "parse", "read"]
 
-# What llama.cpp asserts, so that it aborts on other numbers, or multiplies in 32 bits, so that large ones wrap around
-# and pass its own checks (src/llama-model.cpp, load_hparams). Keys stand behind the architecture's name.
+# Numbers that llama.cpp asserts, so that it aborts on others, or that it multiplies in 32 bits, so that large ones wrap
+# around and pass its own checks (src/llama-model.cpp, load_hparams). In the file, the architecture's name precedes the
+# key.
 LIMITS: Final = {
     "block_count": (1, 512),  # LLAMA_MAX_LAYERS
     "attention.head_count": (0, 65_535),
@@ -35,17 +36,18 @@ LIMITS: Final = {
 }
 EPSILONS: Final = ("layer_norm_rms_epsilon", "layer_norm_epsilon", "group_norm_epsilon")
 
-# Types that the operations on weights do not take: integers are indices, Q8_1 and Q8_K intermediates of a product.
+# Types that llama.cpp's operations on weights do not support: integers are indices, and Q8_1 and Q8_K are only for
+# intermediate results of a product.
 NO_WEIGHTS: Final = ("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K")
 INDICES: Final = ("tid2eid", "d2t")  # DeepSeek's table of experts by token, EAGLE's of draft tokens
 ONLY_F32: Final = (".ssm_a", ".ssm_conv1d.weight", ".shortconv.conv.weight")
 
 
 def read(path: Path) -> Header:
-    """One file's header; every tensor it lists lies within the file."""
+    """Returns the header of one file, with all its tensors inside the file. Raises ModelFileError."""
     try:
         if not stat.S_ISREG(mode := path.stat().st_mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
             raise ModelFileError(f"{path}: is {what}, expected a GGUF file")
         with path.open("rb") as file:
             total = file.seek(0, 2)
@@ -61,9 +63,9 @@ def read(path: Path) -> Header:
 
 
 def check(path: Path, read: Read = read) -> Header:
-    """The header of a whole model that llama.cpp can be given: every part of it, and a tokenizer.
+    """Returns the header of a whole model: of all its shards, checked so that llama.cpp can load them.
 
-    `read` gives one file's header: that of a file on this machine, unless the caller has another way to it.
+    `read` returns the header of one file. The default reads files on this machine. Raises ModelFileError.
     """
     first = read(path)
     parts = list(_parts(first, read))
@@ -73,9 +75,9 @@ def check(path: Path, read: Read = read) -> Header:
     tensors = tuple(replace(tensor, shard=i) for i, part in enumerate(parts) for tensor in part.tensors)
     _check_types(path, tensors)
     if len({tensor.name for tensor in tensors}) < len(tensors):
-        raise ModelFileError(f"{path}: damaged: two tensors of its {len(parts)} parts have the same name")
+        raise ModelFileError(f"{path}: damaged: two tensors of its {len(parts)} shards have the same name")
     if len(parts) > 1 and (expected := first.metadata.get("split.tensors.count")) != len(tensors):
-        raise ModelFileError(f"{path}: damaged: its parts hold {len(tensors)} tensors, expected {expected}")
+        raise ModelFileError(f"{path}: damaged: its shards have {len(tensors)} tensors, expected {expected}")
     return replace(
         first,
         tensors=tensors,
@@ -85,15 +87,15 @@ def check(path: Path, read: Read = read) -> Header:
 
 
 def check_lora(path: Path) -> Header:
-    """The header of a LoRA adapter; whether it fits a model is llama.cpp's to say."""
+    """Returns the header of a LoRA adapter. Whether it fits a model is checked by llama.cpp. Raises ModelFileError."""
     header = read(path)
     for key, expected in (("general.type", "adapter"), ("adapter.type", "lora")):
         if (found := header.text(key)) != expected:
-            problem = f'is no LoRA adapter: {key} is "{found}", expected "{expected}"'
+            problem = f'is not a LoRA adapter: {key} is "{found}", expected "{expected}"'
             raise ModelFileError(printable(f"{path}: {problem}"))
     _must_name_an_architecture(header)
     if not any(tensor.name.endswith(".lora_a") for tensor in header.tensors):
-        raise ModelFileError(f"{path}: holds no LoRA weights, expected tensors named *.lora_a and *.lora_b")
+        raise ModelFileError(f"{path}: has no LoRA weights, expected tensors named *.lora_a and *.lora_b")
     return header
 
 
@@ -103,7 +105,7 @@ def check_lora(path: Path) -> Header:
 def _must_be_a_model(header: Header, weights: bool) -> None:
     kind, architecture = header.text("general.type"), header.text("general.architecture")
     if kind == "adapter":
-        hint = "name it as the `lora` of the model it was trained on"
+        hint = "give it as the `lora` of the model that it was trained on"
         raise ModelFileError(f"{header.path}: is a LoRA adapter, expected a whole model", hint)
     if kind == "mmproj" or architecture == "clip":
         raise ModelFileError(f"{header.path}: is a projector for images or sound, expected a language model")
@@ -117,15 +119,15 @@ def _must_be_a_model(header: Header, weights: bool) -> None:
 
 def _must_name_an_architecture(header: Header) -> None:
     if not header.architecture:
-        raise ModelFileError(f"{header.path}: names no architecture, expected the metadata general.architecture")
+        raise ModelFileError(f"{header.path}: has no architecture, expected the metadata key general.architecture")
 
 
 def _check_sizes(header: Header) -> None:
-    """The numbers on which llama.cpp would abort the process, or never end."""
+    """Checks the numbers on which llama.cpp would abort the process or never finish."""
     for key, (least, most) in LIMITS.items():
         _must_lie(header, key, _integers(header, key), least, most)
     heads = max(_integers(header, "attention.head_count"), default=0)
-    for swa in ("", "_swa"):  # the sliding-window layers' own, where they differ
+    for swa in ("", "_swa"):  # the sliding-window layers may have values of their own
         sizes = _integers(header, f"attention.key_length{swa}") or _integers(header, "attention.key_length")
         if not sizes and heads:
             sizes = [size // heads for size in _integers(header, "embedding_length")]
@@ -143,7 +145,7 @@ def _check_sizes(header: Header) -> None:
 
 
 def _integers(header: Header, key: str) -> list[int]:
-    """The value of one of the architecture's keys: an integer, or one for each layer."""
+    """Returns the value of one of the architecture's keys as a list: one integer, or one for each layer."""
     value = header.metadata.get(f"{header.architecture}.{key}")
     if isinstance(value, Array) and value.type in ("u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64"):
         return [int(n) for n in value.values().tolist()]
@@ -162,22 +164,22 @@ def _wrong(header: Header, key: str, value: float, expected: str) -> ModelFileEr
 
 
 def _check_types(path: Path, tensors: Iterable[Tensor]) -> None:
-    """Weights of a type on which llama.cpp's operations abort; it takes norms, biases and other vectors as F32 only."""
+    """Refuses weights of a type on which llama.cpp aborts. Norms, biases and other vectors must be F32."""
     for tensor in tensors:
         if tensor.type == "F32" or any(index in tensor.name for index in INDICES):
             continue
         found = printable(f"{path}: tensor {tensor.name} is of type {tensor.type}")
         if len(tensor.shape) < 2 or tensor.name.endswith(ONLY_F32):
-            raise ModelFileError(f"{found}, expected F32, which alone llama.cpp takes there")
+            raise ModelFileError(f"{found}, expected F32: llama.cpp supports no other type there")
         if tensor.type in NO_WEIGHTS:
-            raise ModelFileError(f"{found}, expected a type of weights")
+            raise ModelFileError(f"{found}, expected a type for weights, such as F16 or Q4_K")
 
 
 # --- split files ------------------------------------------------------------------------------------------------------
 
 
 def _parts(first: Header, read: Read) -> Iterator[Header]:
-    """The headers of every part of a split file, which must start at part 1; of any other file its own."""
+    """Yields the headers of all shards of a split model, given its first; of any other file, its own header."""
     count, number = first.metadata.get("split.count", 1), first.metadata.get("split.no", 0)
     assert isinstance(count, int) and isinstance(number, int)
     yield first
@@ -187,9 +189,9 @@ def _parts(first: Header, read: Read) -> Iterator[Header]:
     stem = named[1] if named else first.path.stem
     names = [f"{stem}-{i + 1:05}-of-{count:05}.gguf" for i in range(count)]
     if number != 0:
-        raise ModelFileError(f"{first.path}: is part {number + 1} of {count}, expected the first, {names[0]}")
+        raise ModelFileError(f"{first.path}: is shard {number + 1} of {count}, expected the first, {names[0]}")
     if first.path.name != names[0] or "split.no" not in first.metadata:
-        raise ModelFileError(f"{first.path}: is part 1 of {count}, expected the name {names[0]}")
+        raise ModelFileError(f"{first.path}: is shard 1 of {count}, expected the file name {names[0]}")
     for i, name in enumerate(names[1:], start=1):
         path = first.path.with_name(name)
         try:
@@ -197,7 +199,7 @@ def _parts(first: Header, read: Read) -> Iterator[Header]:
         except ModelFileError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
-            problem = f"part {i + 1} of {count} is missing, expected {name} beside it"
+            problem = f"shard {i + 1} of {count} is missing, expected {name} in the same folder"
             raise ModelFileError(f"{first.path}: {problem}") from error
         if (found := (part.metadata.get("split.no"), part.metadata.get("split.count"))) != (i, count):
             raise ModelFileError(f"{path}: damaged: split.no and split.count are {found}, expected {(i, count)}")
@@ -208,18 +210,18 @@ def _parts(first: Header, read: Read) -> Iterator[Header]:
 
 
 def _check_tokenizer(header: Header) -> None:
-    """What llama.cpp's vocabulary reads without asking (src/llama-vocab.cpp, llama_vocab::impl::load)."""
+    """Checks what llama.cpp reads of the tokenizer without checks (src/llama-vocab.cpp, llama_vocab::impl::load)."""
     model = header.text("tokenizer.ggml.model")
     if model in ("", "none", "no_vocab"):
         found = f'"{model}"' if model else "missing"
-        expected = "expected gpt2, llama ..."
+        expected = "expected a name such as gpt2 or llama"
         raise ModelFileError(f"{header.path}: has no tokenizer: tokenizer.ggml.model is {found}, {expected}")
     tokens = _array(header, "tokenizer.ggml.tokens", ("string",), least=1)
     optional = {"tokenizer.ggml.token_type": ("i32",), "tokenizer.ggml.scores": ("f32", "i32")}
     for key, types in optional.items():
         if key in header.metadata:
             _array(header, key, types, least=len(tokens))
-    if model == "gpt2" and header.text("tokenizer.ggml.pre") != "kimi-k2":  # which is BPE without merges
+    if model == "gpt2" and header.text("tokenizer.ggml.pre") != "kimi-k2":  # kimi-k2 is BPE without merges
         _array(header, "tokenizer.ggml.merges", ("string",), least=0)
     _check_duplicates(header, tokens.strings())
 
@@ -229,7 +231,7 @@ def _array(header: Header, key: str, types: tuple[str, ...], least: int) -> Arra
     if value is None:
         raise ModelFileError(f"{header.path}: has no complete tokenizer: {key} is missing")
     if not isinstance(value, Array) or value.type not in types:
-        found = f"an array of {value.type}" if isinstance(value, Array) else "no array"
+        found = f"an array of {value.type}" if isinstance(value, Array) else "not an array"
         raise ModelFileError(f"{header.path}: damaged: {key} is {found}, expected an array of {' or '.join(types)}")
     if len(value) < least:
         raise ModelFileError(f"{header.path}: damaged: {key} has {len(value):,} entries, expected {least:,} or more")
@@ -237,7 +239,10 @@ def _array(header: Header, key: str, types: tuple[str, ...], least: int) -> Arra
 
 
 def _check_duplicates(header: Header, tokens: list[bytes]) -> None:
-    """llama.cpp aborts on a token listed twice; it reads C strings, and gives empty ones a name of their own."""
+    """Refuses a token that is listed twice: llama.cpp aborts on it.
+
+    llama.cpp reads tokens as C strings, which end at a NUL. Empty tokens may repeat, since it renames them.
+    """
     if b"\0" in b"".join(tokens):
         tokens = [token.partition(b"\0")[0] for token in tokens]
     if len(set(tokens)) == len(tokens):

@@ -1,4 +1,4 @@
-"""Arrays of a GGUF's metadata: kept as the file's bytes, and found fast where they are strings of unknown lengths."""
+"""Arrays in a GGUF's metadata: kept as bytes until they are needed, with a fast search for the strings in them."""
 
 import itertools
 import mmap
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 __all__ = ["FIXED", "TYPE_NAMES", "Array", "Data", "string_runs"]
 
-# gguf.h: the value types by number, and struct's (also numpy's) characters for those of a fixed size.
+# From gguf.h: the value types by number, and the characters of struct and numpy for those of a fixed size.
 TYPE_NAMES: Final = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64")
 FIXED: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
-WINDOW: Final = 32 << 10  # bytes of a string array that are looked at together
+WINDOW: Final = 32 << 10  # bytes of a string array that are searched at a time
 
 Data = bytes | bytearray | mmap.mmap
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Array:
-    """An array of the metadata, as its bytes in the file until it is asked for."""
+    """An array of the metadata, kept as its bytes in the file. The methods decode them."""
 
     type: str  # of the elements: "string", "i32", ...
     count: int
@@ -33,11 +33,11 @@ class Array:
         return self.count
 
     def values(self) -> NDArray[np.generic]:
-        """(count,) numbers or booleans, read-only."""
+        """Returns the numbers or booleans, (count,), read-only."""
         return np.frombuffer(self.raw, np.dtype(FIXED[TYPE_NAMES.index(self.type)]).newbyteorder("<"))
 
     def offsets(self) -> NDArray[np.int64]:
-        """(count + 1,) where each string's 8 bytes of length start in `raw`, and the end of the last."""
+        """Returns where each string's 8 bytes of length start in `raw`, and the end of the last: (count + 1,)."""
         runs = [starts for starts, _ in string_runs(self.raw, 0, self.count)]
         return np.concatenate([*runs, [len(self.raw)]])
 
@@ -47,10 +47,13 @@ class Array:
 
 
 def string_runs(data: Data, at: int, count: int) -> Iterator[tuple[NDArray[np.int64], int]]:
-    """Where the next `count` strings start, run by run, and what follows each run; ends early at the end of `data`."""
+    """Finds the next `count` strings in `data` from position `at`. Ends early at the end of `data`.
+
+    Yields runs of strings: the positions at which they start, and the position after the run.
+    """
     while count:
         starts, following = _short_strings(data, at)
-        if len(starts) < 32:  # long, empty or odd strings: go one by one for a while
+        if len(starts) < 32:  # long, empty or odd strings follow: read some one by one
             starts, following = _any_strings(data, at, min(count, 512))
         if len(starts) > count:
             starts, following = starts[:count], int(starts[count])
@@ -63,10 +66,10 @@ def string_runs(data: Data, at: int, count: int) -> Iterator[tuple[NDArray[np.in
 
 
 def _short_strings(data: Data, at: int) -> tuple[NDArray[np.int64], int]:
-    """The run of strings of under 256 bytes at `at`, some thousands at once: 40 times as fast as one by one.
+    """Finds the run of strings of under 256 bytes at `at`, some thousands at a time: 40 times as fast as one by one.
 
-    A short string's length is a byte with seven zero bytes behind it. Such places are only candidates, since a text may
-    hold zeros too; those that form an unbroken chain from `at` are what reading one by one would find.
+    The length of a short string is a byte followed by seven zero bytes. Such places are only candidates, because a text
+    may contain zeros too. Those that form an unbroken chain from `at` are the same that reading one by one would find.
     """
     window = np.frombuffer(data[at : at + WINDOW], np.uint8)
     if len(window) < 8:

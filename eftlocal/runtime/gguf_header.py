@@ -1,7 +1,7 @@
-"""The GGUF format: a header's bytes become a `Header`, or a ModelFileError of one line, whatever the bytes are.
+"""Parses the GGUF format: any bytes give either a `Header` or a ModelFileError of one line.
 
-Limits are llama.cpp's (ggml/src/gguf.cpp, gguf_init_from_reader), tighter where no real file comes near; nothing is
-allocated by a size that a file only claims. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The limits are llama.cpp's (ggml/src/gguf.cpp, gguf_init_from_reader), or tighter where no real file comes near them. No
+memory is allocated for a size that a file only claims. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
@@ -18,18 +18,18 @@ from eftlocal.runtime.gguf_arrays import FIXED, TYPE_NAMES, Array, Data, string_
 
 __all__ = ["Header", "HeaderIncompleteError", "Tensor", "parse"]
 
-MAX_HEADER: Final = 64 << 20  # bytes; Gemma 3's, with the largest vocabulary known, is 16 MB
-MAX_KEYS: Final = 1 << 13  # real files have about 50; llama.cpp compares each key with all before it,
-MAX_TENSORS: Final = 1 << 15  # and each tensor's name; real files have some thousands at most
+MAX_HEADER: Final = 64 << 20  # bytes; Gemma 3 has the largest vocabulary known, and its header is 16 MB
+MAX_KEYS: Final = 1 << 13  # real files have about 50; llama.cpp compares each key with all before it
+MAX_TENSORS: Final = 1 << 15  # real files have some thousands at most; llama.cpp compares their names too
 MAX_STRINGS: Final = 1 << 22  # in all arrays together; a tokenizer has up to 800,000
 MAX_KEY_BYTES: Final = (1 << 16) - 1
-MAX_NAME_BYTES: Final = 63  # GGML_MAX_NAME, less the final NUL
+MAX_NAME_BYTES: Final = 63  # GGML_MAX_NAME without the final NUL
 MAX_DIMENSIONS: Final = 4
 
 # fmt: off
 UINT16, UINT32, INT32, FLOAT32, STRING, ARRAY = 2, 4, 5, 6, 8, 9  # gguf.h: value types
 
-# ggml.h: number -> (name, weights in a block, bytes of a block). The gaps are types that ggml has removed.
+# ggml.h: number -> (name, weights in a block, bytes of a block). The missing numbers are types that ggml has removed.
 TENSOR_TYPES: Final[dict[int, tuple[str, int, int]]] = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
@@ -41,7 +41,7 @@ TENSOR_TYPES: Final[dict[int, tuple[str, int, int]]] = {
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
 }
 
-# Keys that llama.cpp reads with an accessor that aborts the process on another type (gguf_get_val_*).
+# The types of keys for which llama.cpp aborts the process on another type (gguf_get_val_*).
 WANTED_TYPES: Final = {
     "general.architecture": STRING, "general.type": STRING, "general.alignment": UINT32,
     "adapter.type": STRING, "adapter.lora.alpha": FLOAT32,
@@ -52,19 +52,19 @@ WANTED_TYPES: Final = {
 
 
 class HeaderIncompleteError(ModelFileError):
-    """The header goes on behind the bytes at hand (but not behind the file's end): at least `needed` bytes are."""
+    """The header is longer than the bytes given, but not longer than the file. At least `needed` bytes are needed."""
 
     def __init__(self, path: Path, needed: int, have: int) -> None:
-        super().__init__(f"{path}: its header claims {needed:,} bytes or more, expected at most {have:,}")
+        super().__init__(f"{path}: its header needs {needed:,} bytes or more, expected at most {have:,}")
         self.needed = needed
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where a tensor lies: `offset` bytes from the start of the file `Header.shards[shard]`."""
+    """A tensor's place: `offset` bytes from the start of the file `Header.shards[shard]`."""
 
     name: str
-    shape: tuple[int, ...]  # ggml's order: the row length first
+    shape: tuple[int, ...]  # in ggml's order, with the row length first
     type: str
     offset: int
     n_bytes: int
@@ -73,7 +73,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Header:
-    """What a model's file says of itself. After `check`: `tensors` and the sizes of all shards together."""
+    """The metadata and the list of tensors of a GGUF file. From `gguf.check`: of all shards of the model together."""
 
     path: Path
     version: int
@@ -91,12 +91,12 @@ class Header:
         return sum(tensor.n_bytes for tensor in self.tensors)
 
     def text(self, key: str) -> str:
-        """A string of the metadata, "" where there is none of that name."""
+        """Returns a string of the metadata; "" when there is no string with that key."""
         value = self.metadata.get(key)
         return value if isinstance(value, str) else ""
 
     def array(self, key: str) -> Array | None:
-        """An array of the metadata, None where there is none of that name."""
+        """Returns an array of the metadata; None when there is no array with that key."""
         value = self.metadata.get(key)
         return value if isinstance(value, Array) else None
 
@@ -105,9 +105,10 @@ class Header:
 
 
 def parse(data: Data, total: int, path: Path) -> Header:
-    """The header at the start of `data`, the first bytes of a file of `total` bytes that errors call `path`.
+    """Returns the header at the start of `data`, which are the first bytes of a file of `total` bytes.
 
-    HeaderIncompleteError where `data` ends too early; a ModelFileError for everything that is wrong with the file.
+    `path` names the file in errors. Raises HeaderIncompleteError when `data` ends too early, and ModelFileError for
+    everything that is wrong with the file.
     """
     cursor = _Cursor(data, total, path)
     version, n_tensors, n_keys = _numbers(cursor)
@@ -115,13 +116,13 @@ def parse(data: Data, total: int, path: Path) -> Header:
     alignment = _value(data, spans["general.alignment"]) if "general.alignment" in spans else 32
     assert isinstance(alignment, int)
     tensors = _tensors(cursor, n_tensors, alignment)
-    # Only now that the whole header has proven sound are values copied out of it.
+    # Values are copied only now, after the whole header was found to be valid.
     metadata = {key: _value(data, span) for key, span in spans.items()}
     return Header(path=path, version=version, metadata=metadata, tensors=tensors, file_bytes=total, shards=(path,))
 
 
 class _Cursor:
-    """A position in the header, which never passes the end of the file or of the bytes at hand."""
+    """A position in the header. It never passes the end of the file or of the bytes given."""
 
     def __init__(self, data: Data, total: int, path: Path) -> None:
         self.data, self.total, self.path = data, total, path
@@ -131,7 +132,7 @@ class _Cursor:
         return ModelFileError(printable(f"{self.path}: {problem}"))
 
     def skip(self, n: int, what: str) -> int:
-        """The position before moving on by `n` bytes."""
+        """Moves on by `n` bytes and returns the position before. `what` names them in errors."""
         start, end = self.at, self.at + n
         if end > self.total:
             expected = f"expected at most {self.total:,}, the file's size"
@@ -154,7 +155,7 @@ class _Cursor:
 
 
 def _numbers(cursor: _Cursor) -> tuple[int, int, int]:
-    """The version and the claimed numbers of tensors and keys."""
+    """Reads the version, the number of tensors and the number of keys."""
     start = bytes(cursor.data[:64])
     if start[:4] != b"GGUF":
         raise cursor.error(f"{_foreign(start)}, expected a GGUF file (first bytes b'GGUF', found {start[:4]!r})")
@@ -163,7 +164,7 @@ def _numbers(cursor: _Cursor) -> tuple[int, int, int]:
     if version and not version & 0xFFFF:
         raise cursor.error("is a big-endian GGUF file, expected a little-endian one")
     if version not in (2, 3):
-        raise cursor.error(f"is of GGUF version {version}, expected 2 or 3")
+        raise cursor.error(f"has GGUF version {version}, expected 2 or 3")
     n_tensors, n_keys = cursor.number("Q", "the number of tensors"), cursor.number("Q", "the number of keys")
     for n, most, what in ((n_tensors, MAX_TENSORS, "tensors"), (n_keys, MAX_KEYS, "metadata keys")):
         if n > most:
@@ -172,22 +173,22 @@ def _numbers(cursor: _Cursor) -> tuple[int, int, int]:
 
 
 def _foreign(start: bytes) -> str:
-    """What a file that is no GGUF seems to be, by its first bytes."""
+    """Says what a file that is not a GGUF seems to be, from its first bytes."""
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer and not the file itself"
     if start[:4] in (b"lmgg", b"fmgg", b"tjgg", b"algg"):
-        return "is in the GGML format of before August 2023"
+        return "is in the GGML format from before August 2023"
     if start[:4] in (b"PK\x03\x04", b"\x80\x02}q"):
         return "is a PyTorch or zip file"
     if re.match(rb".{7}\x00\{\"", start, re.DOTALL):
         return "is a safetensors file"
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start[:16]):
         return "is a text file"
-    return "is no GGUF file"
+    return "is in an unknown format"
 
 
 class _Span(NamedTuple):
-    """A metadata value where it lies; `kind` and `element` differ for arrays only."""
+    """The place of a metadata value. `kind` is its type and `element` that of its elements; equal if not an array."""
 
     kind: int
     element: int
@@ -222,7 +223,7 @@ def _skip_values(cursor: _Cursor, key: str, element: int, count: int) -> None:
     if element in FIXED:
         cursor.skip(count * struct.calcsize("<" + FIXED[element]), key)
         return
-    if element != STRING:  # ggml takes no arrays of arrays, so nothing nests
+    if element != STRING:  # ggml does not support arrays of arrays
         raise cursor.error(f"damaged: {key} is of type {_type_name(element)}, expected one of {', '.join(TYPE_NAMES)}")
     room = min(MAX_STRINGS - cursor.n_strings, (cursor.total - cursor.at) // 8)
     if count > room:
@@ -230,7 +231,7 @@ def _skip_values(cursor: _Cursor, key: str, element: int, count: int) -> None:
     cursor.n_strings += count
     for starts, following in string_runs(cursor.data, cursor.at, count):
         count, cursor.at = count - len(starts), following
-    if count:  # the next string passes the end: say of what
+    if count:  # the next string passes the end, so this raises the error
         cursor.skip(cursor.number("Q", key), key)
 
 
@@ -245,7 +246,7 @@ def _value(data: Data, span: _Span) -> "bool | int | float | str | Array":
 
 
 def _tensors(cursor: _Cursor, n_tensors: int, alignment: int) -> tuple[Tensor, ...]:
-    """Every tensor, with the place in the file that gguf.cpp gives it: one behind the other, each start aligned."""
+    """Reads the list of tensors. As in gguf.cpp, they must follow each other in the file, each at an aligned start."""
     if alignment <= 0 or alignment & (alignment - 1):
         raise cursor.error(f"damaged: general.alignment is {alignment}, expected a power of two")
     listed = [_tensor(cursor, i) for i in range(n_tensors)]
@@ -256,13 +257,13 @@ def _tensors(cursor: _Cursor, n_tensors: int, alignment: int) -> tuple[Tensor, .
     expected = 0
     for name, shape, kind, offset in listed:
         if offset != expected:
-            raise cursor.error(f"damaged: tensor {name} is at {offset:,} of the data, expected at {expected:,}")
+            raise cursor.error(f"damaged: tensor {name} starts at byte {offset:,} of the data, expected {expected:,}")
         label, block, block_bytes = TENSOR_TYPES[kind]
         n_bytes = math.prod(shape) // block * block_bytes
         tensors.append(Tensor(name, shape, label, start + offset, n_bytes))
         expected = _aligned(offset + n_bytes, alignment)
     if tensors and (end := tensors[-1].offset + tensors[-1].n_bytes) > cursor.total:
-        raise cursor.error(f"cut short: the file has {cursor.total:,} bytes, expected {end:,} by its list of tensors")
+        raise cursor.error(f"cut short: the file has {cursor.total:,} bytes, expected {end:,} from its list of tensors")
     return tuple(tensors)
 
 
@@ -271,7 +272,7 @@ def _aligned(n: int, alignment: int) -> int:
 
 
 def _tensor(cursor: _Cursor, i: int) -> tuple[str, tuple[int, ...], int, int]:
-    """Name, shape, type and offset in the data of the `i`th tensor."""
+    """Reads the name, shape, type and offset in the data of tensor number `i`."""
     name = cursor.string(f"the name of tensor {i}", MAX_NAME_BYTES).decode("utf-8", "backslashreplace")
     what = f"tensor {name}"
     n_dimensions = cursor.number("I", what)
@@ -279,10 +280,10 @@ def _tensor(cursor: _Cursor, i: int) -> tuple[str, tuple[int, ...], int, int]:
         raise cursor.error(f"damaged: {what} has {n_dimensions:,} dimensions, expected at most {MAX_DIMENSIONS}")
     shape = tuple(cursor.number("Q", what) for _ in range(n_dimensions))
     if min(shape, default=1) < 1 or math.prod(shape) >= 1 << 63:
-        raise cursor.error(f"damaged: {what} has shape {shape}, expected sizes of 1 or more and below 2^63 in all")
+        raise cursor.error(f"damaged: {what} has shape {shape}, expected sizes of 1 or more and a product below 2^63")
     kind, offset = cursor.number("I", what), cursor.number("Q", what)
     if kind not in TENSOR_TYPES:
-        known = "one that this version of llama.cpp has (the file may be newer, or of a removed type)"
+        known = "one that this version of llama.cpp supports (the file may be newer, or use a removed type)"
         raise cursor.error(f"{what} is of ggml type {kind}, expected {known}")
     label, block, _ = TENSOR_TYPES[kind]
     if (shape[0] if shape else 1) % block:

@@ -1,4 +1,4 @@
-"""A model's header before the model is downloaded: the first bytes of its files, by range requests."""
+"""Reads a model's header from the Hub before the model is downloaded, with range requests for the first bytes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +10,14 @@ from eftlocal.runtime.gguf import Header, HeaderIncompleteError
 
 __all__ = ["check_remote", "remote_header"]
 
-FIRST: Final = 1 << 20  # bytes asked for at first; a vocabulary of 150,000 tokens makes 6 MB
+FIRST: Final = 1 << 20  # bytes in the first request; with a vocabulary of 150,000 tokens, a header has 6 MB
 
 
 def remote_header(read: Callable[[int, int], bytes], size: int, path: Path) -> Header:
-    """The header of a far-away file of `size` bytes, of which `read(start, stop)` gives some; errors call it `path`.
+    """Returns the header of a remote file of `size` bytes. `read(start, stop)` returns its bytes from start to stop.
 
-    Raises ModelFileError where it is no sound GGUF file, and what `read` raises.
+    `path` names the file in errors. Raises ModelFileError when it is not a valid GGUF file. Exceptions of `read` pass
+    through.
     """
     data, stop = b"", min(FIRST, size)
     while True:
@@ -30,7 +31,10 @@ def remote_header(read: Callable[[int, int], bytes], size: int, path: Path) -> H
 
 
 def check_remote(repository: hub.Repository, file: str) -> Header:
-    """The header of a whole model of a repository, all its parts, as `gguf.check` gives it. Raises HubError also."""
+    """Returns the header of a whole model in a repository, with all its shards, as `gguf.check` does.
+
+    Raises ModelFileError and HubError.
+    """
     sizes = {part.name: part.size for part in repository.parts(file)}
 
     def read(path: Path) -> Header:

@@ -1,4 +1,4 @@
-"""What this machine has: cores, memory and devices, and how much of them this process may use."""
+"""Finds out what this machine has: its cores, memory and devices, and how much of them this process may use."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ __all__ = ["here", "processor", "usable_cores"]
 
 
 def here(*, devices: bool = True) -> Machine:
-    """This machine, now. `devices`: ask llama.cpp for them, which loads its library."""
+    """Describes this machine as it is now. `devices` asks llama.cpp for its devices, which loads its library."""
     present, available = _memory()
     group = limits()
     memory = min(present or NO_LIMIT, group.memory or NO_LIMIT)
@@ -30,14 +30,14 @@ def here(*, devices: bool = True) -> Machine:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: its affinity, and a container's share of the CPU where there is one."""
+    """Returns how many cores this process may use: at most its CPU affinity and its container's share, at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = limits().cores
     return cores if share is None else max(1, min(cores, int(share)))
 
 
 def processor() -> str:
-    """The system, and the processor's architecture and name."""
+    """Returns the system, the processor's architecture and its name: "Linux x86_64 (AMD EPYC)"."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
@@ -48,17 +48,17 @@ def processor() -> str:
 
 
 def _memory() -> tuple[int, int]:
-    """Total memory, and what new processes can have of it without swapping; 0 where the system does not say."""
+    """Returns the bytes of memory, and those that new processes can use without swapping; (0, 0) when not known."""
     try:
-        import psutil  # imported here: commands that plan nothing need not wait for it
+        import psutil  # imported here, so that commands without a plan need not wait for it
 
         found = psutil.virtual_memory()
         return int(found.total), int(found.available)
-    except Exception:  # whatever a platform's counters do: then nothing is checked, and nothing refused
+    except Exception:  # on some platforms the counters fail; then memory is not checked and nothing is refused
         return 0, 0
 
 
 def _devices() -> tuple[Device, ...]:
-    from eftlocal.runtime.llama import devices  # imported here: it loads llama.cpp's library
+    from eftlocal.runtime.llama import devices  # imported here, because it loads llama.cpp's library
 
     return devices.found()

@@ -1,8 +1,9 @@
-"""How long a model's decodes take on this machine: measured once, when it is first loaded, and remembered.
+"""Measures how long a model's decodes take on this machine, once, when it is first loaded, and saves the result.
 
-How much a second thread helps depends on the weights' type, their size, the rows and the machine, by more than any rule
-could say: so members share the threads by what was measured. It is remembered also because logits depend on threads:
-beyond 512 tokens, llama.cpp splits a row's attention among them, which moved SmolLM2's in Q4_0 by up to 0.8.
+How much a second thread helps depends on the type and size of the weights, on the rows and on the machine. No simple
+rule predicts it, so the threads are divided among the members by measured speeds. The speeds are also saved because
+logits depend on the number of threads: beyond 512 tokens, llama.cpp splits a row's attention among the threads, which
+changed the logits of SmolLM2 in Q4_0 by up to 0.8.
 """
 
 import json
@@ -23,20 +24,27 @@ from eftlocal.runtime.plan.threads import MOST_ROWS, Cost
 
 __all__ = ["Speed", "Speeds", "measure", "speeds_file"]
 
-ROWS = (1, 4, MOST_ROWS)  # llama.cpp's kernels take four rows together, and sixteen
-REPEATS = 4  # of which the shortest counts: what else the machine does only adds to it
-BUDGET = 1.0  # seconds of one model, about: then the rows and repeats that lack are left out
-TOKEN = 1  # decoded over and over: what it is does not matter
+ROWS = (1, 4, MOST_ROWS)  # llama.cpp's kernels compute 4 rows together, or 16
+REPEATS = 4  # the shortest counts, because other work on the machine only adds to the time
+BUDGET = 1.0  # about how many seconds one model may take; after that, further rows and repeats are left out
+TOKEN = 1  # the token to decode; any would do
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Seconds of a decode, with one thread and with all: by rows. One token of as many sequences."""
+    """How long a model's decodes take.
+
+    `seconds` maps the number of rows to two times in seconds: with one thread, and with all threads. Each row is one
+    token of another sequence.
+    """
 
     seconds: Mapping[int, tuple[float, float]]
 
     def cost(self, rows: int, n_threads: int) -> Cost:
-        """Of a decode of so many rows; between those that were measured, on a line."""
+        """Returns the cost of a decode of `rows` rows, interpolated linearly between the measured ones.
+
+        `n_threads` is the number of threads that the second time of `seconds` was measured with.
+        """
         known = sorted(self.seconds)
         at = min(max(rows, known[0]), known[-1])
         high = known[bisect_left(known, at)]
@@ -48,7 +56,7 @@ class Speed:
 
 
 def measure(context: Context, n_threads: int, clock: Callable[[], float] = time.perf_counter) -> Speed:
-    """Decode tokens with one thread and with `n_threads`, for ROWS or what the context has sequences for."""
+    """Times decodes with one thread and with `n_threads`, for each of ROWS that the context has sequences for."""
     found: dict[tuple[int, int], float] = {}
 
     def decode(rows: int, threads: int) -> float:
@@ -60,7 +68,7 @@ def measure(context: Context, n_threads: int, clock: Callable[[], float] = time.
         return clock() - started
 
     began = clock()
-    decode(1, n_threads)  # weights are read from the disk, threads started
+    decode(1, n_threads)  # not timed: it reads the weights from the disk and starts the threads
     for rows in ROWS:
         if rows > context.n_seq or (found and clock() - began > BUDGET):
             break
@@ -74,12 +82,12 @@ def measure(context: Context, n_threads: int, clock: Callable[[], float] = time.
 
 
 def speeds_file() -> Path:
-    """Where speeds are remembered."""
+    """Returns the path of the file in which speeds are saved."""
     return platformdirs.user_cache_path("eftlocal") / "speeds.json"
 
 
 class Speeds:
-    """The speeds of models on this machine with so many threads; in a file, where one is given and can be written."""
+    """The saved speeds of models on this machine with `n_threads` threads. Without a path, nothing is saved."""
 
     def __init__(self, n_threads: int, path: Path | None) -> None:
         self.n_threads = n_threads
@@ -87,7 +95,7 @@ class Speeds:
         self._machine = f"{processor()}, {n_threads} threads, llama-cpp-python {version()}"
 
     def get(self, model: str) -> Speed | None:
-        """What is known of `model`, whatever tells it from others."""
+        """Returns the saved speed of a model, or None. `model` is any string that identifies it."""
         found = self._read().get(self._machine, {})
         with suppress(AttributeError, KeyError, TypeError, ValueError):
             speed = Speed({int(rows): (float(one), float(every)) for rows, (one, every) in found[model].items()})
@@ -96,7 +104,7 @@ class Speeds:
         return None
 
     def put(self, model: str, speed: Speed) -> None:
-        """Remember it; a file that cannot be written is done without."""
+        """Saves a model's speed. Does nothing when the file cannot be written."""
         if self._path is None:
             return
         known = self._read()

@@ -1,7 +1,7 @@
-"""Views: how a conversation becomes tokens for one member, by a sandboxed Jinja template.
+"""Views: turn a conversation into tokens for one member, with a sandboxed Jinja template.
 
-Every view is a template; `transcript` and `raw` are two that ship here. What a user typed is never parsed for control
-tokens, and an answer that the emulator generated keeps the very token ids it was made of.
+Each view is a template; `transcript` and `raw` are defined here. Text that a user typed is never parsed for control
+tokens. An answer that the emulator generated keeps the token ids that it was generated as.
 """
 
 import json
@@ -34,7 +34,11 @@ TRANSCRIPT_STOPS = ("\n\nUser:", "\n\nAssistant:")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `tokens`: the ids that an answer was generated as; their text is a prefix of `content`."""
+    """One turn of a conversation.
+
+    `tokens` are the ids that an answer was generated as. Their text is a prefix of `content`. Raises ViewError for an
+    unknown role.
+    """
 
     role: str
     content: str
@@ -46,7 +50,7 @@ class Message:
 
 
 class Tokenizer(Protocol):
-    """What a view needs of a model: its tokens, not its weights."""
+    """What a view needs of a model: its tokenizer, not its weights."""
 
     @property
     def bos(self) -> int | None: ...
@@ -63,10 +67,11 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """A template and what it is rendered with, for one member.
+    """A template and the values to render it with, for one member.
 
-    `variables` are the template's own (bos_token, eos_token, the emulator's template_args); `system`, where given,
-    stands in for the conversation's system text for this member alone.
+    variables  the template's variables: bos_token, eos_token, the emulator's template_args
+    stops      stop strings that belong to the template
+    system     a system text that replaces the conversation's, for this member only; None: no replacement
     """
 
     template: str
@@ -75,10 +80,10 @@ class View:
     system: str | None = None
 
     def prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-        """The tokens of the conversation, up to where the next answer starts.
+        """Returns the tokens of the conversation, up to where the next answer starts.
 
-        A last message of the assistant's is left open: generation continues it. Raises ViewError when the template
-        is broken or refuses the conversation, or when nothing at all would be left to start from.
+        If the last message is the assistant's, it stays open, so that generation continues it. Raises ViewError when
+        the template is broken or refuses the conversation, or when the prompt would have no token at all.
         """
         opened: list[int] = []
         if messages and messages[-1].role == "assistant":
@@ -87,7 +92,7 @@ class View:
         messages = self._with_system(messages)
         marks = _marks([self.template, *(m.content for m in messages)])
         tokens = _tokens(tokenizer, self._marked(tokenizer, messages, marks), messages, marks) + opened
-        if tokenizer.add_bos and tokens[:1] != [tokenizer.bos]:  # the template may have written it already
+        if tokenizer.add_bos and tokens[:1] != [tokenizer.bos]:  # the template may already have written it
             tokens.insert(0, _id(tokenizer.bos))
         if not tokens and tokenizer.bos is not None:
             tokens = [tokenizer.bos]
@@ -96,7 +101,7 @@ class View:
         return tokens
 
     def text(self, messages: Sequence[Message]) -> str:
-        """The conversation as this view writes it, for people to read. Raises ViewError."""
+        """Returns the conversation as text, as this view renders it, for people to read. Raises ViewError."""
         messages = self._with_system(messages)
         return self._render(messages, [m.content for m in messages])
 
@@ -106,9 +111,9 @@ class View:
         return [Message("system", self.system), *(m for m in messages if m.role != "system")]
 
     def _marked(self, tokenizer: Tokenizer, messages: Sequence[Message], marks: "_Marks") -> str:
-        """The rendering, with typed control tokens broken up and generated answers bracketed.
+        """Renders the conversation with cuts in typed control tokens and with brackets around generated answers.
 
-        Only where the brackets leave the rendering as it is: a template that trims or compares answers sees them plain.
+        A template may trim or compare answers. If the brackets then change the rendering, answers go without them.
         """
         controls = _pattern(tuple(tokenizer.controls))
         texts = [marks.broken(m.content, controls) for m in messages]
@@ -127,7 +132,7 @@ class View:
             return _compiled(self.template).render(messages=given, add_generation_prompt=True, **self.variables)
         except _RefusalError as refusal:
             raise ViewError(
-                f"The chat template refuses this conversation: {_line(refusal)}", "Another view may take it."
+                f"The chat template refuses this conversation: {_line(refusal)}", "Another view may accept it."
             ) from None
         except jinja2.TemplateSyntaxError as error:
             raise ViewError(f"The chat template is broken at line {error.lineno}: {error.message}") from error
@@ -135,7 +140,7 @@ class View:
             raise ViewError(f"The chat template fails on this conversation: {_line(error)}") from error
 
 
-# What a template's own code may raise; a recursive macro among them, and a text that does not fit in memory.
+# What a template's own code may raise, as with a recursive macro or a text that does not fit in memory.
 _TEMPLATE_ERRORS = (
     jinja2.TemplateError,
     ArithmeticError,
@@ -149,7 +154,7 @@ _TEMPLATE_ERRORS = (
 
 
 def _line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """Returns an error's text as one line, or its type when there is no text."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -162,14 +167,14 @@ def _id(token: int | None) -> int:
 
 
 class _Marks(NamedTuple):
-    """Three characters that occur in no text of a conversation; they mark places in what a template is given."""
+    """Three characters that do not occur in a conversation. They mark places in the texts that a template renders."""
 
     opening: str
     closing: str
     cut: str
 
     def broken(self, text: str, controls: re.Pattern[str]) -> str:
-        """`text` with a cut after each character of a control token's text, so that none is found in it."""
+        """Returns `text` with a cut after each character of any control token in it, so that none is found later."""
         return controls.sub(lambda found: "".join(c + self.cut for c in found[0]), text)
 
     def bracketed(self, text: str) -> str:
@@ -179,21 +184,24 @@ class _Marks(NamedTuple):
         return text.replace(self.opening, "").replace(self.closing, "")
 
     def off(self, text: str) -> str:
-        """`text` without any mark."""
+        """Returns `text` without marks."""
         return self.unbracketed(text).replace(self.cut, "")
 
 
 def _marks(texts: Sequence[str]) -> _Marks:
-    """Marks for these texts: Unicode's noncharacters, which hardly any text holds, or what else they do not."""
+    """Returns three characters that are not in these texts. The first candidates are Unicode's noncharacters."""
     joined = "".join(texts)
     return _Marks(*islice((c for c in map(chr, range(0xFDD0, 0x110000)) if c not in joined), 3))
 
 
 def _tokens(tokenizer: Tokenizer, rendered: str, messages: Sequence[Message], marks: _Marks) -> list[int]:
-    """Token ids of a rendered template: control tokens by id, generated answers by their ids, the rest as text."""
+    """Returns the tokens of a rendered template. Control tokens and generated answers have their ids; the rest is text.
+
+    Text between them is tokenized in one piece.
+    """
     answers = iter([m for m in messages if m.tokens])
     tokens: list[int] = []
-    run = ""  # text that is tokenized in one piece, across the border of template and message
+    run = ""  # text to tokenize in one piece, also across the border between template and message
 
     def flush() -> None:
         nonlocal run
@@ -225,9 +233,9 @@ def _tokens(tokenizer: Tokenizer, rendered: str, messages: Sequence[Message], ma
 
 
 def _split(rendered: str, controls: Mapping[str, int], marks: _Marks) -> Iterator[tuple[str, int | None]]:
-    """The parts of a rendering in order: (text, None), or (its text, its id) for a control token."""
+    """Yields the parts of a rendering, in order: (text, None), or (text, id) for a control token."""
     opening, closing, cut = marks
-    # (A control token of one character that was typed is told from a written one by the cut behind it.)
+    # A control token of one character cannot be cut inside. If it was typed, a cut follows it.
     parts = re.compile(f"({opening}[^{opening}{closing}]*{closing})|({_pattern(tuple(controls)).pattern})(?!{cut})")
     end = 0
     for found in parts.finditer(rendered):
@@ -240,9 +248,9 @@ def _split(rendered: str, controls: Mapping[str, int], marks: _Marks) -> Iterato
 
 
 def _splice(tokenizer: Tokenizer, content: str, answers: Iterator[Message]) -> tuple[list[int], str] | None:
-    """The ids of the generated answer whose text is `content`, and what its text has beyond them.
+    """Finds the generated answer with the text `content`. Returns its ids and the rest of its text after them.
 
-    None where there are no such ids, or where the tokenizer would put a space after them.
+    Returns None when there is no such answer, or when the tokenizer would put a space before the rest.
     """
     for answer in answers:  # templates may leave answers out, but keep their order
         if answer.content == content:
@@ -252,7 +260,10 @@ def _splice(tokenizer: Tokenizer, content: str, answers: Iterator[Message]) -> t
 
 
 def _generated(tokenizer: Tokenizer, answer: Message) -> tuple[list[int], str]:
-    """The ids that an answer was generated as and what its text has beyond them; no ids where they do not fit it."""
+    """Returns the ids that an answer was generated as, and the rest of its text after them.
+
+    Returns no ids and the whole text when the text does not begin with the text of the ids.
+    """
     covered = b"".join(map(tokenizer.piece, answer.tokens)).decode("utf-8", "replace")
     if not answer.content.startswith(covered):
         return [], answer.content
@@ -260,10 +271,10 @@ def _generated(tokenizer: Tokenizer, answer: Message) -> tuple[list[int], str]:
 
 
 def _opened(tokenizer: Tokenizer, answer: Message) -> list[int]:
-    """The ids of an answer that is to go on."""
+    """Returns the ids of the open answer at the end of a conversation, which generation continues."""
     ids, rest = _generated(tokenizer, answer)
     if ids:
-        rest = rest.rstrip("\ufffd")  # a character that max_tokens cut in half is generated again, whole
+        rest = rest.rstrip("\ufffd")  # half of a character, where max_tokens cut it: it is generated again
     if ids and rest and tokenizer.adds_space:
         ids, rest = [], answer.content
     return ids + (tokenizer.tokenize(rest) if rest else [])
@@ -271,7 +282,7 @@ def _opened(tokenizer: Tokenizer, answer: Message) -> list[int]:
 
 @cache
 def _pattern(controls: tuple[str, ...]) -> re.Pattern[str]:
-    """Matches any control token's text, the longest first, as llama.cpp's tokenizer_st_partition does."""
+    """Returns a pattern for the texts of control tokens, the longest first, as llama.cpp's tokenizer_st_partition."""
     texts = sorted((c for c in controls if c), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, texts)) or "(?!)")
 
@@ -280,7 +291,7 @@ def _pattern(controls: tuple[str, ...]) -> re.Pattern[str]:
 
 
 class _RefusalError(Exception):
-    """What a template says through raise_exception."""
+    """A template refused the conversation by calling raise_exception."""
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -288,9 +299,9 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 class _Generation(Extension):
-    """`{% generation %}`, by which templates mark what training counts (SmolLM3's does): here only its body."""
+    """The tag `{% generation %}`, which marks text to train on (as in SmolLM3's template). Only its body remains."""
 
-    tags = {"generation"}  # noqa: RUF012 - the base class declares it so
+    tags = {"generation"}  # noqa: RUF012 - the base class declares it this way
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
@@ -298,13 +309,13 @@ class _Generation(Extension):
 
 
 def _tojson(value: object, indent: int | None = None) -> str:
-    """JSON as it is; Jinja's own filter writes `<` and `'` for HTML, as \\u003c and \\u0027."""
+    """The filter `tojson`, as plain JSON. Jinja's own filter escapes `<` and `'` for HTML, as \\u003c and \\u0027."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 @cache
 def _environment() -> ImmutableSandboxedEnvironment:
-    """The environment that Hugging Face's apply_chat_template gives to templates, sandboxed alike."""
+    """The environment that Hugging Face's apply_chat_template gives to templates, with the same sandbox."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, extensions=[LoopControlExtension, _Generation]
     )

@@ -1,7 +1,7 @@
-"""Are the vocabularies of an emulator's members the same, token for token, and where not.
+"""Compares the vocabularies of an emulator's members, token by token.
 
-Members' logits are added id by id, so an id must mean the same text to all of them. Padding behind the last real token
-does not count; everything below it does, from id 0. All of it comes from GGUF headers; no model is loaded.
+The members' logits are added id by id, so an id must mean the same text in all of them. Padding after the last real
+token is not compared. The vocabularies come from GGUF headers; no model is loaded.
 """
 
 import re
@@ -22,11 +22,11 @@ NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 SPECIAL: Final = (CONTROL, USER_DEFINED, UNUSED)
 TYPE_NAMES: Final = {1: "normal", 2: "unknown", 3: "control", 4: "user-defined", 5: "unused", 6: "byte"}
 
-SHOWN: Final = 5  # differing ids in an error
+SHOWN: Final = 5  # how many differing ids an error shows
 FAMILY_HINT: Final = "an emulator's models must come from one family, with one tokenizer"
 SPECIAL_HINT: Final = "if the family only renamed control tokens, set `special_tokens_differ = true` in its emulator"
 
-# Names that llama.cpp gives the same pre-tokenizer and flags (src/llama-vocab.cpp, llama_vocab::impl::load).
+# Names for which llama.cpp uses the same pre-tokenizer and flags (src/llama-vocab.cpp, llama_vocab::impl::load).
 PRE_ALIASES: Final = {
     alias: names[0]
     for names in (
@@ -44,18 +44,18 @@ PRE_ALIASES: Final = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Vocabulary:
-    """One model's tokens. `n_real` ids are tokens; those behind are padding, whose logits mean nothing."""
+    """One model's tokens. The first `n_real` ids are real; the rest is padding, with meaningless logits."""
 
     model: str  # tokenizer.ggml.model: gpt2 (byte-level BPE), llama (SentencePiece), ...
     pre: str  # tokenizer.ggml.pre
-    raw: bytes  # every text behind its 8 bytes of length, as in the file; gpt2's texts are in its byte alphabet
-    offsets: NDArray[np.int64]  # (n + 1,) where each token starts in `raw`
+    raw: bytes  # as in the file: 8 bytes of length, then the text, for each token; gpt2's texts use its byte alphabet
+    offsets: NDArray[np.int64]  # (n + 1,) where each token starts in `raw`, and where the last one ends
     types: NDArray[np.int32]  # (n,)
     n_real: int
 
     @classmethod
     def of(cls, header: Header) -> "Vocabulary":
-        """The vocabulary of a model's header; ModelFileError where it has none."""
+        """Reads the vocabulary from a model's header. Raises ModelFileError when it is missing or incomplete."""
         texts, types = header.array("tokenizer.ggml.tokens"), header.array("tokenizer.ggml.token_type")
         if texts is None or texts.type != "string" or (types is not None and types.type != "i32"):
             raise ModelFileError(f"{header.path}: has no tokenizer, expected tokenizer.ggml.tokens and their types")
@@ -72,7 +72,7 @@ class Vocabulary:
             n_real=_n_real(texts.raw, offsets, kinds),
         )
         if vocabulary.n_real == 0:
-            raise ModelFileError(f"{header.path}: has no tokens, or padding alone")
+            raise ModelFileError(f"{header.path}: has no tokens, or only padding, expected a vocabulary")
         return vocabulary
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class Vocabulary:
 
     @property
     def tokenization(self) -> str:
-        """What cuts text into tokens: `pre` by one of its names, and only for BPE (llama.cpp ignores it elsewhere)."""
+        """The pre-tokenizer, with one name for all its aliases; "" unless the model is BPE: llama.cpp ignores it."""
         return PRE_ALIASES.get(self.pre, self.pre) if self.model == "gpt2" else ""
 
 
@@ -92,7 +92,10 @@ def _text(raw: bytes, offsets: NDArray[np.int64], token: int) -> bytes:
 
 
 def _n_real(raw: bytes, offsets: NDArray[np.int64], types: NDArray[np.int32]) -> int:
-    """Ids up to the last that is not padding: of type UNUSED, or `[PAD151665]` as llama.cpp's converter calls it."""
+    """The number of ids up to the last that is not padding.
+
+    Padding has the type UNUSED, or a text as llama.cpp's converter writes it: `[PAD151665]`.
+    """
     n = len(offsets) - 1
     while n and (types[n - 1] == UNUSED or re.fullmatch(rb"\[PAD.*\]", _text(raw, offsets, n - 1), re.DOTALL)):
         n -= 1
@@ -101,18 +104,21 @@ def _n_real(raw: bytes, offsets: NDArray[np.int64], types: NDArray[np.int32]) ->
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shared:
-    """What an emulator's members have in common: `n_real` ids, of which those in `differing` mean different texts."""
+    """The vocabulary that an emulator's members share: `n_real` ids. Those in `differing` have different texts."""
 
     n_real: int
-    differing: NDArray[np.int64]  # ids in order; empty unless the emulator says special_tokens_differ
+    differing: NDArray[np.int64]  # ids, ascending; empty unless the emulator sets special_tokens_differ
 
 
 def shared(named: Mapping[str, Vocabulary], *, special_tokens_differ: bool = False) -> Shared:
-    """The one vocabulary of all members, or a VocabularyError showing two of them and the first ids that differ.
+    """Returns the vocabulary that all members share. `named` maps each model's name to its vocabulary.
 
-    Text and type must be equal for every id below the smallest n_real. With `special_tokens_differ`, special tokens
-    (control, user-defined and unused ones) may differ: those whose text does are returned, for the reward to be 0
-    there. `tokenizer.ggml.pre` must name the same pre-tokenizer, since another one cuts a prompt into other tokens.
+    For each id below the smallest n_real, text and type must be equal. With `special_tokens_differ`, special tokens
+    (control, user-defined and unused ones) may differ. Those with different texts are returned in `differing`; the
+    reward must be 0 there. `tokenizer.ggml.pre` must name the same pre-tokenizer, because another one would cut a
+    prompt into other tokens.
+
+    Raises VocabularyError, which shows two of the models and the first ids that differ.
     """
     (first, base), *others = named.items()
     n_real = min(vocabulary.n_real for vocabulary in named.values())
@@ -138,7 +144,7 @@ def _size(vocabulary: Vocabulary) -> str:
 
 
 def _differing(a: Vocabulary, b: Vocabulary, n: int) -> NDArray[np.int64]:
-    """The ids below `n` whose text or type differ."""
+    """The ids below `n` that differ in text or type."""
     if a.raw[: int(a.offsets[n])] == b.raw[: int(b.offsets[n])]:
         return np.flatnonzero(a.types[:n] != b.types[:n])
     texts = np.fromiter((a.text(i) != b.text(i) for i in range(n)), np.bool_, n)
@@ -146,7 +152,7 @@ def _differing(a: Vocabulary, b: Vocabulary, n: int) -> NDArray[np.int64]:
 
 
 def _shown(a: Vocabulary, b: Vocabulary, ids: NDArray[np.int64]) -> str:
-    """`3 'x' / 'y'` for the first few ids; where the texts are equal, with the types that are not."""
+    """Shows the first few ids as `3 'x' / 'y'`, and with their types when the texts are equal."""
     parts = []
     for i in ids[:SHOWN].tolist():
         sides = [_quoted(vocabulary.text(i)) for vocabulary in (a, b)]

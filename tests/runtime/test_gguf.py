@@ -1,4 +1,4 @@
-"""GGUF files: whole ones are read as they are; of all others comes a ModelFileError, at once and in little memory."""
+"""Tests of reading GGUF files: a valid file gives its header, any other a ModelFileError, fast and in little memory."""
 
 import os
 import struct
@@ -36,7 +36,11 @@ def write(
     parts_of: int = 0,
     sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> Path:
-    """A small whole model; `parts_of` tensors to a part, if it is to be split; `sizes` are more metadata."""
+    """Writes a small model and returns its path.
+
+    `parts_of` splits it into shards of so many tensors. `more` are further tensors, `sizes` further metadata, and
+    `leave_out` names a part of the tokenizer that is left out.
+    """
     writer = GGUFWriter(path, "llama", split_max_tensors=parts_of)
     writer.add_name("tiny")
     for key, value in {"block_count": 1, **sizes}.items():
@@ -73,7 +77,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def problem(path: Path, call: object = check) -> str:
-    """What is said of a wrong file: one line, which names it."""
+    """Returns the message for a wrong file. It must be one line and name the file."""
     assert callable(call)
     with pytest.raises(ModelFileError) as caught:
         call(path)
@@ -117,7 +121,7 @@ def test_values_of_every_kind(tiny: Path) -> None:
 
 def test_block_sizes_are_ggmls_own() -> None:
     for number, (name, block, size) in TENSOR_TYPES.items():
-        if name in ("Q8_1", "Q2_0"):  # the package has Q8_1's size wrong (an intermediate of ggml's), and no Q2_0 yet
+        if name in ("Q8_1", "Q2_0"):  # the gguf package has a wrong size for Q8_1, and does not have Q2_0 yet
             continue
         kind = writer_package.GGMLQuantizationType(number)
         assert (name, (block, size)) == (kind.name, writer_package.GGML_QUANT_SIZES[kind])
@@ -139,7 +143,7 @@ def test_the_first_bytes_are_enough_for_a_header(tiny: Path) -> None:
     got = parse(data[:end], total, tiny)
     assert (got.tensors, got.metadata.keys(), got.file_bytes) == (whole.tensors, whole.metadata.keys(), total)
     have, rounds = 4, 0
-    while have < end:  # what a client with range requests does
+    while have < end:  # as a client with range requests does
         try:
             parse(data[:have], total, tiny)
             break
@@ -173,10 +177,10 @@ def test_what_is_no_gguf_file_at_all(tmp_path: Path) -> None:
         b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n": "is a Git LFS pointer",
         b"<!doctype html><html>": "is a text file",
         b"GG": "found b'GG'",
-        b"tjgg" + bytes(60): "GGML format of before August 2023",
+        b"tjgg" + bytes(60): "GGML format from before August 2023",
         struct.pack("<Q", 90) + b'{"a":' + bytes(80): "is a safetensors file",
         b"PK\x03\x04" + bytes(60): "PyTorch or zip",
-        b"\xff" * 99: "is no GGUF file, expected a GGUF file",
+        b"\xff" * 99: "is in an unknown format, expected a GGUF file",
     }
     for data, said in cases.items():
         path = tmp_path / "odd.gguf"
@@ -188,13 +192,13 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     assert "no such file" in problem(tmp_path / "none.gguf")
     assert "is a folder" in problem(tmp_path)
     os.mkfifo(tmp_path / "pipe.gguf")
-    assert "is no regular file" in problem(tmp_path / "pipe.gguf")
+    assert "is not a regular file" in problem(tmp_path / "pipe.gguf")
     with pytest.raises(ModelFileError, match="cannot be read"):
         check(Path("a\0b.gguf"))
 
 
 def test_a_file_without_permission(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path, mode: str) -> None:  # tests may run as root, who may read everything
+    def refuse(self: Path, mode: str) -> None:  # tests may run as root, which may read every file
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "open", refuse)
@@ -228,7 +232,7 @@ def test_flipped_bytes_give_a_header_or_an_error_and_quickly(tiny: Path, flips: 
 
 
 def _claims() -> dict[str, bytes]:
-    """Headers that claim what no file holds."""
+    """Headers that claim more than any file has."""
     start, huge = b"GGUF" + struct.pack("<I", 3), 1 << 60
     key = struct.pack("<Q", 1) + b"k"
     return {
@@ -249,7 +253,7 @@ def _claims() -> dict[str, bytes]:
 @pytest.mark.parametrize("claim", _claims())
 @pytest.mark.parametrize("size", [0, 1 << 36])
 def test_absurd_claims_cost_nothing(claim: str, size: int, tmp_path: Path) -> None:
-    """Also in a file of 64 GB (a sparse one), where a large claim may seem possible."""
+    """One of the files is a sparse one of 64 GB, in which a large claim may seem possible."""
     path = tmp_path / "absurd.gguf"
     path.write_bytes(_claims()[claim] + bytes(64))
     if size:
@@ -297,19 +301,19 @@ def test_damage_that_llama_cpp_would_refuse_or_die_of(tiny: Path, tmp_path: Path
     shape = struct.pack("<QQ", 6, 2)
     cases = {
         (header, b"GGUF" + struct.pack(">I", 3)): "is a big-endian GGUF file, expected a little-endian one",
-        (header, b"GGUF" + struct.pack("<I", 1)): "is of GGUF version 1, expected 2 or 3",
-        (header, b"GGUF" + struct.pack("<I", 9)): "is of GGUF version 9, expected 2 or 3",
-        (name + uint32, b"general.alignment" + uint32): "expected at 40",  # aligned to 1, the offsets are wrong
+        (header, b"GGUF" + struct.pack("<I", 1)): "has GGUF version 1, expected 2 or 3",
+        (header, b"GGUF" + struct.pack("<I", 9)): "has GGUF version 9, expected 2 or 3",
+        (name + uint32, b"general.alignment" + uint32): "of the data, expected 40",  # with alignment 1
         (name + uint32 + one, b"general.alignment" + uint32 + bytes(4)): "general.alignment is 0, expected a power of",
         (name + uint32, b"general.file_type" + struct.pack("<I", 77)): "is of type 77, expected one of u8",
-        (b"test.bool", b"test.bo\xff\xff"): "",  # llama.cpp takes any bytes for a key
+        (b"test.bool", b"test.bo\xff\xff"): "",  # llama.cpp accepts any bytes as a key
         (tensor, b"blk.1.weight" + struct.pack("<I", 5)): "tensor blk.1.weight has 5 dimensions, expected at most 4",
         (tensor, b"blk.0.weight" + struct.pack("<I", 2)): "two tensors have the same name",
         (tensor + shape, tensor + struct.pack("<QQ", 0, 2)): "tensor blk.1.weight has shape (0, 2)",
         (
             tensor + shape,
             tensor + struct.pack("<QQ", 7, 9),
-        ): "tensor blk.2.weight is at 128 of the data, expected at 320",
+        ): "tensor blk.2.weight starts at byte 128 of the data, expected 320",
         (tensor + shape + bytes(4), tensor + shape + struct.pack("<I", 4)): "is of ggml type 4, expected one that",
         (tensor + shape + bytes(4), tensor + shape + struct.pack("<I", 2)): "expected rows of a multiple of 32",
     }
@@ -348,7 +352,7 @@ def test_keys_of_a_type_that_llama_cpp_does_not_expect(tmp_path: Path) -> None:
         ("imatrix", "", "is an importance matrix"),
         ("model", "controlvector", "is a control vector"),
         ("model", "llama", "is a vocab-only file"),
-        ("model", "", "names no architecture"),
+        ("model", "", "has no architecture"),
     ],
 )
 def test_files_that_are_something_else(kind: str, architecture: str, said: str, tmp_path: Path) -> None:
@@ -374,7 +378,7 @@ def test_a_tokenizer_that_is_not_whole(tmp_path: Path) -> None:
 
 
 def test_sizes_on_which_llama_cpp_would_abort(tmp_path: Path) -> None:
-    """Each made llama.cpp abort, or hang (a rope of 0), when `check` let it through."""
+    """Without `check`, each of these made llama.cpp abort, or hang (a rope of 0)."""
     path = tmp_path / "sizes.gguf"
     whole = {"block_count": 512, "expert_count": 8, "expert_used_count": 8, "embedding_length": 64}
     whole |= {"attention.head_count": 4, "attention.head_count_kv": 2, "rope.dimension_count": 16}
@@ -414,7 +418,7 @@ def test_an_epsilon_that_is_none(epsilon: float, family: Family, tmp_path: Path)
     [
         ("blk.0.attn_norm.weight", (64,), np.float16, "is of type F16, expected F32"),
         ("blk.0.ssm_conv1d.weight", (8, 4), np.float16, "is of type F16, expected F32"),
-        ("output.weight", (8, 64), np.int32, "is of type I32, expected a type of weights"),
+        ("output.weight", (8, 64), np.int32, "is of type I32, expected a type for weights"),
         ("blk.0.attn_q.weight", (8, 64), np.float16, ""),
         ("blk.0.ffn_gate_tid2eid.weight", (8, 64), np.int32, ""),
     ],
@@ -446,8 +450,8 @@ def test_lora_adapters_are_told_from_models(tmp_path: Path, tiny: Path) -> None:
 
     assert check_lora(adapter("lora", "blk.0.attn_q.weight.lora_a")).architecture == "llama"
     assert 'adapter.type is "ia3", expected "lora"' in problem(adapter("ia3", "x.lora_a"), check_lora)
-    assert "holds no LoRA weights" in problem(adapter("lora", "x"), check_lora)
-    assert 'general.type is "", expected "adapter"' in problem(tiny, check_lora)
+    assert "has no LoRA weights" in problem(adapter("lora", "x"), check_lora)
+    assert 'is not a LoRA adapter: general.type is "", expected "adapter"' in problem(tiny, check_lora)
 
 
 # --- split files ------------------------------------------------------------------------------------------------------
@@ -474,12 +478,12 @@ def test_a_split_file_is_one_model(split: list[Path]) -> None:
 
 
 def test_a_split_file_starts_at_part_1(split: list[Path]) -> None:
-    assert "is part 2 of 3, expected the first, s-00001-of-00003.gguf" in problem(split[1])
+    assert "is shard 2 of 3, expected the first, s-00001-of-00003.gguf" in problem(split[1])
 
 
 def test_a_missing_part_is_named(split: list[Path]) -> None:
     split[1].unlink()
-    assert "part 2 of 3 is missing, expected s-00002-of-00003.gguf beside it" in problem(split[0])
+    assert "shard 2 of 3 is missing, expected s-00002-of-00003.gguf in the same folder" in problem(split[0])
 
 
 def test_a_part_that_is_cut_short_is_named(split: list[Path]) -> None:
@@ -494,9 +498,9 @@ def test_parts_that_do_not_belong_together(split: list[Path]) -> None:
     with pytest.raises(ModelFileError, match=r"s-00003-of-00003.gguf: damaged: split.no and split.count are \(1, 3\)"):
         check(split[0])
     split[2].write_bytes(third.replace(b"blk.4.weight", b"blk.3.weight"))
-    assert "two tensors of its 3 parts have the same name" in problem(split[0])
+    assert "two tensors of its 3 shards have the same name" in problem(split[0])
 
 
 def test_a_renamed_first_part(split: list[Path]) -> None:
     renamed = split[0].rename(split[0].with_name("model.gguf"))
-    assert "is part 1 of 3, expected the name model-00001-of-00003.gguf" in problem(renamed)
+    assert "is shard 1 of 3, expected the file name model-00001-of-00003.gguf" in problem(renamed)

@@ -1,4 +1,4 @@
-"""What this process may use: control groups as files, and a machine that does not say."""
+"""Tests of what this process may use: the limits of control groups, and a machine that does not tell its memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GB = 1 << 30
 
 
 def tree(folder: Path, files: Mapping[str, object], membership: str = "0::/") -> tuple[Path, Path]:
-    """A control group file system, and this process's place in it."""
+    """Writes a control group file system. Returns its root and the file that says this process's group."""
     root, place = folder / "cgroup", folder / "self"
     root.mkdir()
     for name, text in files.items():

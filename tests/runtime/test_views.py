@@ -1,4 +1,4 @@
-"""Views: the ids of a conversation, by a template rendered by hand; and what a user types is only ever text."""
+"""Tests of views: a conversation gives the ids of its template rendered by hand, and typed text stays text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.views import RAW, TRANSCRIPT, Message, View
 from tests.families import CHATML, CHATML_WITH_BOS, SPECIALS, Family
 
-TEXTS = st.text(st.characters(exclude_categories=[]), min_size=1)  # surrogates and noncharacters, too
+TEXTS = st.text(st.characters(exclude_categories=[]), min_size=1)  # also surrogates and noncharacters
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """A tokenizer whose tokens are the bytes of UTF-8, with control tokens from 256 on."""
+    """A tokenizer in which each byte of UTF-8 is a token; control tokens start at 256."""
 
     controls: Mapping[str, int] = field(default_factory=lambda: {"<s>": 256, "<end>": 257, "#": 258})
     bos: int | None = 256
@@ -45,7 +45,7 @@ def view(template: str, system: str | None = None, **variables: object) -> View:
 
 
 def shown(tokens: Sequence[int], tokenizer: Bytes | None = None) -> str:
-    """Ids as text, control tokens and pieces of several bytes in brackets."""
+    """Shows ids as text, with control tokens and tokens of several bytes in brackets."""
     names = {i: f"[{text}]" for text, i in (tokenizer or Bytes()).controls.items()}
     parts = [names.get(t, f"[{t}]").encode() if t > 255 else bytes([t]) for t in tokens]
     return b"".join(parts).decode("utf-8", "surrogatepass")
@@ -130,7 +130,7 @@ def test_the_transcript_is_exactly_this(smollm2_model: Model) -> None:
 @given(TEXTS)
 @example("\ufdd0\ufdd1\ufdd2 answer \ufdd3")
 @example("".join(map(chr, range(0xFDD0, 0xFE00))))
-@example("caf\udce9")  # what Python makes of a Latin-1 argument
+@example("caf\udce9")  # how Python represents a Latin-1 argument
 @example("😀\u200d🌈 日本 \x00 \r\n\t")
 @example("<|im_end|><|im_end|>")
 def test_any_text_goes_through_the_raw_view_byte_for_byte(tiny: Model, text: str) -> None:
@@ -178,7 +178,7 @@ def test_white_space_beside_a_control_token_that_strips_it_is_gone() -> None:
 
 # --- generated answers ------------------------------------------------------------------------------------------------
 
-SPOKEN = Message("assistant", "two words", (300,))  # the tokenizer itself would make nine bytes of it
+SPOKEN = Message("assistant", "two words", (300,))  # the tokenizer itself would give nine tokens
 
 
 def test_a_generated_answer_keeps_its_ids() -> None:
@@ -206,7 +206,7 @@ def test_a_tokenizer_that_puts_a_space_before_text_gets_answers_as_text() -> Non
 @pytest.mark.parametrize(
     ("expression", "content", "expected"),
     [
-        ("m.content | trim", "two words", "[300]"),  # nothing to trim: the ids stay
+        ("m.content | trim", "two words", "[300]"),  # there is nothing to trim, so the ids stay
         ("m.content | trim", "two words\n", "two words"),
         ("m.content.split('words')[0]", "two words", "two "),
         ("m.content.split('two')[-1].lstrip()", "two words", "words"),
@@ -245,7 +245,7 @@ def test_a_last_message_of_the_assistants_is_left_open() -> None:
         (Message("assistant", "So"), "So"),
         (SPOKEN, "[300]"),
         (Message("assistant", "two words and", (300,)), "[300] and"),
-        (Message("assistant", "two words\ufffd", (300,)), "[300]"),  # half a character: generated again, whole
+        (Message("assistant", "two words\ufffd", (300,)), "[300]"),  # half a character is generated again
         (Message("assistant", "a <end> b"), "a <end> b"),
         (Message("assistant", ""), ""),
     ):

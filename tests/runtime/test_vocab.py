@@ -1,4 +1,4 @@
-"""Vocabularies compared token for token, from headers alone."""
+"""Tests of comparing vocabularies token by token, from headers alone."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def test_padding_is_cut_by_type_or_by_text() -> None:
     assert (unused.n_real, len(unused), named.n_real, len(named)) == (5, 7, 5, 8)
     assert shared({"base": vocabulary(), "tuned": unused, "reference": named}).n_real == 5
     inside = vocabulary(("a", "[PAD1]", "c"), (NORMAL, UNUSED, NORMAL))
-    assert inside.n_real == 3  # only what stands behind the last token is padding
+    assert inside.n_real == 3  # only what follows the last real token is padding
 
 
 def test_rows_are_cut_to_the_smallest_vocabulary() -> None:
@@ -103,14 +103,14 @@ def test_a_pre_tokenizer_counts_by_what_it_does() -> None:
     assert shared({"base": vocabulary(), "tuned": aliased}).n_real == 5
     assert "tokenizer.ggml.pre is 'qwen2' and 'llama-bpe'" in refused(vocabulary(), vocabulary(pre="llama3")).message
     spm = {name: vocabulary(model="llama", pre=name) for name in ("default", "", "anything")}
-    assert shared(spm).n_real == 5  # llama.cpp ignores it for SentencePiece
+    assert shared(spm).n_real == 5  # llama.cpp ignores `pre` for SentencePiece
 
 
 def test_a_file_without_tokens_has_no_vocabulary() -> None:
     empty = Header(path=Path("x.gguf"), version=3, metadata={}, tensors=(), file_bytes=0, shards=())
     with pytest.raises(ModelFileError, match=r"x.gguf: has no tokenizer"):
         Vocabulary.of(empty)
-    with pytest.raises(ModelFileError, match=r"x.gguf: has no tokens, or padding alone"):
+    with pytest.raises(ModelFileError, match=r"x.gguf: has no tokens, or only padding"):
         vocabulary(("[PAD0]",), (UNUSED,))
     with pytest.raises(ModelFileError, match=r"has 2 token types, expected 5"):
         vocabulary(types=(1, 1))

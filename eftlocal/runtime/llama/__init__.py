@@ -1,4 +1,4 @@
-"""One model through llama.cpp: the library itself, its devices, a model's weights and a member's KV cache.
+"""Runs one model with llama.cpp: the library, its devices, a model's weights and a member's KV cache.
 
-Nothing outside this package imports llama_cpp.
+No other package imports llama_cpp.
 """

@@ -1,4 +1,4 @@
-"""What llama.cpp can put layers on beside the CPU, and how a model's layers are put there."""
+"""The devices other than the CPU that llama.cpp can put layers on, and the parameters that put layers there."""
 
 import ctypes
 import platform
@@ -17,12 +17,12 @@ KINDS: Mapping[int, Literal["gpu", "igpu", "accel"]] = {1: "gpu", 2: "igpu", 3: 
 
 
 def found() -> tuple[Device, ...]:
-    """The devices beside the CPU; () where llama.cpp's library does not tell."""
+    """Returns the devices other than the CPU; () when llama.cpp's library cannot list them."""
     return tuple(device for device, _ in _with_handles())
 
 
 def _with_handles() -> list[tuple[Device, int]]:
-    """Devices with their handles (ggml_backend_dev_t)."""
+    """Returns the devices with their handles (ggml_backend_dev_t)."""
     library.start()
     pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
     try:
@@ -43,7 +43,7 @@ def _with_handles() -> list[tuple[Device, int]]:
         free, total = size(), size()
         memory(handle, ctypes.byref(free), ctypes.byref(total))
         owner, description = _text(backend_name(backend(handle))), _text(describe(handle))
-        if owners.setdefault(description, owner) != owner:  # one GPU, seen by two backends
+        if owners.setdefault(description, owner) != owner:  # the same GPU, listed by a second backend
             continue
         shared = which == "igpu" or (owner in ("MTL", "Metal") and platform.machine() == "arm64")
         listed.append((Device(_text(name(handle)), description, which, free.value, total.value, shared), handle))
@@ -55,10 +55,11 @@ def _text(raw: bytes | None) -> str:
 
 
 def _ggml(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
-    """A function of ggml's that the bindings do not declare. Raises AttributeError where there is none.
+    """Returns a function of ggml that the Python bindings do not declare. Raises AttributeError if it is missing.
 
-    Looked up in the library that is loaded: a second copy of it would have a list of devices of its own. On Windows a
-    library does not answer for those it was linked with, and is found again by its name.
+    The function must come from the library that is already loaded, because a second copy would have its own list of
+    devices. On Windows, a library does not give access to the functions of the libraries that it was linked with, so
+    those are found by their names.
     """
     libraries = [lib.llama_cpp._lib]
     if sys.platform == "win32":
@@ -76,12 +77,15 @@ def _ggml(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
 
 
 def set_offload(params: lib.llama_model_params, offload: Offload) -> list[Any]:
-    """Fill in the parameters that place a model's layers; returns the arrays that they point into."""
+    """Sets the parameters that place a model's layers. Returns the arrays that they point to, which must stay alive.
+
+    Raises ModelLoadError for a device that does not exist.
+    """
     handles = {device.name: handle for device, handle in _with_handles()}
     if missing := [name for name in offload.devices if name not in handles]:
         raise ModelLoadError(f"There is no device named {missing[0]}.", f"Devices: {', '.join(handles) or 'none'}.")
     names = offload.devices if offload.layers > 0 else ()
-    chosen = (ctypes.c_void_p * (len(names) + 1))(*(handles[name] for name in names), None)  # alone, NULL is: none
+    chosen = (ctypes.c_void_p * (len(names) + 1))(*(handles[name] for name in names), None)  # ends with NULL
     params.devices = ctypes.addressof(chosen)  # type: ignore[assignment]  # the bindings name another type
     params.n_gpu_layers = offload.layers if names else 0
     params.main_gpu = 0

@@ -1,4 +1,4 @@
-"""llama.cpp's library: its log, what this build of it has, and its quantizer."""
+"""llama.cpp's library itself: its log, the features of this build, and its quantizer."""
 
 import ctypes
 import sys
@@ -17,14 +17,14 @@ QUANTIZED = {
     "Q4_K_M": lib.LLAMA_FTYPE_MOSTLY_Q4_K_M,
 }
 
-recent: deque[str] = deque(maxlen=50)  # what llama.cpp said last: the reason, when a load fails
+recent: deque[str] = deque(maxlen=50)  # the last warnings and errors in the log; they explain a load that failed
 _verbose = False
 
 
 @lib.llama_log_callback  # type: ignore[untyped-decorator]  # a ctypes function type
 def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     line = text.decode("utf-8", "replace")
-    if level >= 3:  # GGML_LOG_LEVEL_WARN; above it ERROR (4) and CONT (5), which goes on with a line
+    if level >= 3:  # GGML_LOG_LEVEL_WARN; ERROR is 4, and CONT (5) continues a line
         recent.append(line.strip())
     if _verbose:
         sys.stderr.write(line)
@@ -34,20 +34,20 @@ lib.llama_log_set(_log, ctypes.c_void_p(0))
 
 
 def set_verbose(verbose: bool) -> None:
-    """Let llama.cpp's own log through to stderr, or keep it silent (the default)."""
+    """Chooses whether llama.cpp's log is written to stderr. It is silent by default."""
     global _verbose
     _verbose = verbose
 
 
 def reason() -> str:
-    """llama.cpp's own last words on what went wrong since `recent` was cleared."""
+    """Returns the line of llama.cpp's log that says what went wrong since `recent` was cleared."""
     errors = [line for line in recent if "error" in line.lower() or "fail" in line.lower()]
     return (errors or list(recent) or ["no reason given"])[0]
 
 
 @cache
 def start() -> None:
-    """Set the library up, once."""
+    """Initializes the library. Further calls do nothing."""
     lib.llama_backend_init()
 
 
@@ -58,14 +58,14 @@ def can_offload() -> bool:
 
 
 def version() -> str:
-    """llama-cpp-python's version."""
+    """The version of llama-cpp-python."""
     return str(lib.__version__)
 
 
 def build_features() -> Mapping[str, str]:
-    """What this build of llama.cpp can use here: backends beside the CPU ("CUDA"), and their features ("AVX2").
+    """Returns what this build of llama.cpp can use here: backends other than the CPU ("CUDA"), and features ("AVX2").
 
-    The value is "1", but for features with a value of their own ("ARCHS" -> "890").
+    The value is "1", or the feature's own value ("ARCHS" -> "890").
     """
     start()
     found = {}
@@ -82,7 +82,7 @@ def build_features() -> Mapping[str, str]:
 
 
 def quantize(source: Path, target: Path, kind: str) -> None:
-    """Write `source` with its weights stored as `kind`, one of QUANTIZED. Raises ModelFileError."""
+    """Writes `source` to `target` with its weights quantized as `kind`, one of QUANTIZED. Raises ModelFileError."""
     start()
     params = lib.llama_model_quantize_default_params()
     params.ftype = QUANTIZED[kind]

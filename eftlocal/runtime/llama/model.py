@@ -16,19 +16,19 @@ from eftlocal.runtime.plan.placement import Offload
 
 
 class Model:
-    """The weights and the tokenizer of one GGUF file, loaded once; contexts share it.
+    """The weights and the tokenizer of one GGUF file. They are loaded once, and contexts share them.
 
-    `header`: the file's own, by gguf.check, so that llama.cpp never meets a file that was not looked at before.
-    Raises ModelLoadError, with llama.cpp's reason, when the file cannot be loaded.
+    `header` comes from gguf.check, so that llama.cpp only opens files that were checked. Raises ModelLoadError, with
+    llama.cpp's reason, when the file cannot be loaded.
     """
 
     def __init__(self, header: Header, offload: Offload | None = None) -> None:
-        """Load the weights, with these layers on devices; None is llama.cpp's own choice: all, where it has devices."""
+        """Loads the weights. `offload` says which layers go to devices; None lets llama.cpp offload all if it can."""
         library.start()
         path = header.path
         library.recent.clear()
         params = lib.llama_model_default_params()
-        self._kept: list[Any] = []  # arrays that llama.cpp reads from
+        self._kept: list[Any] = []  # arrays that llama.cpp reads, which must stay alive
         if offload is not None:
             self._kept = devices.set_offload(params, offload)
         handle = lib.llama_model_load_from_file(str(path).encode(), params)
@@ -39,19 +39,19 @@ class Model:
         self.on_device = library.can_offload() if offload is None else offload.layers > 0 and bool(offload.devices)
         self._vocab = lib.llama_model_get_vocab(handle)
         self._loras: dict[Path, lib.llama_adapter_lora_p] = {}
-        self._pieces: dict[int, bytes] = {}  # of the tokens that were asked for: a call costs more than a look
+        self._pieces: dict[int, bytes] = {}  # pieces that were asked for before: a call costs more than a lookup
         self._ends: dict[int, bool] = {}
         self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
         bos = int(lib.llama_vocab_bos(self._vocab))
         self.bos = bos if bos >= 0 else None
         self.add_bos = self.bos is not None and bool(lib.llama_vocab_get_add_bos(self._vocab))
         self._types = header.array("tokenizer.ggml.token_type")
-        # Recurrent and hybrid models keep a state that cannot be cut in the middle.
+        # Recurrent and hybrid models keep a state that cannot be cut in the middle, so they cannot be rewound.
         self.rewinds = not (lib.llama_model_is_recurrent(handle) or lib.llama_model_is_hybrid(handle))
 
     @cached_property
     def controls(self) -> Mapping[str, int]:
-        """The tokens that stand for no text, by their texts: only a template may write them."""
+        """The control tokens: their texts and ids. They do not stand for text, and only a template may write them."""
         if self._types is None:
             return {}
         types = self._types.values()
@@ -60,16 +60,16 @@ class Model:
 
     @cached_property
     def adds_space(self) -> bool:
-        """Whether the tokenizer puts a space before any text it is given (SentencePiece's habit)."""
+        """Whether the tokenizer puts a space before each text, as SentencePiece does."""
         return b"".join(map(self.piece, self.tokenize("a")))[:1] == b" "
 
     def strips(self, token: int) -> tuple[bool, bool]:
-        """Whether a control token swallows the white space before it, and after it."""
+        """Returns whether a control token removes the white space before it, and whether after it."""
         attributes = int(lib.llama_vocab_get_attr(self._vocab, token))
         return bool(attributes & lib.LLAMA_TOKEN_ATTR_LSTRIP), bool(attributes & lib.LLAMA_TOKEN_ATTR_RSTRIP)
 
     def tokenize(self, text: str) -> list[int]:
-        """The ids of plain text: no BOS, and control tokens that appear in `text` stay text."""
+        """Returns the ids of plain text. BOS is not added, and control tokens in `text` stay text."""
         data = text.encode("utf-8", "surrogatepass")
         room = len(data) + 8  # a byte is at most one token; a leading space may be added
         while True:
@@ -80,7 +80,7 @@ class Model:
             room = -n
 
     def piece(self, token: int) -> bytes:
-        """The bytes that `token` stands for; a control token stands for none."""
+        """Returns the bytes that `token` stands for; none for a control token."""
         if (known := self._pieces.get(token)) is not None:
             return known
         room = 64
@@ -92,13 +92,13 @@ class Model:
             room = -n
 
     def is_eog(self, token: int) -> bool:
-        """Whether `token` ends a generation (llama.cpp's set, which it builds from the tokens' texts)."""
+        """Whether `token` ends a generation. llama.cpp decides this by the texts of the tokens."""
         if (known := self._ends.get(token)) is None:
             known = self._ends[token] = bool(lib.llama_vocab_is_eog(self._vocab, token))
         return known
 
     def lora(self, path: Path) -> lib.llama_adapter_lora_p:
-        """The LoRA adapter at `path`, loaded once for these weights. Raises ModelLoadError."""
+        """Returns the LoRA adapter at `path`, which is loaded once for these weights. Raises ModelLoadError."""
         if path not in self._loras:
             library.recent.clear()
             adapter = lib.llama_adapter_lora_init(self.handle, str(path).encode())
@@ -110,7 +110,7 @@ class Model:
         return self._loras[path]
 
     def close(self) -> None:
-        """Free the weights (and adapters); every context of theirs must be closed before."""
+        """Frees the weights and the adapters. Their contexts must be closed before."""
         if self.handle:
             lib.llama_model_free(self.handle)
             self.handle = None

@@ -1,1 +1,1 @@
-"""What fits and who runs where: threads, memory and devices."""
+"""Plans what fits in memory and where each member runs: threads, memory and devices."""

@@ -1,4 +1,4 @@
-"""What each member needs on the host and on devices, once it is said which of its layers go where."""
+"""Computes what each member needs on the host and on the devices, for a given offload of its layers."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,27 +14,29 @@ from eftlocal.runtime.plan.memory import CPU_BATCH, GPU_BATCH, Cache, Need, Size
 __all__ = ["CPU", "GIB", "UNBOUNDED", "Loads", "Member", "Offload", "Placed", "Shortfall", "layers_by_place"]
 
 GIB: Final = 1 << 30
-TINY: Final = GIB // 4  # less than this is never refused, whatever a system says of its free memory
-HOST_SHARE: Final = 0.95  # of the free memory: the estimate's error, and the system's own needs meanwhile
-COPIES: Final = 4  # of a decode's inputs, where several devices work in a pipeline (GGML_SCHED_MAX_COPIES)
+TINY: Final = GIB // 4  # less than this is never refused, even if the system reports no free memory
+HOST_SHARE: Final = 0.95  # the part of the free memory to use; the rest is for the system and the estimate's error
+COPIES: Final = 4  # copies of a decode's inputs when several devices work in a pipeline (GGML_SCHED_MAX_COPIES)
 UNBOUNDED: Final = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A member as far as memory goes. `names`: what --gpu-layers may call it (its roles, its model's name)."""
+    """What a plan needs to know of a member. `names` are its roles and its model's name, for --gpu-layers."""
 
     header: Header
     names: tuple[str, ...] = ()
     lora: Header | None = None
-    gpu_layers: int | None = None  # its model's own setting
+    gpu_layers: int | None = None  # the setting of its model in models.toml
 
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """The last `layers` layers of a model (its output is the very last) on devices, by their names.
+    """Puts the last `layers` layers of a model on devices. The output counts as the last layer.
 
-    ratios: how the layers are divided among several devices. rows: whether each matrix is, too.
+    devices  the names of the devices
+    ratios   the share of the layers of each device; () for equal shares
+    rows     whether each matrix is divided among the devices too
     """
 
     layers: int = 0
@@ -43,7 +45,7 @@ class Offload:
     rows: bool = False
 
     def halved(self) -> "Offload":
-        """Half the layers on devices; of a single one, none."""
+        """Returns this offload with half the layers; with none if there was only one."""
         return replace(self, layers=self.layers // 2) if self.layers > 1 else Offload()
 
 
@@ -52,9 +54,10 @@ CPU: Final = Offload()
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """One member in the plan: what it needs on the host and on each device; a shared file counts with the first.
+    """One member of a plan: what it needs on the host and on each device.
 
-    read: bytes of weights that the CPU reads for a token; 0 where all of it is on devices.
+    When members share a file, its weights count for the first of them. `read` is how many bytes of weights the CPU
+    reads for a token; 0 when all layers are on devices.
     """
 
     member: Member
@@ -66,7 +69,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """A place that is too small: bytes that it needs and that can be used there. `device` is None for the host."""
+    """A place without enough memory: the bytes needed and those that can be used. `device` is None for the host."""
 
     device: str | None
     needed: int
@@ -74,7 +77,7 @@ class Shortfall:
 
 
 class Loads:
-    """Members with their sizes, and the room that there is."""
+    """Members with their sizes, and the room on the host and on each device of the machine."""
 
     def __init__(self, members: Sequence[Member], machine: Machine, devices: Sequence[Device]) -> None:
         self.members, self.machine, self.devices = members, machine, devices
@@ -85,11 +88,11 @@ class Loads:
         self.host_room = machine.free * HOST_SHARE if machine.memory else UNBOUNDED
         self.rooms = {device.name: _room(device, self.host_room) for device in machine.devices}
         self._shared = {device.name for device in machine.devices if device.shares_memory}
-        # Metal maps a tied embedding from the file a second time, without a copy.
+        # Other devices copy a tied embedding; Metal maps it from the file a second time, without a copy.
         self._copied = {d.name for d in machine.devices if d.kind == "igpu" or not d.shares_memory}
 
     def place(self, offloads: Sequence[Offload], cache: Cache) -> list[Placed]:
-        """What each member needs where, with these offloads."""
+        """Returns what each member needs in each place, with one offload for each member."""
         found, seen = [], set()
         for member, offload in zip(self.members, offloads, strict=True):
             first = member.header.path not in seen
@@ -113,7 +116,7 @@ class Loads:
         for name, layers in on_devices.items():
             copy = sizes.embedding if first and sizes.tied and last in layers and name in self._copied else 0
             compute = sizes.compute(cache, batch, whole=False, logits=last in layers)
-            if host_layers:  # a device also computes long prompts for the host's layers, with their weights copied over
+            if host_layers:  # for long prompts, a device also computes the host's layers, with copies of their weights
                 compute += 2 * sizes.largest
             needs[name] = Need(weights(layers) + copy, sizes.kv(cache, layers), compute + pipeline)
         if host_layers:
@@ -133,7 +136,7 @@ class Loads:
         return Placed(member, offload, host, needs, read)
 
     def used(self, placed: Iterable[Placed]) -> dict[str, int]:
-        """Bytes on each device."""
+        """Returns the bytes used on each device."""
         used: dict[str, int] = {}
         for one in placed:
             for name, need in one.devices.items():
@@ -156,8 +159,8 @@ class Loads:
 
 
 def _room(device: Device, host_room: float) -> float:
-    """Bytes that models may take on a device; some stay free for the driver, the screen, and kernels' scratch space."""
-    if device.total == 0:  # it does not say
+    """Returns the bytes that models may use on a device. Some stay free for the driver, the screen and the kernels."""
+    if device.total == 0:  # not known
         return host_room if device.shares_memory else UNBOUNDED
     if device.shares_memory:
         return float(device.free)
@@ -165,7 +168,10 @@ def _room(device: Device, host_room: float) -> float:
 
 
 def layers_by_place(n_layers: int, offload: Offload) -> tuple[list[int], dict[str, list[int]]]:
-    """The layers on the host, and on each device (llama_model_base::load_tensors in llama.cpp's llama-model.cpp)."""
+    """Returns the layers on the host and on each device, as llama.cpp places them.
+
+    The source is llama_model_base::load_tensors in llama-model.cpp.
+    """
     count = min(offload.layers, n_layers) if offload.devices else 0
     first = n_layers - count
     ratios = offload.ratios or (1.0,) * len(offload.devices)

@@ -1,4 +1,4 @@
-"""What a machine has, as a plan reads it: values only. `runtime.machine` finds them out."""
+"""The description of a machine that a plan is made for: only values. `runtime.machine` finds them out."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,9 +8,9 @@ __all__ = ["Device", "Machine"]
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What llama.cpp can put layers on. `free` and `total` in bytes; both are 0 where the device does not say.
+    """A device that llama.cpp can put layers on. `free` and `total` are bytes; both are 0 when not known.
 
-    shares_memory: its memory is the host's (Apple silicon, integrated GPUs); `total` is what it may take of that.
+    With `shares_memory`, it uses the host's memory (Apple silicon, integrated GPUs); `total` is how much it may use.
     """
 
     name: str
@@ -23,9 +23,12 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Bytes and cores that this process may use, and those that are there; 0 where the system does not say.
+    """A machine's cores, memory and devices. Memory is in bytes, and 0 when not known.
 
-    limited_by: what makes `memory` less than what is there ("this container's limit"); None where nothing does.
+    cores, memory                  what this process may use
+    free                           how much of `memory` is free now
+    limited_by                     why `memory` is less than `memory_present` ("this container's limit"), or None
+    cores_present, memory_present  what the machine has
     """
 
     cores: int

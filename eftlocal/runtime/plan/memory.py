@@ -1,8 +1,8 @@
-"""How much memory a model takes, from its GGUF header alone: before it is loaded, or even downloaded.
+"""Estimates how much memory a model takes, from its GGUF header alone: before it is loaded or even downloaded.
 
-Weights and caches are llama.cpp's own arithmetic (src/llama-kv-cache.cpp, src/llama-memory-recurrent.cpp); compute
-buffers follow what its graphs hold at once, fitted to dry loads of models from 135M to 70B (tests/runtime/plan). A dry
-load would be exact, but it takes up to 0.3 s for each model and needs the file.
+Weights and caches follow llama.cpp's own arithmetic (src/llama-kv-cache.cpp, src/llama-memory-recurrent.cpp). Compute
+buffers follow what its graphs hold at a time, fitted to dry loads of models from 135M to 70B (tests/runtime/plan). A
+dry load would be exact, but it takes up to 0.3 s for each model and needs the file.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,16 +14,16 @@ from eftlocal.runtime.gguf import Array, Header, Tensor
 
 __all__ = ["CPU_BATCH", "GPU_BATCH", "MAX_ROWS", "Cache", "Need", "Sizes", "layer_bytes"]
 
-CPU_BATCH: Final = 128  # a chunk of prefill: long enough for full speed, short enough for a prompt Ctrl-C
+CPU_BATCH: Final = 128  # tokens in a chunk of prefill: enough for full speed, few enough to stop soon at Ctrl-C
 GPU_BATCH: Final = 512
-MAX_ROWS: Final = 128  # rows of logits of one decode: for a vocabulary of 152,064 tokens they are 78 MB already
+MAX_ROWS: Final = 128  # rows of logits in one decode: with a vocabulary of 152,064 tokens these take 78 MB
 
 MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS
-CELLS: Final = 256  # llama.cpp rounds a sequence's context up to a multiple of it
+CELLS: Final = 256  # llama.cpp rounds a sequence's context up to a multiple of this
 ROWS: Final[Mapping[str, tuple[int, int]]] = {"f32": (1, 4), "f16": (1, 2), "q8_0": (32, 34)}  # values -> bytes
 FLOAT: Final = 4
 
-# Bytes of llama.cpp's tokenizer for each token and each merge, measured as growth of the process.
+# Bytes that llama.cpp's tokenizer takes for each token and each merge, measured as the growth of the process.
 TOKEN_BYTES, MERGE_BYTES = 160, 150
 
 INPUTS: Final = (
@@ -31,18 +31,19 @@ INPUTS: Final = (
     "per_layer_token_embd.",
     "position_embd.",
     "token_types.",
-)  # looked up on the CPU, always
+)  # always on the CPU, which only looks rows up in them
 RECURRENT: Final = (".ssm_", ".shortconv.", ".time_mix_")
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Bytes in one place (the host's memory, or a device's).
+    """The bytes needed in one place: in the host's memory, or in a device's.
 
-    weights    on the host they are mapped from the file: what is not in memory is read again when it is needed, which
-               a model that decodes every weight for every token cannot bear; so they count
-    kv         keys and values of every sequence's whole context, or recurrent states
-    compute    what a decode holds at once; output: rows of logits
+    weights    counted on the host too. There they are mapped from the file, and the system could read them again when
+               needed; but each token needs all weights, so that would be far too slow
+    kv         the KV cache of all sequences at full context, or the recurrent states
+    compute    the buffers of a decode
+    output     the rows of logits
     tokenizer  llama.cpp's vocabulary
     """
 
@@ -69,7 +70,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """What a context is made for: `n_seq` sequences of `n_ctx` tokens, keys and values stored as `kv_type`."""
+    """The size of a context: `n_seq` sequences of `n_ctx` tokens each, with keys and values stored as `kv_type`."""
 
     n_ctx: int
     n_seq: int = 1
@@ -77,24 +78,28 @@ class Cache:
 
     @property
     def cells(self) -> int:
-        """Tokens that one sequence has room for, rounded up as llama.cpp does."""
+        """How many tokens one sequence has room for, rounded up as llama.cpp does."""
         return -(-self.n_ctx // CELLS) * CELLS
 
     @property
     def flash(self) -> bool:
-        """Whether attention is computed without its table of scores; runtime/llama/cache.py turns that off for f32."""
+        """Whether flash attention is on, which does not store all scores; llama/context.py turns it off for f32."""
         return self.kv_type != "f32"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sizes:
-    """What memory depends on in one model; layers are numbered as `blk.N`, and the output is the one behind the last.
+    """The sizes of one model that its memory depends on. Layers are numbered as `blk.N`; the output follows the last.
 
-    layers     bytes of each layer's weights; output: of the rest that stands behind them
-    inputs     bytes of what stands before them, and of that the embedding; tied: whether that is the output as well
-    keys       values that a token's keys and values take in each layer; states: bytes of a sequence's recurrent state
-    largest    bytes of the largest weight: what a device takes in when it helps with a layer of the host's
-    read       bytes that one token reads (of experts, those that it uses)
+    layers     bytes of each layer's weights
+    inputs     bytes of the weights before the layers
+    embedding  bytes of the embedding, which is part of `inputs`
+    output     bytes of the weights after the layers
+    tied       whether the embedding is also the output matrix
+    keys       for each layer, how many numbers one token's key and value take
+    states     for each layer, the bytes of one sequence's recurrent state
+    largest    bytes of the largest weight of a layer: a device copies it when it helps with a layer of the host
+    read       bytes of weights that one token reads (of experts, only those used)
     """
 
     layers: tuple[int, ...]
@@ -110,15 +115,16 @@ class Sizes:
     n_merges: int
     n_embd: int
     n_head: int
-    inner: int  # floats of one token inside of a layer, at the widest place
-    query: int  # ... and of its query
+    inner: int  # floats of one token inside a layer, at the widest place
+    query: int  # floats of one token's query
 
     @classmethod
     def of(cls, header: Header) -> Self:
-        """The sizes of a model, from its header (of all parts, where the file is split)."""
+        """Computes the sizes of a model from its header (from `gguf.check`, so that it covers all shards)."""
         keys = Keys(header)
         n_layers = min(max(keys.number("block_count"), 0), MAX_LAYERS)
-        used = max(n_layers - keys.number("nextn_predict_layers"), 0)  # those that guess further tokens are not loaded
+        # llama.cpp does not load the last layers of a model that only predict further tokens.
+        used = max(n_layers - keys.number("nextn_predict_layers"), 0)
         names = {tensor.name: tensor.shape for tensor in header.tensors}
         inputs = largest = read = 0
         n_experts, experts = keys.number("expert_count"), keys.largest("expert_used_count")
@@ -139,7 +145,7 @@ class Sizes:
         tokens, merges = header.array("tokenizer.ggml.tokens"), header.array("tokenizer.ggml.merges")
         shape = names.get("token_embd.weight", (0, 0))
         widths = [_width(keys, names, il) if il < used else (0, 0) for il in range(n_layers)]
-        own = max(used - keys.number("attention.shared_kv_layers"), 0)  # the last layers read an earlier one's
+        own = max(used - keys.number("attention.shared_kv_layers"), 0)  # the last layers use an earlier one's cache
         widths[own:] = [(0, 0)] * (n_layers - own)
         recurrent = {_layer(name, n_layers) for name in names if any(kind in name for kind in RECURRENT)}
         state = _state(keys)
@@ -163,7 +169,7 @@ class Sizes:
 
     @property
     def n_layers(self) -> int:
-        """Layers that can be on a device: those of the model and its output."""
+        """The number of layers that can be on a device: the model's layers and its output."""
         return len(self.layers) + 1
 
     @cached_property
@@ -173,9 +179,10 @@ class Sizes:
     # --- what a member needs ------------------------------------------------------------------------------------------
 
     def kv(self, cache: Cache, layers: Iterable[int]) -> int:
-        """Bytes of keys, values and recurrent states of these layers."""
+        """The bytes of keys, values and recurrent states in these layers."""
         values, size = ROWS[cache.kv_type]
-        widest = 0 if cache.flash else max((v for _, v in self.keys), default=0)  # then all are made as wide
+        # Without flash attention, llama.cpp makes the values of all layers as wide as the widest.
+        widest = 0 if cache.flash else max((v for _, v in self.keys), default=0)
         total = 0
         for il in layers:
             if il >= len(self.layers):
@@ -186,9 +193,9 @@ class Sizes:
         return total
 
     def compute(self, cache: Cache, batch: int, *, whole: bool = True, logits: bool = True) -> int:
-        """Bytes that a decode of `batch` tokens holds at once.
+        """The bytes of the buffers of a decode of `batch` tokens.
 
-        whole: with the embeddings, as on the CPU. logits: with the output layer.
+        `whole` includes the embeddings, as on the CPU. `logits` includes the output layer.
         """
         batch = min(batch, cache.cells * cache.n_seq)
         rows = min(batch, max(MAX_ROWS, cache.n_seq))
@@ -202,7 +209,7 @@ class Sizes:
         return max(layer, FLOAT * (rows * self.n_vocab + 2 * batch * self.n_embd) if logits else 0)
 
     def held_for_devices(self, cache: Cache, batch: int) -> int:
-        """Bytes that the host holds for a decode whose layers are all on devices."""
+        """The bytes of the host's buffers for a decode with all layers on devices."""
         batch = min(batch, cache.cells * cache.n_seq)
         k, v = (0, 0) if cache.flash else max(self.keys, default=(0, 0))
         return FLOAT * batch * (2 * self.n_embd + k + v) + self._mask(cache, batch)
@@ -211,7 +218,7 @@ class Sizes:
         return batch * cache.cells * (2 if cache.flash else FLOAT) if any(k for k, _ in self.keys) else 0
 
     def logits(self, cache: Cache) -> int:
-        """Bytes of the rows of logits that are handed out: one for each sequence, until more are asked for."""
+        """The bytes of the buffer of logits: one row for each sequence. It grows when more rows are asked for."""
         return FLOAT * cache.n_seq * self.n_vocab
 
     @cached_property
@@ -223,13 +230,13 @@ class Sizes:
 
 
 class Keys:
-    """The architecture's own keys of a header."""
+    """Reads the keys of a header that begin with the architecture's name."""
 
     def __init__(self, header: Header) -> None:
         self._metadata, self._prefix = header.metadata, header.architecture
 
     def number(self, key: str, default: int = 0) -> int:
-        """A number, or the first of those that are given for each layer."""
+        """Returns a number; if there is one for each layer, the first."""
         return next(iter(self.numbers(key)), default)
 
     def numbers(self, key: str) -> Sequence[int]:
@@ -247,7 +254,7 @@ class Keys:
 
 
 def layer_bytes(tensors: Iterable[Tensor], n_layers: int) -> list[int]:
-    """Bytes of the weights of each layer, and of the output behind them; what is looked up before them left out."""
+    """Returns the bytes of each layer's weights and, last, of the output. The input embeddings are left out."""
     found = [0] * (n_layers + 1)
     for tensor in tensors:
         if not tensor.name.startswith(INPUTS):
@@ -256,29 +263,29 @@ def layer_bytes(tensors: Iterable[Tensor], n_layers: int) -> list[int]:
 
 
 def _layer(name: str, other: int) -> int:
-    """The layer that a tensor belongs to; `other` for one of none."""
+    """Returns the layer that a tensor belongs to; `other` when it does not belong to one."""
     parts = name.split(".", 2)
     return int(parts[1]) if parts[0] == "blk" and parts[1].isdecimal() else other
 
 
 def _width(keys: Keys, names: Mapping[str, tuple[int, ...]], il: int) -> tuple[int, int]:
-    """Values of one token's key and value in a layer; (0, 0) where it keeps none."""
+    """Returns how many numbers one token's key and value take in a layer; (0, 0) for a layer without a KV cache."""
     k, v = (names.get(f"blk.{il}.attn_{part}.weight") for part in "kv")
     if k is not None:
         return k[-1], (v or k)[-1]
     fused = any(f"blk.{il}.{name}.weight" in names for name in ("attn_qkv", "attn_kv_b", "attn_kv_a_mqa"))
-    if not fused or f"blk.{il}.ssm_conv1d.weight" in names:  # a linear attention keeps a state instead
+    if not fused or f"blk.{il}.ssm_conv1d.weight" in names:  # linear attention has a state instead
         return 0, 0
     heads = keys.of_layer("attention.head_count_kv", il, keys.of_layer("attention.head_count", il))
     head = keys.number("embedding_length") // max(keys.largest("attention.head_count"), 1)
     k_width = heads * keys.number("attention.key_length", head)
-    if keys.number("attention.key_length_mla"):  # DeepSeek's compressed keys, of which the values are a part
+    if keys.number("attention.key_length_mla"):  # DeepSeek's compressed keys include the values
         return k_width, 0
     return k_width, heads * keys.number("attention.value_length", head)
 
 
 def _state(keys: Keys) -> int:
-    """Bytes of one sequence's recurrent state in one layer (llama_hparams::n_embd_r and n_embd_s), which is F32."""
+    """The bytes of one sequence's recurrent state in one layer (llama_hparams::n_embd_r and n_embd_s), in F32."""
     n_embd, head = keys.number("embedding_length"), keys.number("wkv.head_size")
     if head:
         return FLOAT * n_embd * (keys.number("token_shift_count", 2) + head)
@@ -294,7 +301,7 @@ def _state(keys: Keys) -> int:
 
 
 def _inner(keys: Keys) -> int:
-    """Floats of one token in a feed-forward network (its gate, its rest, their product) or a recurrent layer."""
+    """Floats of one token in a feed-forward network (gate, up and their product) or in a recurrent layer."""
     used, n_embd = keys.largest("expert_used_count"), keys.number("embedding_length")
     experts = used * (2 * n_embd + keys.largest("expert_feed_forward_length"))
     return max(3 * keys.largest("feed_forward_length"), experts, 5 * keys.number("ssm.inner_size"))

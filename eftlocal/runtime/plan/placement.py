@@ -1,8 +1,12 @@
-"""What fits, and which member runs where: a pure function over headers and a described machine.
+"""Decides where each member runs and whether all fit: a pure function of headers and the description of a machine.
 
-Rules: everything on one device where it fits; else whole members, the base first and then by what a token reads, each
-on the device with the most room or, if none holds it, split by layers over all; what still does not fit whole puts as
-many layers on devices as there is room for; the rest runs on the CPU. Files are loaded once, whoever shares them.
+The rules, in order:
+1. If one device holds all members, they all go there.
+2. Otherwise members are placed whole, the base first, then by the bytes that a token reads. Each goes to the device
+   with the most room, or, if none holds it, is split by layers over all devices.
+3. Of a member that does not fit whole, as many layers as fit go to devices.
+4. The rest runs on the CPU.
+Members that share a file load it once.
 """
 
 from bisect import bisect_left
@@ -18,21 +22,21 @@ from eftlocal.runtime.plan.memory import Cache, Need
 
 __all__ = ["Member", "Offload", "Placed", "Plan", "Shortfall", "Wishes", "plan"]
 
-ALL: Final = 1 << 20  # layers: more than any model has
+ALL: Final = 1 << 20  # as a number of layers: more than any model has
 FEW: Final = 10  # a tenth of the layers or less on a device is not worth its buffers
 
 
-# --- what goes in -----------------------------------------------------------------------------------------------------
+# --- input ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What the user asked for; None is: as it fits best.
+    """What the user asked for. None leaves the choice to the plan.
 
-    gpu_layers  layers on devices, of every model or by name; negative is all
-    device      "none" for the CPU alone, or names of devices with commas between
-    main_gpu    which of the devices, by number, is filled first (and alone, without a split)
-    split       none (each model on one device), layer, row, or proportions as "3,1"
+    gpu_layers  the number of layers on devices, for all models or by name; negative means all
+    device      "none" for the CPU alone, or names of devices separated by commas
+    main_gpu    the number of the device to fill first; with split none, the only one
+    split       none (each model on one device), layer, row, or proportions such as "3,1"
     """
 
     gpu_layers: int | Mapping[str, int] | None = None
@@ -41,14 +45,14 @@ class Wishes:
     split: str | None = None
 
 
-# --- what comes out ---------------------------------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """Who runs where, and whether it fits; members in the order they were given.
+    """Where each member runs, and whether all fit. The members are in the order they were given.
 
-    advice: what would fit, best first, as phrases that go on one line.
+    `advice` says what would fit, the best first, in phrases that are joined to one line.
     """
 
     members: tuple[Placed, ...]
@@ -64,12 +68,12 @@ class Plan:
 
     @property
     def host(self) -> Need:
-        """What all members need of the host's memory; devices that share it not counted."""
+        """What all members need of the host's memory, without devices that share it."""
         return Need.sum(placed.host for placed in self.members)
 
     @property
     def devices(self) -> Mapping[str, Need]:
-        """What all members need of each device that is used."""
+        """What all members need of each device in use."""
         names = dict.fromkeys(name for placed in self.members for name in placed.devices)
         return {n: Need.sum(p.devices[n] for p in self.members if n in p.devices) for n in names}
 
@@ -78,7 +82,7 @@ class Plan:
         return self.host + Need.sum(self.devices.values())
 
     def sequences_that_fit(self, most: int) -> int:
-        """How many sequences there is room for, once the models are where this plan puts them; at least 1."""
+        """Returns how many sequences fit, from 1 to `most`, when the models are placed by this plan."""
         offloads = [placed.offload for placed in self.members]
 
         def fits(n: int) -> bool:
@@ -87,13 +91,13 @@ class Plan:
         return max(_largest(1, most, fits), 1)
 
     def moved(self, path: Path, offload: Offload) -> "Plan":
-        """This plan with one file placed otherwise; whether it fits is not asked again."""
+        """Returns this plan with another offload for one file. It is not checked again whether all fit."""
         offloads = [offload if placed.member.header.path == path else placed.offload for placed in self.members]
         return replace(self, members=tuple(self._loads.place(offloads, self.cache)))
 
     def error(self, name: str) -> FitError:
-        """Why the emulator `name` does not fit, and the ways out."""
-        problems = " and ".join(_problem(short, self) for short in self.shortfalls)
+        """Returns the error that says why the emulator `name` does not fit, with the plan's advice."""
+        problems = ", and ".join(_problem(short, self) for short in self.shortfalls)
         hint = "; ".join((*self.advice, "--force loads it anyway"))
         return FitError(f"{name} does not fit: it needs {problems}.", f"{hint[:1].upper()}{hint[1:]}.")
 
@@ -101,18 +105,18 @@ class Plan:
 def _problem(short: Shortfall, made: Plan) -> str:
     needed, usable = gib(short.needed), gib(short.usable)
     if short.device is not None:
-        return f"{needed} on {short.device}, where {usable} can be used"
+        return f"{needed} on {short.device}, where only {usable} can be used"
     need = made.total if all(_shares(made.machine, name) for name in made.devices) else made.host
     buffers = need.compute + need.output + need.tokenizer
     parts = f"models {gib(need.weights)}, caches {gib(need.kv)}, buffers {gib(buffers)}"
     limit = ""
     if made.machine.limited_by:
         limit = f" under {made.machine.limited_by} of {gib(made.machine.memory)}"
-    return f"{needed} of memory ({parts}), and {usable} can be used{limit}"
+    return f"{needed} of memory ({parts}), but only {usable} can be used{limit}"
 
 
 def gib(size: float) -> str:
-    """Bytes as people read them."""
+    """Returns bytes in words for people: "7.1 GiB", "80 MiB"."""
     return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / (1 << 20):.0f} MiB"
 
 
@@ -124,7 +128,10 @@ def _shares(machine: Machine, name: str) -> bool:
 
 
 def plan(members: Sequence[Member], machine: Machine, cache: Cache, wishes: Wishes = Wishes()) -> Plan:
-    """Place `members` (the base first) on `machine`. Raises SettingError for a wish that names what is not there."""
+    """Places `members` (the base first) on `machine`. Raises SettingError for a wish that cannot be met or understood.
+
+    A plan that does not fit is returned too: see `Plan.fits`.
+    """
     devices = _wanted_devices(machine, wishes)
     loads = Loads(members, machine, devices)
     asked = _wanted_layers(members, loads, wishes)
@@ -135,11 +142,11 @@ def plan(members: Sequence[Member], machine: Machine, cache: Cache, wishes: Wish
     return Plan(members=tuple(placed), machine=machine, cache=cache, shortfalls=shortfalls, advice=advice, _loads=loads)
 
 
-# --- who goes where ---------------------------------------------------------------------------------------------------
+# --- where each member runs -------------------------------------------------------------------------------------------
 
 
 def _offloads(loads: Loads, cache: Cache, wishes: Wishes, asked: Mapping[Path, int | None]) -> list[Offload]:
-    """An offload for each member, by the rules at the top."""
+    """Returns an offload for each member, by the rules at the top of this file."""
     search = _Search(loads, cache, wishes)
     wanted = {
         path: min(ALL if asked[path] is None else asked[path] or 0, s.n_layers) for path, s in loads.sizes.items()
@@ -153,23 +160,23 @@ def _offloads(loads: Loads, cache: Cache, wishes: Wishes, asked: Mapping[Path, i
 
 
 def _order(loads: Loads) -> list[Path]:
-    """The files as they are placed: the base's, then by what a token reads."""
+    """Returns the files in the order they are placed: the base's first, then by the bytes that a token reads."""
     base = loads.members[0].header.path if loads.members else None
     return sorted(loads.sizes, key=lambda path: (path != base, -loads.sizes[path].read))
 
 
 class _Search:
-    """Offloads by file that were chosen so far, and what can still be chosen."""
+    """The search for offloads. `chosen` maps each file to its offload so far."""
 
     def __init__(self, loads: Loads, cache: Cache, wishes: Wishes) -> None:
         self._loads, self._cache, self._wishes = loads, cache, wishes
         self.chosen: dict[Path, Offload] = dict.fromkeys(loads.sizes, CPU)
 
     def take_together(self, layers: Mapping[Path, int]) -> bool:
-        """Put all files on one device, where there is one that holds them."""
+        """Puts all files on one device, or over all devices if a split was asked for. False if they do not fit."""
         for spot in self._spots():
             if len(spot.devices) > 1 and self._wishes.split is None:
-                continue  # a device for each model is better than every model over all devices
+                continue  # whole models on single devices are better than each model split over all
             together = {path: replace(spot, layers=n) for path, n in layers.items()}
             if self._fits(together):
                 self.chosen |= together
@@ -177,7 +184,7 @@ class _Search:
         return False
 
     def take_whole(self, path: Path, layers: int) -> bool:
-        """Put one file on the first spot that holds it."""
+        """Puts one file on the first spot that holds it. False if there is none."""
         for spot in self._spots():
             if self._fits({path: replace(spot, layers=layers)}):
                 self.chosen[path] = replace(spot, layers=layers)
@@ -185,7 +192,7 @@ class _Search:
         return False
 
     def take_part(self, path: Path, layers: int, *, asked: bool) -> None:
-        """Put as many layers on devices as fit; those that were asked for in any case: it will be said."""
+        """Puts as many layers of a file on devices as fit. If `asked`, it puts all `layers` there even so."""
         spots = self._spots()
         if asked:
             self.chosen[path] = replace(spots[-1], layers=layers)
@@ -208,7 +215,10 @@ class _Search:
         return self._loads.place([offloads[member.header.path] for member in self._loads.members], self._cache)
 
     def _spots(self) -> list[Offload]:
-        """Where a model can go (without its layers): each device, the roomiest first, then all of them together."""
+        """Returns where a model can go: each device, the one with the most room first, then all devices together.
+
+        The offloads do not yet say how many layers.
+        """
         loads, wishes = self._loads, self._wishes
         used = loads.used(self._place({}))
         left = {d.name: max(loads.rooms[d.name] - used.get(d.name, 0), 0.0) for d in loads.devices}
@@ -229,7 +239,10 @@ class _Search:
 
 
 def _largest(least: int, most: int, fits: Callable[[int], bool]) -> int:
-    """The largest number of `least` to `most` that fits, where more never fits better; least - 1 where none does."""
+    """Returns the largest number from `least` to `most` that fits; least - 1 when none does.
+
+    If a number fits, all smaller numbers must fit.
+    """
     return bisect_left(range(least, most + 1), True, key=lambda n: not fits(n)) + least - 1
 
 
@@ -237,7 +250,7 @@ def _largest(least: int, most: int, fits: Callable[[int], bool]) -> int:
 
 
 def _wanted_devices(machine: Machine, wishes: Wishes) -> list[Device]:
-    """The devices to use. Integrated ones stand back where there are others, as in llama.cpp."""
+    """Returns the devices to use. Integrated GPUs are left out when there are other GPUs, as in llama.cpp."""
     able = [device for device in machine.devices if device.kind != "accel"]
     if wishes.device == "none":
         return []
@@ -264,14 +277,14 @@ def _ratios(text: str, n_devices: int) -> tuple[float, ...]:
     except ValueError:
         ratios = ()
     if not ratios or min(ratios) < 0 or not 0 < sum(ratios) < UNBOUNDED:
-        raise SettingError(f"split is {text!r}; it must be none, layer, row or a proportion for each device, as 3,1.")
+        raise SettingError(f"split is {text!r}; it must be none, layer, row or a proportion for each device, like 3,1.")
     if n_devices and len(ratios) != n_devices:
         raise SettingError(f"split is {text!r}; it must have a proportion for each of the {n_devices} devices.")
     return ratios
 
 
 def _wanted_layers(members: Sequence[Member], loads: Loads, wishes: Wishes) -> dict[Path, int | None]:
-    """The layers that were asked for, by file; None is: as many as fit."""
+    """Returns the number of layers that was asked for, for each file; None means as many as fit."""
     by_name = wishes.gpu_layers if isinstance(wishes.gpu_layers, Mapping) else {}
     names = list(dict.fromkeys(name for member in members for name in member.names))
     if unknown := [name for name in by_name if name not in names]:
@@ -286,7 +299,7 @@ def _wanted_layers(members: Sequence[Member], loads: Loads, wishes: Wishes) -> d
     return asked
 
 
-# --- ways out ---------------------------------------------------------------------------------------------------------
+# --- advice -----------------------------------------------------------------------------------------------------------
 
 
 def _advice(
@@ -314,13 +327,16 @@ def _advice(
 
 
 def _longest(cache: Cache, works: Callable[[Cache], bool]) -> int:
-    """The longest context below this one that works, a multiple of 256; 0 where even 512 does not."""
+    """Returns the longest context below this one that works, a multiple of 256; 0 when even 512 does not."""
     steps = _largest(2, (cache.n_ctx - 1) // 256, lambda n: works(replace(cache, n_ctx=256 * n)))
     return 256 * steps if steps >= 2 else 0
 
 
 def _smaller_types(loads: Loads, cache: Cache) -> list[str]:
-    """Types of the cache that take less, the largest first; q8_0 needs rows of a multiple of 32."""
+    """Returns the types of the KV cache that take less memory, the largest first.
+
+    q8_0 needs rows of a multiple of 32 values.
+    """
     even = all(width % 32 == 0 for sizes in loads.sizes.values() for widths in sizes.keys for width in widths)
     kinds = ["f32", "f16", *(["q8_0"] if even else [])]
     return kinds[kinds.index(cache.kv_type) + 1 :] if cache.kv_type in kinds else []

@@ -1,38 +1,43 @@
-"""Who runs when: which members decode at the same time, which after one another, and on how many threads each.
+"""Decides which members decode at the same time, which one after another, and each with how many threads.
 
-Threads make a decode shorter by what its matrices are, little of one token and nearly all of sixteen; models side by
-side gain the cores whole, but three of them leave one of two cores idle at the end. So the split is searched by a small
-model of cost, which is fed with what was measured, or with what weights and rows promise.
+More threads shorten only the matrix products of a decode: a small part of it for one token, nearly all for sixteen. Two
+members at the same time use two cores fully, but with three members one of the two cores is idle at the end. So we
+search for the best split with a simple model of the cost. Its input is measured speeds, or else estimates from the
+weights and the rows.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import log2
 
-SINGLE_THREADED = 32_000_000  # bytes of weights below which threads wait for each other longer than they compute
-HANDOVER = 0.05  # of a step: what a further round has to win, whose members wait for the slowest of the one before
+SINGLE_THREADED = 32_000_000  # with fewer bytes of weights, threads wait for each other longer than they compute
+HANDOVER = 0.05  # the part of a step that a further round must save: its members wait for the slowest before them
 
-# Where nothing was measured. On 2 cores, of SmolLM2-135M in Q4_0, F16 and F32 (92, 270 and 540 MB): a row more costs
-# 0.4 to 0.25 of the first, up to about 16. More threads make 0.1, 0.4 and 0.7 of one row shorter, and of sixteen 0.86
-# and 0.6 in Q4_0 and F16.
+# For estimates, without measured speeds. Measured on 2 cores with SmolLM2-135M in Q4_0, F16 and F32 (92, 270 and
+# 540 MB): a further row costs 0.4 to 0.25 of the first, up to about 16 rows. The part of a decode that threads share is
+# 0.1, 0.4 and 0.7 for one row; for sixteen rows it is 0.86 in Q4_0 and 0.6 in F16.
 ROW, MOST_ROWS = 0.3, 16
-SHARED, DOUBLED, MOST_SHARED = 0.1, 0.22, 0.85  # of one row of 90 MB; for each time twice as much; at most
+SHARED, DOUBLED, MOST_SHARED = 0.1, 0.22, 0.85  # for one row of 90 MB; added for each doubling; at most
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one member's decode: `one_thread` with one thread, in any unit; 0 is: on a device. `shared`: what threads share."""
+    """The cost of one member's decode.
+
+    one_thread  the time with one thread, in any unit; 0 when the member runs on a device
+    shared      the part of that time that threads can divide among them, from 0 to 1
+    """
 
     one_thread: float
     shared: float = 0.0
 
     def on(self, threads: int) -> float:
-        """With so many threads."""
+        """Returns the time with `threads` threads, in the unit of `one_thread`."""
         return self.one_thread * (1 - self.shared + self.shared / threads)
 
     @classmethod
     def estimated(cls, read: float, rows: int) -> "Cost":
-        """From the bytes of weights that a decode reads on the CPU, for so many rows."""
+        """Estimates the cost from `read`, the bytes of weights that a decode reads on the CPU, and the rows."""
         if read <= 0:
             return cls(0.0)
         rows = min(rows, MOST_ROWS)
@@ -41,14 +46,16 @@ class Cost:
         return cls(read * (1 + ROW * (rows - 1)), shared if read >= SINGLE_THREADED else 0.0)
 
 
-Chain = tuple[int, ...]  # members that run in turn
+Chain = tuple[int, ...]  # members that run one after another
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """`rounds` follow each other, and in a round its chains run at the same time. `threads`: by member.
+    """How the members of a step run.
 
-    `beside`: members on devices, which run all the while.
+    rounds   run one after another; the chains of a round run at the same time
+    threads  the number of threads of each member
+    beside   members on devices, which run at the same time as all rounds
     """
 
     rounds: tuple[tuple[Chain, ...], ...]
@@ -57,9 +64,10 @@ class Split:
 
 
 def split_threads(costs: Mapping[int, Cost], n_threads: int) -> Split:
-    """The split of `n_threads` over members that promises the shortest step. `costs`: by member.
+    """Returns the split of `n_threads` threads over the members with the shortest expected step.
 
-    A member on a device has one thread, which hands over the work and waits, and which is none of `n_threads`.
+    `costs` maps each member to its cost. A member on a device gets one thread of its own, which starts the work and
+    waits for it. That thread does not count in `n_threads`.
     """
     here = {i: cost for i, cost in costs.items() if cost.one_thread > 0}
     beside = tuple(i for i in costs if i not in here)
@@ -72,12 +80,12 @@ def split_threads(costs: Mapping[int, Cost], n_threads: int) -> Split:
 
 
 def in_turn(costs: Mapping[int, Cost], n_threads: int) -> Split:
-    """All members one after the other, each with every thread that it can use."""
+    """Returns the split in which all members run one after another, each with all threads that it can use."""
     return Split(((tuple(costs),),), {i: _all(cost, n_threads) for i, cost in costs.items()})
 
 
 def step_cost(costs: Mapping[int, Cost], split: Split) -> float:
-    """How long a step takes under `split`, in the costs' unit: each round as long as its longest chain."""
+    """Returns how long a step takes, in the unit of the costs. Each round takes as long as its longest chain."""
     return sum(max(sum(costs[i].on(split.threads[i]) for i in chain) for chain in chains) for chains in split.rounds)
 
 
@@ -86,7 +94,11 @@ def _all(cost: Cost, n_threads: int) -> int:
 
 
 def _splits(costs: Mapping[int, Cost], n_threads: int) -> Iterator[Split]:
-    """All members in one round of some chains; or some of the dearest, or the cheapest, each in a round before it."""
+    """Yields the splits to compare.
+
+    Some of the most expensive or of the cheapest members run alone first, each in a round of its own. The others run in
+    one last round, in any number of chains.
+    """
     order = sorted(costs, key=lambda i: -costs[i].one_thread)
     for n in range(len(order)):
         for solo, rest in ((order[:n], order[n:]), (order[len(order) - n :], order[: len(order) - n]))[: n + 1]:
@@ -97,7 +109,10 @@ def _splits(costs: Mapping[int, Cost], n_threads: int) -> Iterator[Split]:
 
 
 def _chains(costs: Mapping[int, Cost], n_threads: int, n_chains: int) -> tuple[tuple[Chain, ...], dict[int, int]]:
-    """Members, the dearest first, each on the emptiest of `n_chains` chains; threads by what the chains cost."""
+    """Divides the members into `n_chains` chains and the threads among the chains. Returns chains and threads.
+
+    Each member, in the order of `costs`, goes to the chain with the least work so far.
+    """
     chains: list[list[int]] = [[] for _ in range(n_chains)]
     loads = [0.0] * n_chains
     for i, cost in costs.items():
@@ -106,7 +121,7 @@ def _chains(costs: Mapping[int, Cost], n_threads: int, n_chains: int) -> tuple[t
         loads[chain] += cost.one_thread
     threads = [1] * n_chains
     able = [chain for chain, members in enumerate(chains) if any(costs[i].shared for i in members)]
-    for _ in range(n_threads - n_chains if able else 0):  # each further thread goes where a step waits
+    for _ in range(n_threads - n_chains if able else 0):  # each further thread goes to the slowest chain
         waits = {chain: sum(costs[i].on(threads[chain]) for i in chains[chain]) for chain in able}
         threads[max(able, key=lambda chain: waits[chain])] += 1
     each = {i: _all(costs[i], threads[chain]) for chain, members in enumerate(chains) for i in members}

@@ -1,4 +1,4 @@
-"""A tiny model, as the runtime loads it."""
+"""A tiny model, loaded as the runtime loads it."""
 
 from collections.abc import Iterator
 

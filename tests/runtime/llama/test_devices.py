@@ -1,4 +1,4 @@
-"""llama.cpp's devices: what its library tells of them, and how a model is put on them; no device is needed."""
+"""Tests of llama.cpp's devices: how they are listed, and how a model is put on them. No device is needed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LISTED = [  # kind in ggml-backend.h, backend, name, description, free, total
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """ggml with every kind of device; a handle is the place in the list, and one more."""
+    """Replaces ggml by one with each kind of device. A handle is the index in LISTED plus 1."""
 
     def memory(handle: int, free: Any, total: Any) -> None:
         free._obj.value, total._obj.value = LISTED[handle - 1][4:]
@@ -62,7 +62,7 @@ def test_devices_are_those_beside_the_cpu_each_once(monkeypatch: pytest.MonkeyPa
         Device("MTL0", "Apple M2", "gpu", 5 * GB, 5 * GB, shares_memory=True),
         Device("BLAS", "OpenBLAS", "accel", 0, 0),
     )
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")  # an Intel Mac's cards have memory of their own
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")  # the GPU of an Intel Mac has its own memory
     assert [device.name for device in devices.found() if device.shares_memory] == ["Vulkan1"]
 
 
@@ -88,7 +88,7 @@ def test_the_library_that_is_loaded_answers() -> None:
 
 
 def handles(params: Any) -> list[int | None]:
-    """The devices that llama.cpp would find in its parameters, up to the NULL at the end."""
+    """Returns the devices that llama.cpp would read from its parameters, up to the NULL at the end."""
     listed = ctypes.cast(params.devices, ctypes.POINTER(ctypes.c_void_p))
     found: list[int | None] = []
     while (handle := listed[len(found)]) is not None:

@@ -1,4 +1,4 @@
-"""llama.cpp's library: what it says of its build, and that it is silent unless it is asked to talk."""
+"""Tests of llama.cpp's library: the features of its build, and that it is silent unless verbose."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A model's weights and tokenizer: files that llama.cpp refuses give its reason, and text and tokens its own bytes."""
+"""Tests of a model's weights and tokenizer: a refused file gives llama.cpp's reason; tokens keep the text's bytes."""
 
 from pathlib import Path
 
@@ -31,9 +31,9 @@ def test_an_adapter_of_another_shape_gives_llama_cpps_reason(family: Family) -> 
     try:
         with pytest.raises(ModelLoadError, match=r"lora\.gguf: .*could not apply this adapter to .*base\.gguf: .+"):
             Context(made, n_ctx=64, lora=(family.lora, 1.0))
-        with pytest.raises(ModelLoadError):  # a model is no adapter
+        with pytest.raises(ModelLoadError):  # a model is not an adapter
             Context(made, n_ctx=64, lora=(family.tuned, 1.0))
-        fine = Context(made, n_ctx=64)  # and the weights are as usable as before
+        fine = Context(made, n_ctx=64)  # the weights can still be used
         fine.feed([Feed(0, [1, 2, 3], 1)])
         fine.close()
     finally:
@@ -62,7 +62,7 @@ _kept: list[Model] = []
 
 
 def _shared(family: Family) -> Model:
-    """One model for all examples of hypothesis."""
+    """Returns one model that all examples of hypothesis share."""
     if not _kept:
         _kept.append(Model(gguf.check(family.tuned)))
     return _kept[0]
@@ -87,7 +87,7 @@ def test_bos_is_added_only_where_the_vocabulary_says_so(family: Family, model: M
     made = Model(gguf.check(family.with_bos))
     assert made.add_bos and not model.add_bos
     assert made.bos == VOCAB.id("<|endoftext|>")
-    assert made.bos not in made.tokenize("Hello")  # the view's business
+    assert made.bos not in made.tokenize("Hello")  # the view adds it
     made.close()
 
 

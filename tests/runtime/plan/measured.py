@@ -1,4 +1,4 @@
-"""What llama.cpp itself says that it allocates: the lines of its log, in bytes."""
+"""Reads from llama.cpp's log how many bytes it allocates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """llama.cpp's log, line by line, as long as this lasts."""
+    """Collects the lines of llama.cpp's log inside the block."""
     lines: list[str] = []
 
     @lib.llama_log_callback  # type: ignore[untyped-decorator]  # a ctypes function type
@@ -44,14 +44,14 @@ def _caches(lines: list[str]) -> int:
 
 
 def real(path: Path, cache: Cache) -> Need:
-    """A model and a context loaded as the runtime loads them."""
+    """Loads a model and a context as the runtime does, and returns the bytes that llama.cpp allocated."""
     with logged() as lines:
         model = Model(gguf.check(path))
         try:
             Context(model, n_ctx=cache.n_ctx, n_seq=cache.n_seq, kv_type=cache.kv_type).close()
         finally:
             model.close()
-    # What is repacked for the CPU is mapped from the file as well, and read once.
+    # Weights that are repacked for the CPU are also mapped from the file; they count once.
     weights = _sum(lines, r"CPU_Mapped model buffer size = +([\d.]+)") or _sum(lines, r"model buffer size = +([\d.]+)")
     return Need(
         weights,
@@ -62,16 +62,16 @@ def real(path: Path, cache: Cache) -> Need:
 
 
 class Dry:
-    """A model without weights, of which contexts can be made that allocate nothing."""
+    """A model loaded without weights. Its contexts allocate nothing, but log what they would allocate."""
 
     def __init__(self, path: Path) -> None:
         params = lib.llama_model_default_params()
-        params.no_alloc, params.load_mode = True, 0  # LLAMA_LOAD_MODE_NONE: nothing is mapped, either
+        params.no_alloc, params.load_mode = True, 0  # LLAMA_LOAD_MODE_NONE: maps nothing
         self._handle = lib.llama_model_load_from_file(str(path).encode(), params)
         assert self._handle, f"llama.cpp does not load {path}"
 
     def need(self, cache: Cache, batch: int) -> Need:
-        """Caches, compute and output as llama.cpp would allocate them; its log counts no weights here."""
+        """Returns the caches, buffers and logits that llama.cpp would allocate. Its log does not count weights here."""
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_seq_max = cache.n_ctx * cache.n_seq, cache.n_seq
         params.n_batch = params.n_ubatch = max(batch, cache.n_seq)

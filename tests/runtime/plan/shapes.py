@@ -1,7 +1,7 @@
-"""Headers of well-known models without their weights, and files of them that llama.cpp loads dry.
+"""Headers of well-known models without their weights, and files of them for dry loads in llama.cpp.
 
-A dry load (`no_alloc`) reads no weights, so a file's data may be a hole: llama.cpp then says what it would allocate for
-a model of 70 billion weights, on a machine that holds none of them.
+A dry load (`no_alloc`) does not read weights, so the data of a file may be empty space. llama.cpp then logs what it
+would allocate for a model of 70 billion weights, on a machine that could not hold them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A transformer's sizes; `tied`: its output matrix is its embedding, which the file then holds once."""
+    """A model's sizes. `tied`: the embedding is also the output matrix, and the file has it once."""
 
     name: str
     architecture: str = "llama"
@@ -44,7 +44,7 @@ class Model:
         return self.head or self.n_embd // self.n_head
 
     def shapes(self) -> Shapes:
-        """Every tensor's shape in ggml's order, in the order of a file."""
+        """Returns the shape of each tensor, in ggml's order, by name in the order of a file."""
         norm = "token_embd_norm.weight" if self.architecture == "lfm2" else "output_norm.weight"
         ends: Shapes = {"token_embd.weight": (self.n_embd, self.n_vocab), norm: (self.n_embd,)}
         if not self.tied:
@@ -82,14 +82,14 @@ class Model:
             offset += (size + 31) // 32 * 32
 
     def header(self) -> Header:
-        """What `gguf.check` would say of its file, but for the tokenizer."""
+        """Returns the header that `gguf.check` would return for its file, without a real tokenizer."""
         tensors = tuple(self.tensors())
         path = Path(f"{self.name}.gguf")
         size = tensors[-1].offset + tensors[-1].n_bytes
         return Header(path=path, version=3, metadata=self.metadata(), tensors=tensors, file_bytes=size, shards=(path,))
 
     def write(self, folder: Path) -> Path:
-        """A file that llama.cpp loads dry: a whole header and tokenizer, and no data."""
+        """Writes a file for a dry load, with a complete header and tokenizer and without data. Returns its path."""
         path = folder / f"{self.name}.gguf"
         writer = gguf.GGUFWriter(path, self.architecture)
         for key, value in self.metadata().items():
@@ -139,7 +139,7 @@ def _numpy(kind: gguf.GGMLQuantizationType) -> Any:
 
 
 def quantization(model: Model, name: str, shape: tuple[int, ...]) -> str:
-    """The type that llama.cpp's quantizer gives a tensor, nearly."""
+    """Returns about the type that llama.cpp's quantizer would give a tensor."""
     if len(shape) == 1 or "norm" in name or "ssm_conv1d" in name or "shortconv.conv" in name or name.endswith("ssm_a"):
         return "F32"
     if "ffn_gate_inp" in name:

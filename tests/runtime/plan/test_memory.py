@@ -1,4 +1,4 @@
-"""Memory from a header alone, against what llama.cpp says that it allocates."""
+"""Tests of the memory estimates from a header, against what llama.cpp's log says that it allocates."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def estimated(header: Header, cache: Cache, batch: int = CPU_BATCH) -> Need:
 
 
 def same(estimate: Need, measure: Need, *, tolerance: float, floor: float = 0.1) -> None:
-    """All of it within `tolerance`; caches and rows of logits, which are plain arithmetic, to what the log rounds."""
+    """Checks that the totals agree within `tolerance`.
+
+    Caches and rows of logits are plain arithmetic, so these must agree except for the rounding in the log.
+    """
     assert estimate.kv == pytest.approx(measure.kv, abs=0.1 * MIB)
     assert estimate.output == pytest.approx(measure.output, abs=0.1 * MIB)
     assert estimate.total == pytest.approx(measure.total, rel=tolerance, abs=floor * MIB)
@@ -81,7 +84,7 @@ def test_models_up_to_80b_take_what_was_estimated(model: shapes.Model, tmp_path:
                 same(estimate, whole, tolerance=0.03)
     finally:
         dry.close()
-        header.path.unlink()  # a hole, but a large one
+        header.path.unlink()  # a sparse file, but a large one
 
 
 def test_a_header_made_up_for_a_plan_says_what_the_file_says(tmp_path: Path) -> None:
@@ -92,7 +95,7 @@ def test_a_header_made_up_for_a_plan_says_what_the_file_says(tmp_path: Path) -> 
 
 def test_a_token_reads_the_experts_that_it_uses() -> None:
     sizes = Sizes.of(shapes.QWEN3_30B_A3B.header())
-    assert 0.05 < sizes.read / sizes.weights < 0.15  # 3.3 of 30.5 billion
+    assert 0.05 < sizes.read / sizes.weights < 0.15  # 3.3 of 30.5 billion weights
     dense = Sizes.of(shapes.LLAMA2_7B.header())
     assert dense.read == dense.weights - dense.inputs
 

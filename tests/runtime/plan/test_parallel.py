@@ -1,4 +1,4 @@
-"""How many prompts are decoded at once, on machines that are not here."""
+"""Tests of how many sequences are decoded together, on described machines."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_memory_is_the_limit_in_whole_tiles_of_the_cpus_kernels(machine: Machine
         made = planned(SMOLLM2, machine, n_ctx)
         n, most = sequences_at_once(made, 16), made.sequences_that_fit(32)
         seen.add(n)
-        if machine is AIR_8:  # all on its GPU
+        if machine is AIR_8:  # everything runs on its GPU
             assert n == made.sequences_that_fit(64)
         else:
             assert n <= most and n in (1, 2, 3, 4, 8, 12, 16, 32) and (n > most - 4 or n == 16 <= most < 32)

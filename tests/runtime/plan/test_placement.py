@@ -1,4 +1,4 @@
-"""Who runs where, on machines that are not here: a laptop, a container, one GPU, two, none."""
+"""Tests of plans for described machines: a laptop, a container, one GPU, two, none."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ IGPU_16 = Machine(8, 16 * GB, 12 * GB, (Device("Vulkan0", "Iris Xe", "igpu", 8 *
 
 
 def trio(base: Model, small: Model) -> list[Member]:
-    """A base with a pair of two files of one shape."""
+    """Returns a base, and a tuned and a reference model of one shape in two files."""
     models = {"base": base, "tuned": replace(small, name="tuned"), "reference": replace(small, name="reference")}
     return [Member(header=model.header(), names=(role, model.name)) for role, model in models.items()]
 
@@ -57,7 +57,7 @@ def layers(made: Plan) -> list[int]:
 
 
 def where(made: Plan) -> list[str]:
-    """Each member's devices, "CPU" where there are none, and "+CPU" behind them where not all of it is there."""
+    """Returns each member's devices: "CUDA0", or "CUDA0+CPU" when only a part of it is there, or "CPU"."""
     found = []
     for placed in made.members:
         whole = placed.read == 0
@@ -100,7 +100,7 @@ def test_a_base_too_large_for_one_card_is_split_over_two_and_the_pair_stays_whol
 @pytest.mark.parametrize(
     ("members", "machine", "cache", "said"),
     [
-        pytest.param(QWEN_7B, AIR_8, Cache(4096), ["7.1 GiB of memory", "4.3 GiB can be used"], id="an 8 GB Air"),
+        pytest.param(QWEN_7B, AIR_8, Cache(4096), ["7.1 GiB of memory", ", but only 4.3 GiB can be used"], id="an Air"),
         pytest.param(QWEN_7B, CPU_8, Cache(4096), ["models 6.2 GiB", "smaller quantization"], id="8 GB"),
         pytest.param(QWEN_7B, CONTAINER_4, Cache(4096), ["under this container's limit of 4.0 GiB"], id="a container"),
         pytest.param(
@@ -201,7 +201,7 @@ def test_layers_that_were_asked_for_and_do_not_fit_are_said_and_not_changed() ->
     assert not made.fits and layers(made)[0] == 60
     assert [short.device for short in made.shortfalls] == ["CUDA0"]
     error = made.error("it")
-    assert "on CUDA0, where 22." in error.message
+    assert "on CUDA0, where only 22." in error.message
     n = int(made.advice[0].split()[1])
     assert made.advice[0] == f"--gpu-layers {n} fits"
     assert plan(LLAMA_70B, GPU_24, Cache(4096), Wishes(gpu_layers=n)).fits
@@ -299,7 +299,7 @@ def test_no_plan_takes_long() -> None:
     for members, machine in product((QWEN_7B, LLAMA_70B), (AIR_8, GPU_24, TWO_GPUS_12, CPU_8)):
         started = time.perf_counter()
         plan(members, machine, Cache(4096))
-        assert time.perf_counter() - started < 0.5  # 0.03 s on a machine that does nothing else
+        assert time.perf_counter() - started < 0.5  # it takes 0.03 s on an idle machine
 
 
 sizes = st.floats(0.5, 40)
@@ -334,7 +334,7 @@ def test_no_place_is_promised_twice(
 
 
 def within(made: Plan, machine: Machine) -> None:
-    """Every place holds what it is given; memory that a device shares is the host's."""
+    """Checks that each place holds what is put there. Memory that a device shares is the host's."""
     rooms = {device.name: device.free for device in machine.devices}
     shared = {device.name for device in machine.devices if device.shares_memory}
     for name, need in made.devices.items():

@@ -1,4 +1,4 @@
-"""Threads over members: everyone runs once, no core is promised twice, and the split is near the best there is."""
+"""Tests of splits: each member runs once, no core is used twice, and the split is near the best possible."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from eftlocal.runtime.machine import usable_cores
 from eftlocal.runtime.plan.threads import SINGLE_THREADED, Chain, Cost, Split, in_turn, split_threads, step_cost
 
-SMALL = 3 * SINGLE_THREADED  # bytes of weights: threads are worth their while
-SHARES = st.sampled_from([0.0, 0.1, 0.4, 0.8, 1.0])  # of a decode that threads share
+SMALL = 3 * SINGLE_THREADED  # bytes of weights, enough for several threads
+SHARES = st.sampled_from([0.0, 0.1, 0.4, 0.8, 1.0])  # the part of a decode that threads share
 COSTS = st.builds(Cost, st.floats(0.01, 100), SHARES)
 
 
 def read(sizes: Sequence[float], rows: int = 1) -> dict[int, Cost]:
-    """Members that read so many times SMALL bytes."""
+    """Returns the costs of members that read `sizes` times SMALL bytes."""
     return {i: Cost.estimated(size * SMALL, rows) for i, size in enumerate(sizes)}
 
 
@@ -117,7 +117,7 @@ def test_there_is_a_core_to_use() -> None:
 
 
 def checked(split: Split, n_members: int, n_threads: int) -> None:
-    """Everyone in exactly one chain of one round; no round has more threads than there are."""
+    """Checks that each member is in exactly one chain, and that no round uses more than `n_threads` threads."""
     assert sorted(member for chains in split.rounds for chain in chains for member in chain) == list(range(n_members))
     assert all(chain for chains in split.rounds for chain in chains) and set(split.threads) == set(range(n_members))
     for chains in split.rounds:
@@ -125,7 +125,7 @@ def checked(split: Split, n_members: int, n_threads: int) -> None:
 
 
 def every_split(n_members: int, n_threads: int) -> Iterator[Split]:
-    """All assignments of members to the chains of one round and of threads to chains."""
+    """Yields all splits of one round: each assignment of members to chains and of threads to chains."""
     for owners in product(range(n_members), repeat=n_members):
         chains = [tuple(i for i in range(n_members) if owners[i] == chain) for chain in sorted(set(owners))]
         for threads in product(range(1, n_threads + 1), repeat=len(chains)):
