@@ -133,6 +133,7 @@ def test_unrewarded_tokens_keep_their_odds_against_each_other(family: Family) ->
     np.testing.assert_allclose(rows[:, 314] - rows[:, 315], alone[:, 314] - alone[:, 315], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_quantizations_of_smollm2_differ(smollm2_trio: Trio) -> None:
     tokens = [1, 4093, 198, 19556, 2]  # <|im_start|>user\nHello<|im_end|>
     rows = [oracle.log_probabilities(path, tokens) for path in vars(smollm2_trio).values()]

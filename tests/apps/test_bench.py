@@ -247,6 +247,7 @@ def test_the_picture_has_every_way_its_limit_and_every_sweep() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn_without_pyplot_and_with_names_as_they_are(tmp_path: Path) -> None:
     picture = tmp_path / "bench.svg"
     plot.draw(REPORT, picture)

@@ -117,6 +117,7 @@ def test_finished_rows_come_early_so_that_the_tail_stays_short() -> None:
         assert longest <= 3
 
 
+@pytest.mark.slow
 def test_long_code_is_shown_whole() -> None:
     code = [f"line_{i} = {i}" for i in range(300)]
     text = "```python\n" + "\n".join(code) + "\n```\nafter"

@@ -150,6 +150,7 @@ SAMPLINGS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(ROWS, SAMPLINGS, st.lists(st.integers(0, 40), max_size=12))
 def test_the_chain_is_its_stages_one_after_the_other(z: Row, sampling: Sampling, recent: list[int]) -> None:
@@ -349,6 +350,7 @@ def test_every_uniform_draws_the_token_in_whose_interval_it_lies_and_never_an_im
     assert [distribution.draw(Fixed(u)) for u in (0.0, 0.125, 0.375, math.nextafter(1, 0))] == [3, 511, 512, 1500]
 
 
+@pytest.mark.slow
 def test_probabilities_of_a_large_vocabulary_sum_to_one_within_float32() -> None:
     z = flat(128_256, 8)
     exact = np.exp(z.astype(np.float64))

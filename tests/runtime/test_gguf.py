@@ -215,6 +215,7 @@ def test_a_file_cut_anywhere_is_refused(tiny: Path, tmp_path: Path) -> None:
     assert f"has {end - 1:,} bytes, expected {end:,}" in problem(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=8))
 def test_flipped_bytes_give_a_header_or_an_error_and_quickly(tiny: Path, flips: list[tuple[int, int]]) -> None:
@@ -268,6 +269,7 @@ def test_absurd_claims_cost_nothing(claim: str, size: int, tmp_path: Path) -> No
     assert seconds < 0.5 and peak < 3 << 20
 
 
+@pytest.mark.slow
 def test_a_large_file_of_zeros_behind_a_plausible_claim_is_refused_in_bounded_time_and_memory(tmp_path: Path) -> None:
     path = tmp_path / "zeros.gguf"
     key = struct.pack("<Q", 1) + b"k"

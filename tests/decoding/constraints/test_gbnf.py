@@ -112,6 +112,7 @@ def test_a_grammar_without_recursion_takes_exactly_the_texts_that_its_rules_deri
             assert constraint.complete(text) == takes(rules, text), text
 
 
+@pytest.mark.slow
 @given(nodes(), nodes(), nodes())
 @settings(max_examples=60, deadline=None)
 def test_a_grammar_with_recursion_takes_no_other_text(first: str, second: str, third: str) -> None:
