@@ -29,7 +29,7 @@ Floats = NDArray[np.floating[Any]]
 SLOTS = 1024  # equal ranges of keys, among which `_fewest` looks for its border
 CERTAIN = np.ones(1, np.float32)
 LOWEST = np.finfo(np.float32).min
-COLDEST = 1e-30  # the lowest temperature to divide by in float32; here any difference of logits already decides
+COLDEST = 1e-30  # a lower temperature could be 0 in float32; at this one, any difference of logits already decides
 
 
 def _check(name: str, value: float, allowed: str, inside: Callable[[float], bool]) -> None:

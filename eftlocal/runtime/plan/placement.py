@@ -192,7 +192,7 @@ class _Search:
         return False
 
     def take_part(self, path: Path, layers: int, *, asked: bool) -> None:
-        """Puts as many layers of a file on devices as fit. If `asked`, it puts all `layers` there even so."""
+        """Puts as many layers of a file on devices as fit; all `layers` if the user `asked` for them."""
         spots = self._spots()
         if asked:
             self.chosen[path] = replace(spots[-1], layers=layers)
