@@ -6,10 +6,10 @@
         for text in emulator.stream("Why is the sky blue?", beta=0.8):
             print(text, end="")
 
-`Emulator` loads by name, and answers (`stream`, `generate`, `generate_many`; `answers` a stream of `Job`s) or scores
-(`score`). A prompt is a text, a list of `Message`, or `Raw` text. `Reply`, `Answer`, `Score` and `Settings` are what
-comes back and what can be turned; a `Constraint` says what an answer has to be. Every error is an `EftError`; the tree
-is in `eftlocal.errors`.
+`Emulator.load` loads an emulator by name. It answers prompts (`stream`, `generate`, `generate_many`) and streams of
+`Job`s (`answers`), and it scores completions (`score`). A prompt is a text, a list of `Message`, or `Raw` text. Results
+are a `Reply`, an `Answer` or a `Score`. `Settings` lists the settings of an answer; a `Constraint` restricts its text.
+Every error is an `EftError`; `eftlocal.errors` shows the tree.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, imported when they are first used: `eftlocal --help` loads neither numpy nor llama.cpp."""
+    """Imports a public name when it is first used, so that `eftlocal --help` loads neither numpy nor llama.cpp."""
     if name == "__version__":
         from importlib.metadata import version
 

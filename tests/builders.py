@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eftlocal.emulation import loading
 from eftlocal.emulation.emulator import Emulator
+from eftlocal.emulation.loading import Loaded
 
 
 def write_catalog(folder: Path, models: Mapping[str, Path | Mapping[str, Any]], **emulator: Any) -> Path:
@@ -23,7 +25,7 @@ def write_catalog(folder: Path, models: Mapping[str, Path | Mapping[str, Any]], 
     return path
 
 
-def load(
+def load_members(
     folder: Path,
     models: Mapping[str, Path | Mapping[str, Any]],
     *,
@@ -32,11 +34,11 @@ def load(
     base: str = "base",
     emulator: Mapping[str, Any] | None = None,
     **options: Any,
-) -> Emulator:
-    """Loads an exact emulator of `models`: F32 KV cache, one thread, greedy.
+) -> Loaded:
+    """Loads the members of an exact emulator of `models`: F32 KV cache, one thread, greedy.
 
     `views` is one view for all roles, or a mapping from role to view. `emulator` holds further keys of the emulator's
-    table, `options` further arguments of `Emulator.load`.
+    table, `options` further arguments of `Emulator.load`. The caller closes the engine, or an `Emulator` made of it.
     """
     each = views if isinstance(views, Mapping) else dict.fromkeys(("base", "tuned", "reference"), views)
     path = write_catalog(folder, models, base=base, rewards=list(rewards), views=each, **(emulator or {}))
@@ -48,7 +50,12 @@ def load(
         "max_tokens": 24,
         "seed": 1,
     }
-    return Emulator.load(models=path, **(defaults | options))
+    return loading.load(None, models=path, **(defaults | options))
+
+
+def load(folder: Path, models: Mapping[str, Path | Mapping[str, Any]], **options: Any) -> Emulator:
+    """Loads an exact emulator of `models`. Takes the arguments of `load_members`."""
+    return Emulator(load_members(folder, models, **options))
 
 
 def _toml(value: Any) -> str:

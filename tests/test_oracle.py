@@ -71,8 +71,8 @@ def test_row_t_is_the_distribution_that_token_t_was_drawn_from(family: Family) -
     rows = oracle.combined(Member(family.base, PROMPT), [], GENERATED)
     assert rows.shape == (len(GENERATED) + 1, len(VOCAB))
     for t in range(len(rows)):
-        alone = oracle.log_probabilities(family.base, [*PROMPT, *GENERATED[:t]])
-        np.testing.assert_allclose(rows[t], alone[-1], rtol=0, atol=1e-4)
+        separately = oracle.log_probabilities(family.base, [*PROMPT, *GENERATED[:t]])
+        np.testing.assert_allclose(rows[t], separately[-1], rtol=0, atol=1e-4)
 
 
 def test_beta_zero_is_the_base(family: Family) -> None:
@@ -104,9 +104,9 @@ def test_reward_top_p_of_one_changes_nothing_and_of_nearly_zero_rewards_one_toke
     np.testing.assert_array_equal(oracle.combined(base, [reward], GENERATED, reward_top_p=1.0), whole)
 
     narrow = oracle.combined(base, [reward], GENERATED, reward_top_p=1e-9)
-    alone, favourite = oracle.combined(base, [], GENERATED), oracle.combined(tuned, [], GENERATED).argmax(axis=-1)
+    plain, favourite = oracle.combined(base, [], GENERATED), oracle.combined(tuned, [], GENERATED).argmax(axis=-1)
     for t in range(len(narrow)):
-        others = np.delete(narrow[t] - alone[t], favourite[t])
+        others = np.delete(narrow[t] - plain[t], favourite[t])
         np.testing.assert_allclose(others, others[0], atol=1e-12)  # what the normalisation takes from all alike
 
 
@@ -129,8 +129,8 @@ def test_unrewarded_tokens_keep_their_odds_against_each_other(family: Family) ->
     base = Member(family.base, PROMPT)
     reward = Reward(Member(family.other_specials, PROMPT), Member(family.reference, PROMPT), beta=1.0)
     rows = oracle.combined(base, [reward], GENERATED, unrewarded=[314, 315])
-    alone = oracle.combined(base, [], GENERATED)
-    np.testing.assert_allclose(rows[:, 314] - rows[:, 315], alone[:, 314] - alone[:, 315], atol=1e-12)
+    plain = oracle.combined(base, [], GENERATED)
+    np.testing.assert_allclose(rows[:, 314] - rows[:, 315], plain[:, 314] - plain[:, 315], atol=1e-12)
 
 
 @pytest.mark.slow

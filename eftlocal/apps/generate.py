@@ -34,7 +34,7 @@ def as_prompt(text: str, *, system: str | None, raw: bool) -> Prompt:
     Raises SettingError for a raw prompt with a system text.
     """
     if raw and system is not None:
-        raise SettingError("A raw prompt has no system text.", "Leave --system or --raw out.")
+        raise SettingError("A raw prompt cannot have a system text.", "Leave out --system or --raw.")
     if raw:
         return Raw(text)
     return [*([Message("system", system)] if system is not None else []), Message("user", text)]

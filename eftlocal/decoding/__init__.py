@@ -1,1 +1,1 @@
-"""From an answer that is prepared to its text: the scheduler, its step, and what an answer is made of."""
+"""Decoding: turns prepared answers into text. The scheduler and its step, drafts, constraints and streaming."""

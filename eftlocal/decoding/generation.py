@@ -1,4 +1,4 @@
-"""One answer in the making: its tokens, how each is drawn, what ends it, and the reply that comes of it."""
+"""The state of one answer while it is decoded: its tokens, how each is drawn, what ends it, and its reply."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,18 +26,21 @@ FinishReason = Literal["stop", "length", "context", "cancelled"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """An answer, whole or as far as it came.
+    """An answer, complete or cut short.
 
     finish_reason  "stop": an end-of-generation token, or the stop string in `stopped_by`; "length": max_tokens;
-                   "context": the context is full; "cancelled": the caller asked
+                   "context": the context is full; "cancelled": the caller cancelled it
     tokens         ids of the answer, without the token that ended it
-    prompt_tokens  by role: the length of that member's rendering of the conversation
-    ttft_s         seconds from the request to the first token; None if none came
-    tokens_per_s   of the tokens after the first
-    steps          how often the base ran: fewer than there are tokens, where drafts were accepted
-    hits           which of the guesses at successive tokens were right, those that were never decoded included
-    logprobs       of each of the tokens, where the setting asks for them
-    complete       whether the text is all that the constraint asks for, and not a beginning of it; None without one
+    prompt_tokens  role -> tokens in its member's rendering of the conversation
+    ttft_s         seconds from the request to the first token; None if no token came
+    tokens_per_s   decoding speed after the first token; None if it was not measured
+    kept           how many leading tokens lie completely in `text`
+    steps          decoding steps; fewer than tokens if drafts were accepted
+    hits           for each token that was guessed, in order: whether the guess was right. This includes guesses that
+                   were never decoded
+    logprobs       log-probabilities of each token, if the setting asks for them
+    complete       whether the text satisfies the whole constraint, not only the beginning of it; None if there is no
+                   constraint
     """
 
     text: str
@@ -49,7 +52,7 @@ class Reply:
     prompt_tokens: Mapping[str, int]
     ttft_s: float | None
     tokens_per_s: float | None
-    kept: int  # leading tokens that lie wholly in `text`
+    kept: int
     steps: int = 0
     hits: tuple[bool, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
@@ -57,25 +60,25 @@ class Reply:
 
     @property
     def message(self) -> Message:
-        """The answer as the next turn's message: its token ids are kept, so that the cache need not be fed again."""
+        """The answer as a message of the conversation. It keeps the token ids, so the KV cache can be used again."""
         return Message("assistant", self.text, self.tokens[: self.kept])
 
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """One answer in the making."""
+    """One answer while it is decoded. `Preparer.generation` makes it; the scheduler and its step change it."""
 
-    prompts: Mapping[int, list[int]]  # by running member
+    prompts: Mapping[int, list[int]]  # for each member that runs: its token ids
     mix: Mix
     settings: Settings
     seed: int
     stream: TextStream
-    roles: Mapping[str, int]  # role name -> member, of the members that run
-    uniforms: Uniforms  # three for each position where a draft member offers a token there, else one
-    drafter: int | None = None  # the member whose distribution offers tokens
-    repeats: PromptLookup | None = None  # of prompt and answer, where guesses may be looked up there
-    matcher: Matcher | None = None  # of the constraint
-    logprobs_of: Callable[[int, Logits, Mapping[int, Logits]], TokenLogprobs] | None = None  # of a token that was drawn
+    roles: Mapping[str, int]  # role name -> member, only members that run
+    uniforms: Uniforms  # three for each position with a draft model, else one
+    drafter: int | None = None  # the draft model's member; None if there is none
+    lookup: PromptLookup | None = None  # prompt look-up in prompt and answer; None if it is off
+    matcher: Matcher | None = None  # checks the constraint; None if there is none
+    logprobs_of: Callable[[int, Logits, Mapping[int, Logits]], TokenLogprobs] | None = None  # a `Places`; None if off
     tokens: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     started: float = field(default_factory=time.perf_counter)
@@ -84,25 +87,25 @@ class Generation:
     steps: int = 0
     hits: list[bool] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
-    error: EftError | None = None  # what ended it instead of a finish reason
-    _longest: int = field(init=False)  # of the prompts
+    error: EftError | None = None  # set if an error ended it; then there is no finish reason
+    _longest: int = field(init=False)  # tokens of the longest prompt
 
     def __post_init__(self) -> None:
         self._longest = max(map(len, self.prompts.values()))
 
     @property
     def ended(self) -> bool:
-        """Whether no token follows."""
+        """Whether the answer has ended, by a finish reason or an error."""
         return self.finish_reason is not None or self.error is not None
 
     @property
     def prompt_tokens(self) -> dict[str, int]:
-        """By role: the length of its member's rendering of the conversation."""
+        """Role -> number of tokens in its member's rendering of the conversation."""
         return {role: len(self.prompts[member]) for role, member in self.roles.items()}
 
     @property
     def reply(self) -> Reply:
-        """The answer so far; before it has ended, it counts as cancelled."""
+        """The answer so far. Before it has ended, its finish reason is "cancelled"."""
         elapsed = self.last - self.first if self.first is not None else 0.0
         return Reply(
             text=self.stream.text,
@@ -122,14 +125,16 @@ class Generation:
         )
 
     def room(self, n_ctx: int) -> int:
-        """How many tokens may be guessed at most: those before the last that this answer can have."""
+        """How many tokens may be guessed now: one fewer than max_tokens and the context still allow."""
         left = self.settings.max_tokens - len(self.tokens) - 1
         return max(0, min(left, n_ctx - self._longest - len(self.tokens)))
 
     def distribution(self, row: Logits, guesses: Sequence[int] = ()) -> Distribution:
-        """What a member's or the emulator's row, (n_real,), says of the token after the answer so far and `guesses`.
+        """The distribution of the next token, after the answer so far and `guesses`.
 
-        What the constraint forbids is out before sampling settings count: top-p is of what may come.
+        row: (n_real,) logits of the draft model or of the emulator. The constraint masks the row before the sampling
+        settings apply, so top-p counts only tokens that may follow. Raises EftError for logits that cannot be sampled
+        and for a constraint that is too complex.
         """
         tokens = [*self.tokens, *guesses] if guesses else self.tokens
         if self.matcher is not None:
@@ -137,15 +142,16 @@ class Generation:
         return warp(row, self.settings.sampling, tokens)
 
     def offer(self, offered: Distribution, ahead: int = 0) -> int:
-        """The draft member's token, `ahead` places after the next."""
-        if (only := offered.only) is not None:  # greedy: no number need be drawn, each belongs to its position
+        """The draft model's guess, drawn from its distribution `offered`, `ahead` positions after the next one."""
+        if (only := offered.only) is not None:  # greedy: nothing is random
             return only
         return offered.quantile(self.uniforms.at(len(self.tokens) + ahead)[0])
 
     def draw(self, row: Logits, offered: Distribution | None) -> int:
-        """The next token, from the emulator's row; `offered` is the draft member's distribution for its place.
+        """Draw the next token from the emulator's row, (n_real,). Raises as `distribution`.
 
-        A function of the two, the seed and the position alone (see `speculate`).
+        offered: the draft model's distribution at this position; None if there is none. The token depends only on
+        the row, `offered`, the seed and the position (see `arithmetic.speculate`).
         """
         wanted = self.distribution(row)
         if (only := wanted.only) is not None:
@@ -154,7 +160,7 @@ class Generation:
         return wanted.quantile(uniforms[0]) if offered is None else coupled(wanted, offered, uniforms)
 
     def take(self, token: int, engine: Engine) -> str:
-        """One token more, or the end. Returns the text delta."""
+        """Append a token that was drawn, or end the answer. Returns the text that may be shown now."""
         self.last = time.perf_counter()
         if self.first is None:
             self.first = self.last
@@ -173,14 +179,14 @@ class Generation:
         return delta
 
     def end(self, reason: FinishReason) -> str:
-        """What the stream still held back; it may hold a stop string, which then is the reason."""
+        """End the answer for `reason`, or for a stop string in the last text. Returns the text that was held back."""
         tail = self.stream.finish()
         self.finish_reason = "stop" if self.stream.stopped is not None else reason
         return tail
 
 
 def must_fit(lengths: Mapping[str, int], n_ctx: int) -> None:
-    """Raises ContextError when a role's tokens leave no room for one more."""
+    """Raises ContextError if the prompt of a role (role -> tokens) leaves no room for one more token in `n_ctx`."""
     for role, n in lengths.items():
         if n >= n_ctx:
             raise ContextError(

@@ -1,4 +1,4 @@
-"""Log-probabilities of the tokens of an answer, and of those that could have come instead."""
+"""Log-probabilities (natural logarithms) of an answer's tokens and of their alternatives."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,9 +22,12 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprobs:
-    """Log-probabilities of a generated token, as `score` would give them: before constraint and sampling settings.
+    """Log-probabilities of a generated token, before the constraint and the sampling settings. `score` gives the same.
 
-    A role whose weight is 0 does not run, and has None. `top`: the likeliest tokens at its place under the emulator.
+    logprob  under the emulator
+    base     under the base; None if its weight is 0, because then it does not run
+    rewards  reward name -> "tuned" and "reference" -> under that model; None as for the base
+    top      the likeliest tokens at this position under the emulator
     """
 
     id: int
@@ -37,10 +40,13 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Tells the log-probabilities of drawn tokens, one place after the other.
+    """Computes the log-probabilities of drawn tokens.
 
-    base, rewards: members by index; a reward's are (tuned, reference). n_real: token ids that members share.
-    piece: a token's bytes. top: how many of the likeliest tokens are told at each place.
+    base     the base's member index
+    rewards  reward name -> member indices (tuned, reference)
+    n_real   number of token ids that all members share
+    piece    token id -> the token's bytes
+    top      how many of the likeliest tokens to report at each position
     """
 
     base: int
@@ -50,7 +56,7 @@ class Places:
     top: int
 
     def __call__(self, token: int, z: Logits, rows: Mapping[int, Logits]) -> TokenLogprobs:
-        """Of `token` at one place. z: (n_real,) combined; rows: (n_real or more,) of the members that run."""
+        """Those of `token`. z: (n_real,) the combined logits. rows: member -> (n_real or more,) its own logits."""
         combined = log_softmax(z)
 
         def own(member: int) -> float | None:
@@ -75,7 +81,7 @@ class Places:
 
 
 def likeliest(row: Logits, n: int) -> NDArray[np.intp]:
-    """The `n` largest of a row, the largest first."""
+    """The token ids of the `n` largest values of a row, (n,), the largest first."""
     n = min(n, len(row))
     ids = np.argpartition(row, len(row) - n)[len(row) - n :] if n else np.empty(0, np.intp)
     return ids[np.argsort(-row[ids], kind="stable")]

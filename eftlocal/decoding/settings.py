@@ -1,9 +1,9 @@
-"""What a user turns for one answer: the strength of the rewards, the sampling, the limits."""
+"""The settings of one answer: the strength of the rewards, sampling, limits, drafts and constraint."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack, cast
 
 from eftlocal.arithmetic.sample import Sampling
 from eftlocal.decoding.constraints.constraint import Constraint
@@ -13,7 +13,7 @@ __all__ = ["Dials", "Settings"]
 
 
 class Dials(TypedDict, total=False):
-    """Keyword arguments of every call that generates: `Settings` and `Sampling` by their fields' names."""
+    """Keyword arguments of every call that generates: the fields of `Settings` and of `Sampling`, by name."""
 
     beta: float
     mix: Mapping[str, float]
@@ -45,22 +45,24 @@ _SAMPLING = frozenset(f.name for f in fields(Sampling))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One answer's settings; a value out of its range raises SettingError.
+    """The settings of one answer. A value out of its range raises SettingError.
 
-    beta          multiplies every reward: 0 is the base alone, 1 the emulator as configured
-    mix           reward name -> its strength, in place of the configured one
-    reward_top_p  keep rewards on the tuned model's top-p nucleus, 0 elsewhere; None is off
+    beta          multiplies every reward; 0 is the base without rewards, 1 is the emulator as configured
+    mix           reward name -> strength, instead of the configured strength
+    reward_top_p  apply a reward only to the tuned model's top-p nucleus; None is off
     alone         the role (base, tuned, ...) that answers by itself, for a comparison; None is the emulator
-    max_tokens    an answer's length at most; its finish reason is then "length"
-    seed          None draws one; the reply says which
-    draft         tokens that a small member guesses at a time, for the large one to check at once: faster where
-                  guesses are mostly right, and the same distribution of answers. "auto" measures what pays, where a
-                  member is small enough for it; 0 is off. A seed's sampled text is the same for all lengths and another
-                  without drafts; whether auto drafts depends on the models' files, and not on what was measured
-    stop          strings that end the answer, beside those of the views
-    constraint    what the answer has to be: JSON, a grammar, a regex, a choice; None is any text. It ends the answer,
-                  so the views' stop strings do not
-    logprobs      tell each token's log-probabilities, and that many alternatives; None is off
+    max_tokens    the most tokens an answer may have; if it is cut there, its finish reason is "length"
+    seed          seed of the random numbers; None draws one, and the reply names it
+    draft         speculative decoding: how many tokens the draft model (a small member) guesses at a time. All members
+                  check the guesses in one decode. Answers keep their distribution; they come faster if most guesses are
+                  right. 0 is off. "auto" measures which length is fastest, if a member is small enough to guess. With
+                  a draft model, a seed gives the same text for every length, but another text without one. Whether
+                  "auto" uses a draft model depends only on the settings and the models' files, not on measurements
+    stop          strings that end the answer, in addition to those of the views
+    constraint    restricts the text: JSON, a grammar, a regex or a choice; None allows any text. A constraint ends the
+                  answer itself, so the stop strings of the views do not count
+    logprobs      report log-probabilities of each token and of this many alternatives; None is off
+    sampling      how tokens are drawn
     """
 
     beta: float = 1.0
@@ -93,7 +95,7 @@ class Settings:
             raise SettingError("A stop string is empty; it must have at least one character.")
 
     def turned(self, **dials: Unpack[Dials]) -> "Settings":
-        """These settings with some of them changed. Raises SettingError for a name that is none of them."""
+        """A copy with these settings changed. Raises SettingError for an unknown name and for a value out of range."""
         unknown = set(dials) - _SAMPLING - {f.name for f in fields(Settings)}
         if unknown:
             raise SettingError(f"There is no setting named {', '.join(sorted(unknown))}.")
@@ -102,3 +104,9 @@ class Settings:
         if "stop" in dials:
             own["stop"] = tuple(dials["stop"])
         return replace(self, sampling=replace(self.sampling, **sampling), **own)  # type: ignore[arg-type]  # by name
+
+    def dials(self) -> Dials:
+        """These settings as keyword arguments: `Settings().turned(**settings.dials())` equals `settings`."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sampling"}
+        sampling = {f.name: getattr(self.sampling, f.name) for f in fields(self.sampling)}
+        return cast(Dials, own | sampling)

@@ -1,4 +1,4 @@
-"""Streaming: tokens -> text that may be shown, cut at UTF-8 characters and before stop strings."""
+"""Streaming: turns tokens into text that may be shown, cut at UTF-8 characters and before stop strings."""
 
 import codecs
 from collections import deque
@@ -10,60 +10,61 @@ __all__ = ["TextStream"]
 
 
 class TextStream:
-    """The text of one answer, token by token.
+    """The text of one answer, which grows token by token.
 
-    `push` gives what may be shown now: whole characters (bytes that are no UTF-8 become U+FFFD), and nothing that is or
-    could still become a part of a stop string. Of several stop strings the one that begins earliest in the text ends
-    it. So the text is the same however it was split into tokens, and with the stops "abcd" and "bc", "abc" waits for
-    what follows.
+    `push` returns the text that may be shown now. This is whole characters only; bytes that are not UTF-8 become
+    U+FFFD. Text that is, or could still become, part of a stop string is held back. Among several stop strings, the one
+    that begins earliest in the text ends it. So the split into tokens never changes the text. With the stop strings
+    "abcd" and "bc", "abc" is held back until the next text decides which of them ends it.
 
-    piece: a token's bytes. stops: an empty one raises SettingError.
+    piece  token id -> the token's bytes (llama.cpp's llama_token_to_piece)
+    stops  the stop strings; an empty one raises SettingError
     """
 
     def __init__(self, piece: Callable[[int], bytes], stops: Sequence[str] = ()) -> None:
         if "" in stops:
             raise SettingError("A stop string is empty; it must have at least one character.")
         self._piece = piece
-        self._stops = sorted(stops, key=len)  # of two that begin at one place, the one that is complete first
-        self._rest = b""  # the beginning of a character
+        self._stops = sorted(stops, key=len)  # of two that begin at one place, the shorter wins
+        self._rest = b""  # bytes of a character that is not complete yet
         self._shown: list[str] = []
-        self._held = ""  # decoded, but a stop string could begin with it
+        self._held = ""  # decoded but held back: a stop string could begin here
         self._n_pushed = 0
         self._n_shown = 0  # characters
-        self._n_decoded = 0  # characters, shown and held
-        self._ends: deque[tuple[int, int]] = deque()  # (tokens, characters) at token ends that are not shown yet
+        self._n_decoded = 0  # characters, shown and held back
+        self._ends: deque[tuple[int, int]] = deque()  # (tokens, characters) at each token end that is not shown yet
         self._kept = 0
         self._stopped: str | None = None
 
     @property
     def stopped(self) -> str | None:
-        """The stop string that ended the text, if one did."""
+        """The stop string that ended the text; None if none did."""
         return self._stopped
 
     @property
     def text(self) -> str:
-        """All text shown so far."""
+        """All text that was returned so far."""
         return "".join(self._shown)
 
     @property
     def kept(self) -> int:
-        """How many leading tokens lie wholly in `text`: their bytes, decoded, are a prefix of it."""
+        """How many leading tokens lie completely in `text`: their decoded bytes are a prefix of it."""
         return self._kept
 
     def push(self, token: int) -> str:
-        """The text that may be shown now; "" for every token after a stop."""
+        """Add a token. Returns the text that may be shown now; always "" after a stop string."""
         if self._stopped is not None:
             return ""
         self._n_pushed += 1
         new = self._decode(self._piece(token), final=False)
-        if not self._rest:  # the token ends where a character does
+        if not self._rest:  # a character ends where this token ends
             self._ends.append((self._n_pushed, self._n_decoded))
         return self._show(self._held + new, ended=False)
 
     def finish(self) -> str:
-        """What was held back, when no token follows; an incomplete character becomes U+FFFD.
+        """End the text. Returns what was held back; an incomplete character becomes U+FFFD.
 
-        A stop string may be found only here, where a longer one could still have begun before it.
+        This may find a stop string that had to wait: a longer one could still have begun before it.
         """
         if self._stopped is not None:
             return ""
@@ -72,9 +73,9 @@ class TextStream:
         return self._show(self._held + new, ended=True)
 
     def _decode(self, data: bytes, *, final: bool) -> str:
-        """The characters that are whole now."""
-        # codecs' incremental decoder is four calls of Python about this one, and after a decode, which empties the
-        # processor's caches, every piece of code costs ten times what it costs in a loop.
+        """The characters that are complete now."""
+        # codecs' incremental decoder wraps this call in four Python calls. A decode empties the processor's caches,
+        # and after it any code costs ten times what it costs in a loop.
         data = self._rest + data
         new, used = codecs.utf_8_decode(data, "replace", final)
         self._rest = data[used:]
@@ -82,7 +83,7 @@ class TextStream:
         return new
 
     def _show(self, pending: str, *, ended: bool) -> str:
-        """Split pending text (what was held and what is new) into what may be shown and what is held."""
+        """Split the pending text (held back before, or new): return what may be shown, and hold back the rest."""
         cut = len(pending) if ended or not self._stops else self._tail(pending)
         begin, stop = len(pending) + 1, None
         for candidate in self._stops:
@@ -98,7 +99,7 @@ class TextStream:
         return shown
 
     def _tail(self, pending: str) -> int:
-        """Where the longest tail begins that more text could make a stop string."""
+        """Where the part begins that must be held back: the longest tail of `pending` that begins a stop string."""
         longest = len(self._stops[-1]) - 1
         for at in range(max(0, len(pending) - longest), len(pending)):
             tail = pending[at:]

@@ -1,1 +1,1 @@
-"""The heart: many models decode as one."""
+"""Emulated fine-tuning: several models decode together as one emulator."""

@@ -1,75 +1,108 @@
-"""Streams of prompts: jobs are pulled as places become free, and answers come as they finish."""
+"""Batches: answer many jobs together, each with its own settings."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from eftlocal.decoding.generation import Generation, Reply
+from eftlocal.decoding.scheduler import Scheduler
 from eftlocal.decoding.settings import Dials
-from eftlocal.decoding.step import Decoder
 from eftlocal.emulation.prepare import Prompt
 from eftlocal.errors import EftError
 
-__all__ = ["PAUSE", "Answer", "Job", "answers"]
-
-PAUSE: Final = 0.02  # seconds until a source that has nothing ready is asked again, where there is nothing else to do
+__all__ = ["Answer", "Batch", "Job", "answers"]
 
 
 class Job(NamedTuple):
-    """A prompt to be answered, with settings of its own and a stream of random numbers of its own: (seed, *stream).
+    """A prompt to answer.
 
-    An answer depends on these alone, not on what else runs. `tag` comes back with the answer.
+    dials    its settings; they change the emulator's
+    rng_key  its random numbers come from (seed, *rng_key)
+    tag      returned with the answer
+
+    The answer depends only on the prompt, the settings and the random numbers, not on the other jobs.
     """
 
     prompt: Prompt
     dials: Dials = {}  # noqa: RUF012 - never changed
-    stream: int | tuple[int, ...] = 0
+    rng_key: int | tuple[int, ...] = 0
     tag: Any = None
 
 
 class Answer(NamedTuple):
-    """A job's reply, or why there is none."""
+    """A job's reply, or its error."""
 
     tag: Any
     reply: Reply | EftError
 
 
-def answers(
-    decoder: Decoder,
-    prepare: Callable[[Job], Generation],
-    jobs: Iterable[Job | None],
-    parallel: int,
-    cancelled: Callable[[], bool] | None,
-) -> Iterator[Answer]:
-    """Answer jobs, `parallel` at a time; only those that run are held. None among them: no job is ready, go on."""
-    queue, running = iter(jobs), decoder.start()
-    tags: dict[Generation, Any] = {}
-    more = True
+class Batch:
+    """Answers jobs together, at most `parallel` at a time: add jobs while there is room, and step.
+
+    `prepare` turns a job into a generation for the scheduler.
+    """
+
+    def __init__(self, scheduler: Scheduler, prepare: Callable[[Job], Generation], parallel: int) -> None:
+        self._scheduler = scheduler
+        self._prepare = prepare
+        self._parallel = parallel
+        self._tags: dict[Generation, Any] = {}
+
+    def __len__(self) -> int:
+        """How many jobs are not answered yet."""
+        return len(self._scheduler)
+
+    @property
+    def room(self) -> int:
+        """How many more jobs can begin now."""
+        return self._parallel - len(self._scheduler)
+
+    def add(self, job: Job) -> Answer | None:
+        """Add a job. Returns its answer at once if it cannot be prepared: the error. Else None."""
+        try:
+            generation = self._prepare(job)
+        except EftError as error:
+            return Answer(job.tag, error)
+        self._tags[generation] = job.tag
+        self._scheduler.add(generation)
+        return None
+
+    def step(self) -> list[Answer]:
+        """Run one step for all jobs. Returns the answers that ended; an error of one job is its answer."""
+        return [
+            Answer(self._tags.pop(generation), generation.error or generation.reply)
+            for generation, _ in self._scheduler.step()
+            if generation.ended
+        ]
+
+    def cancel(self) -> None:
+        """Cancel all jobs. The next step returns their answers with the text so far."""
+        for generation in self._tags:
+            self._scheduler.cancel(generation)
+
+    def close(self) -> None:
+        """Drop all jobs that are not answered, and free their slots."""
+        self._scheduler.close()
+
+
+def answers(batch: Batch, jobs: Iterable[Job], cancelled: Callable[[], bool]) -> Iterator[Answer]:
+    """Take jobs while the batch has room, and yield each answer when it has ended. Only running jobs are in memory.
+
+    When `cancelled` returns True, running jobs end with the text so far, and no more jobs are taken.
+    """
+    queue, more = iter(jobs), True
     try:
         while True:
-            while more and len(running) < parallel:
-                try:
-                    job = next(queue)
-                except StopIteration:
+            if cancelled():
+                batch.cancel()
+                more = False
+            while more and batch.room > 0:
+                if (job := next(queue, None)) is None:
                     more = False
-                    break
-                more = cancelled is None or not cancelled()
-                if job is None:
-                    break
-                try:
-                    generation = prepare(job)
-                    running.add(generation)
-                    tags[generation] = job.tag
-                except EftError as error:
-                    yield Answer(job.tag, error)
-            if not running:
-                if not more:
-                    return
-                time.sleep(PAUSE)
-                continue
-            for generation, _ in running.step(cancelled):
-                if generation.ended:
-                    yield Answer(tags.pop(generation), generation.error or generation.reply)
-                more = more and generation.finish_reason != "cancelled"
+                elif (refused := batch.add(job)) is not None:
+                    yield refused
+                    more = not cancelled()  # an endless series of refused jobs must end, too
+            if not batch:
+                return
+            yield from batch.step()
     finally:
-        running.close()
+        batch.close()

@@ -1,30 +1,24 @@
-"""The public face: an emulator that is loaded by name and answers, streams and scores."""
+"""The public interface: `Emulator` is loaded by name, and generates, streams and scores."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, Unpack
 
 from eftlocal.arithmetic.combine import Combiner, Mix
-from eftlocal.catalog import models as catalog
-from eftlocal.decoding.generation import Generation, Reply, must_fit
+from eftlocal.decoding.generation import Generation, Reply
+from eftlocal.decoding.scheduler import Scheduler
 from eftlocal.decoding.settings import Dials, Settings
-from eftlocal.decoding.step import Decoder
-from eftlocal.emulation.batch import Answer, Job, answers
-from eftlocal.emulation.costs import block_seconds
-from eftlocal.emulation.members import Members, assemble
+from eftlocal.decoding.step import Step
+from eftlocal.emulation.batch import Answer, Batch, Job, answers
+from eftlocal.emulation.loading import Loaded, LoadOptions, load
+from eftlocal.emulation.members import Members
 from eftlocal.emulation.prepare import Preparer, Prompt, Raw, as_messages, new_seed
-from eftlocal.emulation.scoring import Score, ScoredToken, Task, score_all
-from eftlocal.engine.engine import Engine
-from eftlocal.errors import CatalogError, DecodeError, EftError, SettingError
-from eftlocal.runtime.llama.context import KV_TYPES, MAX_SEQUENCES
-from eftlocal.runtime.machine import here, usable_cores
-from eftlocal.runtime.plan.memory import Cache
+from eftlocal.emulation.scoring import Score, ScoredToken, Scorer, Task
+from eftlocal.errors import EftError, SettingError
+from eftlocal.runtime.llama.context import MAX_SEQUENCES
 from eftlocal.runtime.plan.parallel import sequences_at_once
-from eftlocal.runtime.plan.placement import Plan, Wishes
-from eftlocal.runtime.speeds import Speeds, speeds_file
-from eftlocal.runtime.views import View
+from eftlocal.runtime.plan.placement import Plan
 
 __all__ = [
     "SCORED_AT_ONCE",
@@ -39,11 +33,11 @@ __all__ = [
     "as_messages",
 ]
 
-SCORED_AT_ONCE: Final = 8  # pairs: their rows fill a decode (scoring.SCORED_ROWS), and more would only take memory
+SCORED_AT_ONCE: Final = 8  # pairs; their rows fill a decode (scoring.SCORED_ROWS), so more would only take memory
 
 
 class Stream:
-    """The text deltas of one answer as they come; `reply` is the answer as far as it came."""
+    """An iterator over the text deltas of one answer. `reply` is the answer so far."""
 
     def __init__(self, generation: Generation, deltas: Iterator[str]) -> None:
         self._generation = generation
@@ -54,193 +48,191 @@ class Stream:
 
     @property
     def reply(self) -> Reply:
-        """The answer with its finish reason, usage and timings; whole once the stream has ended."""
+        """The answer with its finish reason, usage and timings. It is complete when the stream has ended."""
         return self._generation.reply
 
 
 class Emulator:
-    """A base model and its rewards, decoding as one. Use it as a context manager, or close it.
+    """A base model and its rewards, which decode as one model. Use it as a context manager, or close it.
 
-    One call at a time: an emulator is not thread-safe, and a stream is to be used up (or closed) before the next call.
+    An emulator is not thread-safe: make one call at a time. Read a stream to its end or close it before the next call.
     """
 
-    def __init__(self, members: Members, engine: Engine, *, name: str, settings: Settings, load_s: float) -> None:
-        self.name = name
-        self.settings = settings
-        self.load_s = load_s
-        self._members = members
-        self._engine = engine
-        self._combiner = Combiner([spec.name for spec in members.specs], members.n_real, members.skipped)
-        self._decoder = Decoder(engine, self._combiner)
-        self._preparer = Preparer(members, engine)
+    def __init__(self, loaded: Loaded) -> None:
+        self.name = loaded.name
+        self.settings = loaded.settings
+        self.load_s = loaded.load_s
+        self._members = members = loaded.members
+        self._engine = loaded.engine
+        combiner = Combiner([spec.name for spec in members.specs], members.n_real, members.skipped)
+        self._step = Step(loaded.engine, combiner)
+        self._scorer = Scorer(loaded.engine, combiner, members)
+        self._preparer = Preparer(members, loaded.engine.workers)
 
     @classmethod
-    def load(
-        cls,
-        name: str | None = None,
-        *,
-        models: Path | str | catalog.Catalog | None = None,
-        context: int | None = None,
-        threads: int | None = None,
-        kv_type: str = "f16",
-        gpu_layers: int | Mapping[str, int] | None = None,
-        device: str | None = None,
-        main_gpu: int | None = None,
-        split: str | None = None,
-        force: bool = False,
-        **dials: Unpack[Dials],
-    ) -> Self:
+    def load(cls, name: str | None = None, **options: Unpack[LoadOptions]) -> Self:
         """Load the emulator `name` (None: the catalogue's default) and the members that its settings need.
 
-        models      a models.toml beside the packaged and the user's own, or a whole catalogue instead of them
-        context     tokens a sequence may have; None: the emulator's, at most what every member was trained for
-        threads     CPU threads in all; None: every core this process may use
-        kv_type     f16, q8_0 (half the cache's memory) or f32 (twice, and exact: no flash attention)
-        gpu_layers  layers of each model on a device, or by the names of roles or models; None: as many as fit
-        device      devices to use, with commas between; "none" is the CPU alone. None: those that there are
-        main_gpu    the number of the device that is filled first
-        split       over several devices: none (each model on one), layer, row, or proportions as "3,1"
-        force       load what does not fit in memory, too
-        dials       settings that differ from the emulator's, by the names of `Settings` and `Sampling`
+        models      a models.toml to add to the packaged one and the user's, or a `Catalog` to use instead of them
+        context     the most tokens of a sequence; None is the emulator's own, or 4,096 or less (see Members.context)
+        threads     CPU threads for all members together; None is every core that this process may use
+        kv_type     type of the KV cache: f16, q8_0 (half the memory) or f32 (twice, and exact: no flash attention)
+        gpu_layers  layers of each model on devices: one number, or {role or model: number}; None is as many as fit
+        device      devices to use, separated by commas; "none" is only the CPU, None is all devices
+        main_gpu    number of the device that is filled first
+        split       how to use several devices: "none" (each model on one), "layer", "row", or proportions like "3,1"
+        force       load also if the memory is too small
+        others      settings that differ from the emulator's: the fields of `Settings` and `Sampling`
 
         Raises CatalogError, ModelFileError, FitError, ModelLoadError, VocabularyError, ViewError or SettingError.
         """
-        started = time.perf_counter()
-        cat = models if isinstance(models, catalog.Catalog) else catalog.load(None if models is None else Path(models))
-        emulator = cat.emulator(name)
-        cat.must_be_here(emulator)
-        members = assemble(cat, emulator)
-        if kv_type not in KV_TYPES:
-            raise SettingError(f"kv_type is {kv_type!r}; it must be one of {', '.join(KV_TYPES)}.")
-        if threads is not None and threads < 1:
-            raise SettingError(f"threads is {threads}; it must be at least 1.")
-        settings = _configured(emulator)
-        n_ctx = members.context(emulator.context if context is None else context)
-        wishes = Wishes(gpu_layers=gpu_layers, device=device, main_gpu=main_gpu, split=split)
-        plan = members.plan(here(), Cache(n_ctx, kv_type=kv_type), wishes)
-        if not plan.fits and not force:
-            raise plan.error(emulator.name)
-        n_threads = threads or usable_cores()
-        speeds = Speeds(n_threads, speeds_file())
-        engine = Engine(members.specs, n_ctx=n_ctx, n_threads=n_threads, kv_type=kv_type, plan=plan, speeds=speeds)
-        self = cls(members, engine, name=emulator.name, settings=settings.turned(**dials), load_s=0.0)
-        try:
-            active = self.mix(self.settings).active
-            for member in active:
-                engine.model(member)
-            # A device that is too small says so when the caches are made: now, and not at the first prompt.
-            engine.prepare(member for member in active if plan.members[member].offload.layers)
-            engine.measure(active)
-        except BaseException:
-            self.close()
-            raise
-        self.load_s = time.perf_counter() - started
-        return self
+        return cls(load(name, **options))
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
     @property
     def context(self) -> int:
-        """Tokens that a conversation and its answer may have together."""
+        """The most tokens that a conversation and its answer may have together."""
         return self._engine.n_ctx
 
     @property
     def betas(self) -> Mapping[str, float]:
-        """The rewards' configured strengths, by name."""
+        """Reward name -> configured strength."""
         return {reward.name: reward.beta for reward in self._members.rewards}
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """base, tuned and reference; with several rewards NAME.tuned and NAME.reference: what `alone` takes."""
+        """Role names, as the setting `alone` takes them: base, tuned, reference; with several rewards NAME.tuned ..."""
         return tuple(self._members.roles)
 
     @property
     def n_vocab(self) -> int:
-        """Token ids that the members share: 0 to below it."""
+        """The number of token ids that all members share; the ids start at 0."""
         return self._members.n_real
 
     @property
-    def views(self) -> tuple[View, ...]:
-        """Each member's, in the order of the engine's."""
-        return self._members.views
+    def members(self) -> Members:
+        """The models that take part, with the view of each."""
+        return self._members
 
     @property
-    def engine(self) -> Engine:
-        """What decodes: for those who measure it."""
-        return self._engine
+    def files(self) -> tuple[Path, ...]:
+        """The model files in memory."""
+        return tuple(model.path for model in self._engine.workers.loaded)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that the members share."""
+        return self._engine.workers.n_threads
+
+    @property
+    def kv_type(self) -> str:
+        """How the KV caches are stored: f16, q8_0 or f32."""
+        return self._engine.workers.kv_type
 
     @property
     def fed_tokens(self) -> Mapping[str, int]:
-        """Tokens decoded so far by each running role: what the caches saved does not count."""
-        fed = self._engine.n_fed
+        """Role -> tokens that its member has decoded so far, without those that its KV cache saved."""
+        fed = self._engine.workers.n_fed
         return {role: fed[member] for role, member in self._members.roles.items() if member in fed}
 
     @property
     def plan(self) -> Plan | None:
-        """Where the members run, and what they need there."""
-        return self._engine.plan
+        """Where the members run, and how much memory they need there; None if llama.cpp decides."""
+        return self._engine.workers.plan
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What went otherwise than planned, a line each: a device that could not hold what it should have."""
-        return tuple(self._engine.notes.values())
+        """One line for each model that did not load as planned, for example because a device was too small."""
+        return tuple(self._engine.workers.notes.values())
 
     def sequences_that_fit(self, most: int) -> int:
-        """How many sequences, up to `most`, there is memory for at once; what was forced to load is not held back."""
-        plan = self._engine.plan
+        """How many sequences fit in memory at the same time, up to `most`. Always `most` if loading was forced."""
+        plan = self._engine.workers.plan
         return plan.sequences_that_fit(most) if plan is not None and plan.fits else most
 
     @property
     def parallel(self) -> int:
-        """How many prompts are answered at once where nobody names a number: what suits the machine."""
-        plan = self._engine.plan
-        return 1 if plan is None else sequences_at_once(plan, self._engine.n_threads)
+        """How many prompts to answer at the same time by default: the number that suits this machine."""
+        plan = self._engine.workers.plan
+        return 1 if plan is None else sequences_at_once(plan, self._engine.workers.n_threads)
 
     def mix(self, settings: Settings) -> Mix:
-        """The members' weights under `settings`. Raises SettingError for a reward that there is none of."""
+        """The members' weights under `settings`. Raises SettingError for an unknown reward or role."""
         return self._members.mix(settings)
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
     def stream(self, prompt: Prompt, *, cancelled: Callable[[], bool] | None = None, **dials: Unpack[Dials]) -> Stream:
-        """Answer a prompt (a user's message, a conversation, or Raw text), as an iterator of text deltas.
+        """Answer a prompt (a user's message, a conversation, or Raw text). Returns an iterator over text deltas.
 
-        A conversation that ends with an assistant's message is continued. `cancelled` is asked before every decode;
-        when it answers True the stream ends and the reply keeps what came. Closing the iterator does the same.
-        Raises ViewError, ContextError, SettingError, and DecodeError while it runs.
+        If a conversation ends with an assistant's message, the answer continues it. `cancelled` is called before each
+        step; when it returns True, the stream ends and the reply keeps the text so far. Closing the iterator does the
+        same. Raises ViewError, ContextError and SettingError; the iterator may raise DecodeError.
         """
-        generation = self._preparer.generation(prompt, self.settings.turned(**dials), (0,))
-        return Stream(generation, self._decoder.decode(generation, cancelled))
+        generation = self.prepare(Job(prompt, dials))
+        return Stream(generation, self._deltas(generation, cancelled or _never))
+
+    def _deltas(self, generation: Generation, cancelled: Callable[[], bool]) -> Iterator[str]:
+        """Decodes one answer and yields its text deltas. Raises the answer's error."""
+        scheduler = self.scheduler()
+        scheduler.add(generation)
+        try:
+            while scheduler:
+                if cancelled():
+                    scheduler.cancel(generation)
+                yield from (text for _, text in scheduler.step() if text)
+            if generation.error is not None:
+                raise generation.error
+        finally:
+            scheduler.close()
 
     def generate(self, prompt: Prompt, *, cancelled: Callable[[], bool] | None = None, **dials: Unpack[Dials]) -> Reply:
-        """Answer a prompt, whole. As `stream`."""
+        """Answer a prompt. Returns the complete reply; arguments and errors as `stream`."""
         stream = self.stream(prompt, cancelled=cancelled, **dials)
         for _ in stream:
             pass
         return stream.reply
 
-    def answers(
-        self, jobs: Iterable[Job | None], *, parallel: int | None = None, cancelled: Callable[[], bool] | None = None
-    ) -> Iterator[Answer]:
-        """Answer a stream of jobs, `parallel` at a time in one decode per member and step; answers as they finish.
+    def prepare(self, job: Job) -> Generation:
+        """Make an answer that can be added to a scheduler. Raises ViewError, ContextError and SettingError."""
+        rng_key = job.rng_key if isinstance(job.rng_key, tuple) else (job.rng_key,)
+        return self._preparer.generation(job.prompt, self.settings.turned(**job.dials), rng_key)
 
-        None is as many as suit the machine. Fewer at a time where memory is short, which changes no answer.
-        A job is pulled when there is a place for it, so jobs may come without end, and memory stays the same. An
-        iterator that would have to wait for the next one gives None: then what runs goes on before it is asked again.
-        What is wrong with one job (ViewError, ContextError, SettingError, DecodeError) is its answer; the others go on.
-        When `cancelled` answers True, what runs is answered as cancelled and no job is pulled any more.
+    def scheduler(self) -> Scheduler:
+        """A scheduler for answers that `prepare` made.
+
+        It decodes as many answers at a time as `reserve` made room for; the others wait.
+        """
+        return Scheduler(self._engine, self._step)
+
+    def reserve(self, parallel: int | None = None) -> int:
+        """Make room for `parallel` answers at a time (None: as many as suit this machine). Returns their number.
+
+        The number is smaller if memory is short; that changes no answer. No answer may be running. Raises SettingError.
         """
         parallel = self.parallel if parallel is None else parallel
         if not 1 <= parallel <= MAX_SEQUENCES:
             raise SettingError(f"parallel is {parallel}; it must be between 1 and {MAX_SEQUENCES}.")
         parallel = self.sequences_that_fit(parallel)
         self._engine.reserve(parallel, self.context)
+        return parallel
 
-        def prepare(job: Job) -> Generation:
-            stream = job.stream if isinstance(job.stream, tuple) else (job.stream,)
-            return self._preparer.generation(job.prompt, self.settings.turned(**job.dials), stream)
+    def batch(self, parallel: int | None = None) -> Batch:
+        """A batch that answers jobs together, `parallel` at a time (see `reserve`). Add jobs at any time, and step."""
+        return Batch(self.scheduler(), self.prepare, self.reserve(parallel))
 
-        return answers(self._decoder, prepare, jobs, parallel, cancelled)
+    def answers(
+        self, jobs: Iterable[Job], *, parallel: int | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> Iterator[Answer]:
+        """Answer a stream of jobs, `parallel` at a time. Yields each answer when it has finished.
+
+        A job is taken from the iterator only when there is room for it, so an endless iterator needs no more memory.
+        While `jobs` makes the caller wait for the next job, the running answers wait too; use `batch` to avoid that.
+        An error of one job (ViewError, ContextError, SettingError, DecodeError) is its answer; the others go on. When
+        `cancelled` returns True, the running answers end as cancelled, and no more jobs are taken.
+        """
+        return answers(self.batch(parallel), jobs, cancelled or _never)
 
     def generate_many(
         self,
@@ -250,11 +242,10 @@ class Emulator:
         cancelled: Callable[[], bool] | None = None,
         **dials: Unpack[Dials],
     ) -> list[Reply]:
-        """Answer all prompts, so many at a time as `answers` does; replies in their order. Raises as `stream` does.
+        """Answer all prompts, `parallel` at a time. Returns the replies in the order of the prompts.
 
-        When `cancelled` answers True, the prompts that had no place yet have no reply.
-
-        Prompt i draws from the stream (seed, i), so that its answer depends neither on `parallel` nor on the others.
+        When `cancelled` returns True, prompts that have not begun get no reply. The random numbers of prompt i come
+        from (seed, i), so its answer depends neither on `parallel` nor on the other prompts. Errors as `stream`.
         """
         settings = self.settings.turned(**dials)
         seeded: Dials = {**dials, "seed": new_seed() if settings.seed is None else settings.seed}
@@ -267,62 +258,47 @@ class Emulator:
             replies[answer.tag] = answer.reply
         return [replies[i] for i in sorted(replies)]
 
-    def block_seconds(self, prompt: Prompt, lengths: Sequence[int]) -> dict[int, float]:
-        """Seconds that the decodes of a block of so many guesses take after `prompt`, without anything else."""
-        mix = self.mix(self.settings)
-        prompts = {member: self._prompt(member, prompt) for member in mix.active}
-        return block_seconds(self._engine, mix, self._members.drafter(mix), prompts, lengths)
+    def render(self, prompt: Prompt, **dials: Unpack[Dials]) -> dict[str, list[int]]:
+        """Role -> the token ids of its rendering of `prompt`, for roles that run. Raises ViewError and SettingError."""
+        prompts = self._preparer.prompts(prompt, self.mix(self.settings.turned(**dials)))
+        return {role: prompts[member] for role, member in self._members.roles.items() if member in prompts}
 
-    def _prompt(self, member: int, prompt: Prompt) -> list[int]:
-        return self._preparer.prompt(member, prompt)
+    def count(self, prompt: Prompt, **dials: Unpack[Dials]) -> dict[str, int]:
+        """Role -> the number of tokens of its rendering of `prompt`, for roles that run. Errors as `render`."""
+        return {role: len(ids) for role, ids in self.render(prompt, **dials).items()}
 
     # --- scores -------------------------------------------------------------------------------------------------------
 
     def score(self, prompt: Prompt, completion: str | Sequence[int], *, top: int = 0, **dials: Unpack[Dials]) -> Score:
-        """Log-probabilities of `completion` (text, or token ids), as an answer to `prompt`.
+        """Log-probabilities of `completion` (text, or token ids) as an answer to `prompt`.
 
-        Under the emulator and under every role alone, also those whose weight is 0; no sampling setting enters. `top`:
-        also the likeliest tokens at each place. Raises as `stream` does.
+        They are given under the emulator and under each role by itself, also for roles whose weight is 0. Sampling
+        settings have no effect. `top` asks for this many of the likeliest tokens at each position. Errors as `stream`.
         """
-        task = self._task(prompt, completion, top, dials)
-        return score_all(self._engine, self._combiner, self._members, [task])[0]
+        return self._scorer.score([self._task(prompt, completion, top, dials)])[0]
 
     def score_many(self, pairs: Sequence[tuple[Prompt, str | Sequence[int], Dials]]) -> list[Score | EftError]:
-        """Score pairs of a prompt and a completion, each with settings of its own, SCORED_AT_ONCE at the same time.
+        """Score pairs of a prompt and a completion, each with its own settings. Returns the results in their order.
 
-        What is wrong with one pair is its result; the others are scored.
+        SCORED_AT_ONCE pairs are scored at the same time. An error of one pair is its result; the others are scored.
         """
-        found: dict[int, Score | EftError] = {}
-        tasks: dict[int, Task] = {}
-        for i, (prompt, completion, dials) in enumerate(pairs):
+        tasks: list[Task | EftError] = []
+        for prompt, completion, dials in pairs:
             try:
-                tasks[i] = self._task(prompt, completion, 0, dials)
+                tasks.append(self._task(prompt, completion, 0, dials))
             except EftError as error:
-                found[i] = error
+                tasks.append(error)
         at_once = self.sequences_that_fit(min(SCORED_AT_ONCE, max(1, len(tasks))))
         self._engine.reserve(at_once, self.context)
-        numbers = list(tasks)
-        for start in range(0, len(numbers), at_once):
-            some = numbers[start : start + at_once]
-            try:
-                scores = score_all(self._engine, self._combiner, self._members, [tasks[i] for i in some])
-                found.update(zip(some, scores, strict=True))
-            except DecodeError as error:
-                found.update(dict.fromkeys(some, error))
-        return [found[i] for i in range(len(pairs))]
+        return self._scorer.score_each(tasks, at_once)
 
     def _task(self, prompt: Prompt, completion: str | Sequence[int], top: int, dials: Dials) -> Task:
-        prompts = {member: self._prompt(member, prompt) for member in range(len(self._members.specs))}
-        tokens = self._engine.model(0).tokenize(completion) if isinstance(completion, str) else list(completion)
-        if not tokens:
-            raise SettingError("The completion is empty.", "Give at least one character to score.")
-        must_fit({r: len(prompts[m]) + len(tokens) - 1 for r, m in self._members.roles.items()}, self.context)
-        return Task(self.mix(self.settings.turned(**dials)), prompts, tokens, top)
+        return self._preparer.task(prompt, completion, self.mix(self.settings.turned(**dials)), top)
 
     # --- its end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Free the models and their caches."""
+        """Free the models and their KV caches."""
         self._engine.close()
 
     def __enter__(self) -> Self:
@@ -334,9 +310,5 @@ class Emulator:
         self.close()
 
 
-def _configured(emulator: catalog.Emulator) -> Settings:
-    """The settings that the emulator starts from; a CatalogError where its file gives one out of its range."""
-    try:
-        return Settings(stop=emulator.stop).turned(**emulator.sampling)  # type: ignore[arg-type]  # keys were checked
-    except SettingError as error:
-        raise CatalogError(f"{emulator.source}: [emulators.{emulator.name}] sampling: {error.message}") from None
+def _never() -> bool:
+    return False

@@ -1,4 +1,4 @@
-"""From an emulator of the catalogue to its members: which files take part, with which view, in which roles."""
+"""The members of an emulator: which model files take part, in which roles, and with which views."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ DEFAULT_CONTEXT = 4096
 
 @dataclass(frozen=True, slots=True)
 class RewardMembers:
-    """One reward of an emulator, with its members by index and its configured strength."""
+    """One reward of an emulator: the indices of its two members, and its configured strength `beta`."""
 
     name: str
     tuned: int
@@ -35,9 +35,14 @@ class RewardMembers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Members:
-    """The members of one emulator; a model that stands in several roles with the same view is one of them.
+    """The members of one emulator. A model that has several roles with the same view is one member.
 
-    `views`: each member's. `n_real` and `skipped`: the vocabulary they share (runtime.vocab.shared).
+    specs    the model of each member
+    views    the view of each member
+    base     index of the base's member
+    rewards  the rewards with their members
+    n_real   number of token ids that all members share (runtime.vocab.shared)
+    skipped  token ids below n_real that differ between members; rewards do not apply to them
     """
 
     specs: tuple[MemberSpec, ...]
@@ -49,7 +54,7 @@ class Members:
 
     @property
     def roles(self) -> Mapping[str, int]:
-        """Role name -> member: base, tuned, reference; with several rewards NAME.tuned and NAME.reference."""
+        """Role name -> member index: base, tuned, reference; with several rewards NAME.tuned and NAME.reference."""
         roles = {"base": self.base}
         for reward in self.rewards:
             prefix = f"{reward.name}." if len(self.rewards) > 1 else ""
@@ -57,7 +62,7 @@ class Members:
         return roles
 
     def mix(self, settings: Settings) -> Mix:
-        """The sum under these settings; SettingError for a reward or a role that there is none of."""
+        """The members' weights under these settings. Raises SettingError for an unknown reward or role."""
         if settings.alone is not None:
             if settings.alone not in self.roles:
                 raise SettingError(f"There is no role named {settings.alone!r}.", f"Roles: {', '.join(self.roles)}.")
@@ -69,7 +74,7 @@ class Members:
         pairs = tuple(
             Pair(r.tuned, r.reference, settings.beta * settings.mix.get(r.name, r.beta)) for r in self.rewards
         )
-        # Where ids mean different texts, rewards count on a part of the vocabulary only.
+        # The combiner leaves `skipped` out only with a reward_top_p; 1.0 keeps all other ids.
         reward_top_p = 1.0 if len(self.skipped) and settings.reward_top_p is None else settings.reward_top_p
         found = Mix(len(self.specs), self.base, pairs, reward_top_p)
         if not found.active:
@@ -79,7 +84,7 @@ class Members:
         return found
 
     def plan(self, machine: Machine, cache: Cache, wishes: Wishes) -> Plan:
-        """Where every member would run on `machine`, and whether they fit. Raises SettingError for a wrong wish."""
+        """Where each member would run on `machine`, and whether they fit. Raises SettingError for a wrong wish."""
         return plan([self._member(i) for i in range(len(self.specs))], machine, cache, wishes)
 
     def _member(self, i: int) -> Member:
@@ -91,9 +96,9 @@ class Members:
         )
 
     def drafter(self, mix: Mix) -> int | None:
-        """The member whose tokens are likely the emulator's and cheap: the smallest of those that count for something.
+        """The draft model: the smallest member that runs as the base or as a tuned model with a positive beta.
 
-        None where it would be the only one, and so no cheaper than what checks its guesses.
+        Its guesses are cheap and probably right. None if only one member runs: guesses would cost as much as tokens.
         """
         if len(mix.active) < 2:
             return None
@@ -104,7 +109,10 @@ class Members:
         return min(able, key=lambda m: (self.specs[m].header.tensor_bytes, -strength[m]), default=None)
 
     def context(self, asked: int | None) -> int:
-        """Tokens of a sequence: as asked, else 4,096, at most what every member was trained for."""
+        """The context in tokens: as asked, else 4,096 or less if a member was trained for less.
+
+        Raises SettingError if more is asked than a member was trained for.
+        """
         trained = min(_trained(spec) for spec in self.specs)
         if asked is not None and asked < 1:
             raise SettingError(f"The context is {asked} tokens; it must be at least 1.")
@@ -118,7 +126,7 @@ class Members:
 
 
 def _adapter(spec: MemberSpec) -> gguf.Header | None:
-    """The adapter's header; None where there is none, or not yet."""
+    """The adapter's header; None if there is no adapter or its file cannot be read."""
     if spec.lora is None:
         return None
     try:
@@ -128,20 +136,21 @@ def _adapter(spec: MemberSpec) -> gguf.Header | None:
 
 
 def _trained(spec: MemberSpec) -> int:
+    """The context in tokens that the model was trained for; 4,096 if its file does not say it."""
     value = spec.header.metadata.get(f"{spec.header.architecture}.context_length")
     return value if isinstance(value, int) and value > 0 else DEFAULT_CONTEXT
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A model's file, and its adapter with its strength."""
+    """A model's header, and its LoRA adapter as (file, scale); None if it has no adapter."""
 
     header: gguf.Header
     lora: tuple[Path, float] | None = None
 
 
 def on_this_machine(model: catalog.Model) -> Found:
-    """The model's files here, checked. Raises CatalogError where they are not, and ModelFileError."""
+    """Find and check the model's files on this machine. Raises CatalogError if they are missing, and ModelFileError."""
     if (lora := catalog.local_lora(model)) is not None:
         gguf.check_lora(lora[0])
     return Found(gguf.check(catalog.local_path(model)), lora)
@@ -153,9 +162,9 @@ def assemble(
     *,
     find: Callable[[catalog.Model], Found] = on_this_machine,
 ) -> Members:
-    """The members of `emulator`: files checked, vocabularies compared, views resolved; no weights loaded.
+    """Assemble the members of `emulator`: check files, compare vocabularies, resolve views. No weights are loaded.
 
-    `find` gives each model's header; the caller may have another way to it than a file that is here.
+    `find` gives each model's header; the default reads the file on this machine.
     Raises CatalogError, ModelFileError, VocabularyError or ViewError.
     """
     files = {name: find(cat.model(name)) for name in emulator.models}
@@ -202,9 +211,9 @@ def _view(
     emulator: catalog.Emulator,
     headers: Mapping[str, gguf.Header],
 ) -> View:
-    """The view of the model `name` in `role`: the reward's own where it has one, else the emulator's."""
+    """The view of the model `name` in `role`: the reward's, or the emulator's if the reward has none."""
     chosen = (reward.views.get(role) if reward else None) or emulator.views[role]
-    # `chat:ROLE` is another role's template: the same reward's, or for the base the first reward's.
+    # `chat:ROLE` uses the template of that role: in the same reward, or for the base in the first reward.
     pair = reward or next(iter(emulator.rewards), None)
     models = {"base": emulator.base, **({"tuned": pair.tuned, "reference": pair.reference} if pair else {})}
     owner = models.get(chosen.role, name) if chosen.role else name
@@ -224,7 +233,7 @@ def _view(
 
 
 def _token_texts(header: gguf.Header) -> dict[str, str]:
-    """bos_token and eos_token, as the templates call them; empty where the vocabulary has none."""
+    """The texts of bos_token and eos_token, as chat templates name them; empty if the vocabulary has no such token."""
     tokens = header.array("tokenizer.ggml.tokens")
     texts = tokens.strings() if tokens else []
     ids = {name: header.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}

@@ -1,4 +1,4 @@
-"""From a prompt and settings to an answer that is ready to be decoded: rendered, checked, with its random numbers."""
+"""Prepares answers and scores: renders a prompt for each member, checks lengths, and sets up the random numbers."""
 
 import secrets
 from collections.abc import Sequence
@@ -16,7 +16,9 @@ from eftlocal.decoding.logprobs import Places
 from eftlocal.decoding.settings import Settings
 from eftlocal.decoding.stream import TextStream
 from eftlocal.emulation.members import Members
-from eftlocal.engine.engine import Engine
+from eftlocal.emulation.scoring import Task
+from eftlocal.engine.workers import Workers
+from eftlocal.errors import SettingError
 from eftlocal.runtime.plan.memory import Sizes
 from eftlocal.runtime.views import RAW, Message, View
 
@@ -24,41 +26,41 @@ __all__ = ["Preparer", "Prompt", "Raw", "as_messages", "new_seed"]
 
 
 class Raw(str):
-    """A prompt that every member gets as it is: no template, no turns."""
+    """A prompt that every member gets unchanged: without a chat template and without turns."""
 
     __slots__ = ()
 
 
 Prompt = str | Sequence[Message]
 
-WORTH_DRAFTING = 32_000_000  # bytes: the largest member decodes a token about as fast as a guess is made
-DRAFTER = 0.5  # of what the largest member reads for a token, at most: no cheaper member is worth asking first
+WORTH_DRAFTING = 32_000_000  # bytes; a smaller model decodes a token about as fast as a draft model makes a guess
+DRAFTER = 0.5  # a draft model reads at most this share of what the largest member reads for a token
 
 RAW_VIEW = View(template=RAW, variables={})
 
 
 class Preparer:
-    """Makes generations for the members of one emulator; it keeps what constraints need of their vocabulary."""
+    """Prepares generations and score tasks for the members of one emulator. It keeps compiled constraints."""
 
-    def __init__(self, members: Members, engine: Engine) -> None:
+    def __init__(self, members: Members, workers: Workers) -> None:
         self._members = members
-        self._engine = engine
-        self._grammars: dict[tuple[Path, ...], Grammars] = {}  # by the models in memory: each may end an answer
-        self._reads: dict[Path, int] = {}
+        self._workers = workers
+        self._grammars: dict[tuple[Path, ...], Grammars] = {}  # for each set of loaded models
+        self._reads: dict[Path, int] = {}  # file -> bytes of weights read for a token
 
-    def generation(self, prompt: Prompt, settings: Settings, stream: Sequence[int]) -> Generation:
-        """An answer that draws from the random numbers of (seed, *stream).
+    def generation(self, prompt: Prompt, settings: Settings, rng_key: Sequence[int]) -> Generation:
+        """An answer that is ready for the scheduler. Its random numbers come from (seed, *rng_key).
 
-        Raises ContextError where the prompt leaves no room for an answer, ViewError and SettingError.
+        Raises ContextError if the prompt leaves no room for an answer, ViewError and SettingError.
         """
         mix = self._members.mix(settings)
-        prompts = {member: self.prompt(member, prompt) for member in mix.active}
+        prompts = self.prompts(prompt, mix)
         if not self._may_guess(mix, settings):
             settings = replace(settings, draft=0)
         drafter = self._drafter(mix, settings)
         looks_up = settings.draft == "auto" or (bool(settings.draft) and drafter is None)
         seed = new_seed() if settings.seed is None else settings.seed
-        piece = self._engine.model(mix.active[0]).piece
+        piece = self._workers.model(mix.active[0]).piece
         generation = Generation(
             prompts=prompts,
             mix=mix,
@@ -66,27 +68,28 @@ class Preparer:
             seed=seed,
             stream=TextStream(piece, self._stops(prompt, mix, settings)),
             roles={role: member for role, member in self._members.roles.items() if member in prompts},
-            uniforms=Uniforms(np.random.Generator(np.random.PCG64([seed, *stream])), 1 if drafter is None else 3),
+            uniforms=Uniforms(np.random.Generator(np.random.PCG64([seed, *rng_key])), 1 if drafter is None else 3),
             drafter=drafter,
-            repeats=PromptLookup(next(iter(prompts.values()))) if looks_up else None,
+            lookup=PromptLookup(next(iter(prompts.values()))) if looks_up else None,
             matcher=None if settings.constraint is None else self._matcher(settings.constraint),
         )
         if settings.logprobs is not None:
             pairs = {reward.name: (reward.tuned, reward.reference) for reward in self._members.rewards}
             base, n_real = self._members.base, self._members.n_real
             generation.logprobs_of = Places(base, pairs, n_real, piece, settings.logprobs)
-        must_fit(generation.prompt_tokens, self._engine.n_ctx)
+        must_fit(generation.prompt_tokens, self._workers.n_ctx)
         return generation
 
     def _may_guess(self, mix: Mix, settings: Settings) -> bool:
-        """Whether guesses can be made, and by themselves where they can win. By the files alone, as `_drafter`."""
-        if not all(self._engine.model(member).rewinds for member in mix.active):
-            return False  # a wrong guess would cost the whole prompt again
+        """Whether drafts are possible, and with "auto" whether they can be faster. It depends on settings and files."""
+        if not all(self._workers.model(member).rewinds for member in mix.active):
+            return False  # after a wrong guess the whole prompt would be read again
         return settings.draft != "auto" or any(self._read(member) >= WORTH_DRAFTING for member in mix.active)
 
     def _drafter(self, mix: Mix, settings: Settings) -> int | None:
-        """The member that offers tokens. Which one, and whether any, follows from settings and files alone: a seed's
-        text depends on it, and must be the same everywhere.
+        """The draft model's member; None if there is none.
+
+        A seed's text depends on it. So it depends only on settings and files, and is the same on every machine.
         """
         drafter = self._members.drafter(mix) if settings.draft else None
         if drafter is None or settings.draft != "auto":
@@ -94,37 +97,54 @@ class Preparer:
         return drafter if self._read(drafter) <= DRAFTER * max(map(self._read, mix.active)) else None
 
     def _read(self, member: int) -> int:
-        """Bytes of weights that a token of the member reads."""
+        """Bytes of weights that the member reads for a token."""
         header = self._members.specs[member].header
         if header.path not in self._reads:
             self._reads[header.path] = Sizes.of(header).read
         return self._reads[header.path]
 
+    def prompts(self, prompt: Prompt, mix: Mix) -> dict[int, list[int]]:
+        """Member -> token ids of its rendering of a prompt, for each member that runs. Raises ViewError."""
+        return {member: self.prompt(member, prompt) for member in mix.active}
+
     def prompt(self, member: int, prompt: Prompt) -> list[int]:
-        """The member's rendering of a prompt. Raises ViewError."""
+        """The token ids of a member's rendering of a prompt. Raises ViewError."""
         view = RAW_VIEW if isinstance(prompt, Raw) else self._members.views[member]
-        return view.prompt(self._engine.model(member), as_messages(prompt))
+        return view.prompt(self._workers.model(member), as_messages(prompt))
+
+    def task(self, prompt: Prompt, completion: str | Sequence[int], mix: Mix, top: int) -> Task:
+        """The task to score a completion (text, or token ids) after a prompt, with every member.
+
+        Raises ContextError if it does not fit, ViewError, and SettingError for an empty completion.
+        """
+        prompts = {member: self.prompt(member, prompt) for member in range(len(self._members.specs))}
+        tokens = self._workers.model(0).tokenize(completion) if isinstance(completion, str) else list(completion)
+        if not tokens:
+            raise SettingError("The completion is empty.", "Give at least one character to score.")
+        lengths = {role: len(prompts[m]) + len(tokens) - 1 for role, m in self._members.roles.items()}
+        must_fit(lengths, self._workers.n_ctx)
+        return Task(mix, prompts, tokens, top)
 
     def _stops(self, prompt: Prompt, mix: Mix, settings: Settings) -> tuple[str, ...]:
-        # A constraint says where the answer ends; what would end a free text may stand in the middle of it.
+        """All stop strings of an answer. With a constraint, those of the views do not count: its text may hold them."""
         free = not isinstance(prompt, Raw) and settings.constraint is None
         views = [self._members.views[member] for member in mix.active] if free else []
         return tuple(dict.fromkeys((*settings.stop, *(stop for view in views for stop in view.stops))))
 
     def _matcher(self, constraint: Constraint) -> Matcher:
-        loaded = tuple(model.path for model in self._engine.loaded)
+        loaded = tuple(model.path for model in self._workers.loaded)
         if loaded not in self._grammars:
-            model, tokens = self._engine.loaded[0], range(self._members.n_real)
-            ends = [token for token in tokens if self._engine.is_eog(token)]
+            model, tokens = self._workers.loaded[0], range(self._members.n_real)
+            ends = [token for token in tokens if self._workers.is_eog(token)]
             self._grammars[loaded] = Grammars([model.piece(token) for token in tokens], ends, model.tokenize)
         return self._grammars[loaded].matcher(constraint)
 
 
 def as_messages(prompt: Prompt) -> list[Message]:
-    """A prompt as a conversation: a text is one message of the user's."""
+    """A prompt as a conversation; a text becomes one message of the user."""
     return [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
 
 
 def new_seed() -> int:
-    """Any seed."""
+    """A random seed of 32 bits."""
     return secrets.randbits(32)

@@ -1,1 +1,1 @@
-"""Sequences x members: each member's KV cache is brought up to the tokens that a sequence has."""
+"""The engine: runs all members in step, so that each member's KV cache holds the tokens of each sequence."""

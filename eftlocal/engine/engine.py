@@ -1,68 +1,70 @@
-"""Sequences x members in lockstep: each member's KV cache is brought up to its own prompt plus the common tokens.
+"""The engine: sequences x members in lockstep. Each KV cache follows its member's prompt plus the common tokens.
 
-There is one operation, `forward`: give me logits for the last n positions of these sequences. The engine compares what
-each cache holds with what it should hold, rewinds what differs and feeds what is missing. A new turn of a chat, a
-rejected draft, a cancelled prefill and a failed step are all the same case: a cache that holds something else.
+Its one operation is `forward`: it returns logits for the last n positions of some sequences. The engine compares what
+each cache holds with what it should hold, rewinds what differs and feeds what is missing. So a new turn of a chat, a
+rejected draft, a cancelled prefill and a failed step are one case: the cache holds other tokens than it should.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from itertools import accumulate
 
 from eftlocal.arithmetic.combine import Logits, Rows
 from eftlocal.arithmetic.prefix import common_prefix
-from eftlocal.engine.slots import Known, Request, Slot, rows_of, with_known
-from eftlocal.engine.workers import MemberSpec, Workers
+from eftlocal.engine.slots import Request, Slot, rows_of, with_known
+from eftlocal.engine.workers import Feeds, Workers
 from eftlocal.errors import DecodeError
-from eftlocal.runtime.llama.context import Cancelled, Feed
-from eftlocal.runtime.plan.placement import Plan
-from eftlocal.runtime.plan.threads import Split
-from eftlocal.runtime.speeds import Speeds
+from eftlocal.runtime.llama.context import Feed
 
-__all__ = ["Cancelled", "Engine", "Known", "Pending", "Request", "Slot"]
+__all__ = ["Engine", "Pending"]
 
-FORK_WORTH = 16  # a prefix shorter than this is computed again sooner than it is copied
+FORK_WORTH = 16  # tokens; computing a shorter prefix again is faster than copying it
 
 
-class Engine(Workers):
-    """A crew with slots for sequences. Not thread-safe: one call at a time.
+class Engine:
+    """Holds sequences in slots, and decodes them with the members' workers. Not thread-safe: make one call at a time.
 
-    `seconds`: spent in forward; what a step takes beyond it is ours.
+    `seconds` is the total time that callers waited for decodes.
     """
 
-    def __init__(
-        self,
-        specs: Sequence[MemberSpec],
-        *,
-        n_ctx: int,
-        n_threads: int,
-        n_slots: int = 1,
-        kv_type: str = "f16",
-        plan: Plan | None = None,
-        speeds: Speeds | None = None,
-    ) -> None:
-        super().__init__(
-            specs, n_ctx=n_ctx, n_seq=n_slots, n_threads=n_threads, kv_type=kv_type, plan=plan, speeds=speeds
-        )
-        self.slots = [Slot(i) for i in range(n_slots)]
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+        self.slots = [Slot(i) for i in range(workers.n_seq)]
         self.seconds = 0.0
 
+    @property
+    def n_ctx(self) -> int:
+        """The most tokens of one sequence."""
+        return self.workers.n_ctx
+
+    def is_eog(self, token: int) -> bool:
+        """Whether `token` is an end-of-generation token of any loaded model (llama_vocab_is_eog)."""
+        return self.workers.is_eog(token)
+
     def reserve(self, n_seq: int, n_ctx: int) -> None:
-        """Room for `n_seq` sequences of `n_ctx` tokens at least; caches are emptied where they have to grow."""
+        """Make room for at least `n_seq` sequences of `n_ctx` tokens. Caches that have to grow are emptied.
+
+        No sequence may be running: all slots must be free.
+        """
+        assert all(slot.free for slot in self.slots), "a sequence is still running"
         if n_seq > len(self.slots) or n_ctx > self.n_ctx:
-            super().reserve(n_seq, n_ctx)
+            self.workers.resize(n_ctx=n_ctx, n_seq=n_seq)
             self.slots = [Slot(i) for i in range(n_seq)]
+
+    def close(self) -> None:
+        """Free the models and their KV caches."""
+        self.workers.close()
 
     # --- sequences --------------------------------------------------------------------------------------------------
 
     def begin(self, prompts: Mapping[int, list[int]]) -> Slot:
-        """A free slot for a sequence whose members start from `prompts`, by member: the one that holds most of them,
-        and least else.
+        """Start a sequence in a free slot; there must be one. `prompts`: member -> its token ids.
 
-        Where another slot holds a longer beginning, that is copied instead of computed again.
+        The engine takes the slot whose caches hold most of the prompts, and among equal ones the least other tokens. If
+        another slot holds a longer beginning, it is copied. Raises ModelLoadError.
         """
-        self.prepare(prompts)
+        self.workers.prepare(prompts)
         free = [s for s in self.slots if s.free]
         slot = max(free, key=lambda s: (_held(s, prompts), -sum(map(len, s.fed.values()))))
         slot.free = False
@@ -71,105 +73,103 @@ class Engine(Workers):
         return slot
 
     def share(self, slot: Slot) -> None:
-        """Copy what other slots hold of the beginning of this one's prompts, where that is more than it holds."""
+        """Copy the beginning of this slot's prompts from another slot that holds more of it."""
         for member in slot.prompts:
             source, shared = self._longest(slot, member)
             if source is not slot:
-                kept = self._context(member).fork(source.index, slot.index, shared)
+                kept = self.workers.context(member).fork(source.index, slot.index, shared)
                 slot.fed[member], slot.valid[member] = source.fed[member][:kept], kept
 
     def will_hold_more(self, slot: Slot, others: Sequence[Slot]) -> bool:
-        """Whether one of `others`, once its prompts are fed, has more to copy for this one than any slot has now."""
+        """Whether one of `others` will hold more of this slot's prompts than any slot now, when its own are fed."""
         for member, prompt in slot.prompts.items():
             coming = max((common_prefix(other.prompts.get(member, []), prompt) for other in others), default=0)
-            if coming >= FORK_WORTH and self.model(member).rewinds:
+            if coming >= FORK_WORTH and self.workers.model(member).rewinds:
                 _, shared = self._longest(slot, member)
                 if min(coming, len(prompt) - 1) >= shared + FORK_WORTH:
                     return True
         return False
 
-    def lacking(self, slot: Slot) -> int:
-        """How many tokens have to be fed for the slot's first row, by the member that lacks most."""
+    def n_to_feed(self, slot: Slot) -> int:
+        """How many tokens must be fed before the slot has logits, for the member that needs the most."""
         return max(
-            slot.length(m) - min(slot.valid[m], self._context(m).held(slot.index), slot.length(m) - 1)
+            slot.length(m) - min(slot.valid[m], self.workers.context(m).held(slot.index), slot.length(m) - 1)
             for m in slot.prompts
         )
 
     def _longest(self, slot: Slot, member: int) -> tuple[Slot, int]:
-        """The slot that holds most of this one's prompt, by enough to be copied, else itself; and how much it holds."""
-        context, prompt = self._context(member), slot.prompts[member]
+        """The slot that holds most of this prompt (itself if a copy is not worth it), and how many tokens it holds."""
+        context, prompt = self.workers.context(member), slot.prompts[member]
         source, shared = slot, min(slot.valid[member], context.held(slot.index))
         for other in self.slots:
             held = context.held(other.index)
-            same = min(common_prefix(other.fed.get(member, []), prompt), held)
-            if same >= shared + FORK_WORTH and (same == held or context.model.rewinds):
-                source, shared = other, same
+            alike = min(common_prefix(other.fed.get(member, []), prompt), held)
+            if alike >= shared + FORK_WORTH and (alike == held or context.model.rewinds):
+                source, shared = other, alike
         return source, shared
 
     def move(self, slot: Slot, to: Slot) -> None:
-        """Let the sequence of one slot go on in another, which is free."""
+        """Move a sequence to another slot, which must be free."""
         for member in slot.prompts:
-            context = self._context(member)
+            context = self.workers.context(member)
             kept = context.fork(slot.index, to.index, context.held(slot.index))
-            # (a sequence that has only begun was fed nothing)
+            # a sequence that has just begun was fed nothing
             to.fed[member], to.valid[member] = slot.fed.get(member, [])[:kept], min(slot.valid[member], kept)
         to.prompts, to.tokens, to.free = slot.prompts, slot.tokens, False
         slot.prompts, slot.tokens, slot.free = {}, [], True
 
     def end(self, slot: Slot) -> None:
-        """Give the slot back; what its caches hold stays for a sequence that begins alike."""
+        """Free the slot. Its caches keep their tokens for a later sequence that begins in the same way."""
         slot.free = True
 
-    def forward(
-        self, requests: Sequence[Request], cancelled: Callable[[], bool] | None = None
-    ) -> dict[int, tuple[Logits, Rows]]:
-        """Each member's logits for the wanted positions, and which of all rows they are.
+    # --- decoding ---------------------------------------------------------------------------------------------------
 
-        Rows are numbered over the requests in their order. The arrays are llama.cpp's own (rows, n_vocab): the next
-        forward overwrites them. Raises Cancelled, and DecodeError naming the member that failed; after either, and
-        after a KeyboardInterrupt, the next forward puts right what the caches hold.
+    def forward(self, requests: Sequence[Request]) -> dict[int, tuple[Logits, Rows]]:
+        """Decode. Returns member -> (logits for the requested positions, which of all rows they are).
+
+        Rows are numbered over all requests, in their order. The logits are (rows, n_vocab), in llama.cpp's own memory:
+        the next forward overwrites them. Raises DecodeError with the name of the member that failed. After an error or
+        a KeyboardInterrupt, the next forward corrects the caches.
         """
         began = time.perf_counter()
-        work = self._work(requests, cancelled)
-        self._executor.run(work.split, work.decode)
+        work = _Work(requests, self._feeds(requests))
+        self.workers.decode(work.feeds, work.logits)
         found = work.found()
         self.seconds += time.perf_counter() - began
         return found
 
-    def start(self, requests: Sequence[Request], cancelled: Callable[[], bool] | None = None) -> "Pending":
-        """As forward, but what is decoded meanwhile is the caller's to choose: rows of members that are not asked here.
+    def start(self, requests: Sequence[Request]) -> "Pending":
+        """As forward, but in other threads. Meanwhile the caller may call `forward` for members that it does not use.
 
-        Slots may change as well: what is to be decoded was taken from them. The result is to be asked for, and before
-        any other call that has one of these members; `seconds` counts what the caller waited.
+        Slots may change in the meantime. Take the result before any other call that uses one of these members.
+        `seconds` counts only the time that the caller waits.
         """
         began = time.perf_counter()
-        work = self._work(requests, cancelled)
-        future = self._executor.start(work.split, work.decode)
+        work = _Work(requests, self._feeds(requests))
+        future = self.workers.start(work.feeds, work.logits)
         self.seconds += time.perf_counter() - began
         return Pending(self, work, future)
 
-    def _work(self, requests: Sequence[Request], cancelled: Callable[[], bool] | None) -> "_Work":
+    def _feeds(self, requests: Sequence[Request]) -> Feeds:
         members = sorted({member for request in requests for member in request.members})
-        self._executor.wait(members)  # an interrupted call may have left them decoding
-        feeds = {member: self._feeds(member, requests) for member in members}
-        rows = {member: sum(len(feed.tokens) for feed in own) for member, own in feeds.items()}
-        return _Work(self, requests, feeds, self._split(rows), cancelled)
+        self.workers.wait(members)
+        return {member: self._feed(member, requests) for member in members}
 
-    def _feeds(self, member: int, requests: Sequence[Request]) -> list[Feed]:
-        """What the member's cache lacks for each request, after a rewind to what it may keep."""
-        context, feeds = self._context(member), []
+    def _feed(self, member: int, requests: Sequence[Request]) -> list[Feed]:
+        """Rewind the member's cache for each request, and return the tokens that it has to be fed."""
+        context, feeds = self.workers.context(member), []
         for request in requests:
             if member not in request.members:
                 continue
-            slot, rows, piece = request.slot, request.lacking(member), request.rows == 0
+            slot, rows, chunk = request.slot, request.unknown(member), request.rows == 0
             length = slot.length(member)
             if length > self.n_ctx:
                 raise DecodeError(
-                    f"{self.specs[member].name}: {length} tokens do not fit in a context of {self.n_ctx}."
+                    f"{self.workers.specs[member].name}: {length} tokens do not fit in a context of {self.n_ctx}."
                 )
-            kept = context.rewind(slot.index, min(slot.valid[member], length - (1 if piece else rows)))
-            missing = slot.missing(member, kept)
-            if piece:
+            kept = context.rewind(slot.index, min(slot.valid[member], length - (1 if chunk else rows)))
+            missing = slot.tokens_after(member, kept)
+            if chunk:
                 missing = missing[: min(request.most, len(missing) - 1)]
             slot.fed[member] = slot.fed.get(member, [])
             slot.fed[member][kept:] = missing
@@ -179,43 +179,26 @@ class Engine(Workers):
 
 
 class _Work:
-    """The decodes of one step: what each member is fed, and what comes of it."""
+    """The decodes of one forward: what each member is fed, and the logits that it computes."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        requests: Sequence[Request],
-        feeds: Mapping[int, list[Feed]],
-        split: Split,
-        cancelled: Callable[[], bool] | None,
-    ) -> None:
-        self.split = split
-        self._engine = engine
+    def __init__(self, requests: Sequence[Request], feeds: Feeds) -> None:
+        self.feeds = feeds
+        self.logits: dict[int, Logits] = {}
         self._requests = requests
-        self._feeds = feeds
-        self._cancelled = cancelled
-        self._logits: dict[int, Logits] = {}  # by member; each thread writes its own keys
         self._fed = [{member: len(r.slot.fed[member]) for member in r.members} for r in requests]
 
-    def decode(self, member: int) -> None:
-        """In any thread."""
-        try:
-            self._logits[member] = self._engine._contexts[member].feed(self._feeds[member], self._cancelled)
-        except DecodeError as error:
-            raise DecodeError(f"{self._engine.specs[member].name}: {error.message}", error.hint) from error
-
     def found(self) -> dict[int, tuple[Logits, Rows]]:
-        """What forward returns, once all members have decoded."""
+        """The result of forward. It is called after all decodes, so it counts the fed tokens as valid."""
         for request, fed in zip(self._requests, self._fed, strict=True):
             request.slot.valid.update(fed)
         starts = [0, *accumulate(request.rows for request in self._requests)]
         return {
-            m: (with_known(m, self._requests, z), rows_of(m, self._requests, starts)) for m, z in self._logits.items()
+            m: (with_known(m, self._requests, z), rows_of(m, self._requests, starts)) for m, z in self.logits.items()
         }
 
 
 class Pending:
-    """Decodes that go on in other threads."""
+    """A forward that runs in other threads."""
 
     def __init__(self, engine: Engine, work: _Work, future: Future[None]) -> None:
         self._engine = engine
@@ -224,11 +207,11 @@ class Pending:
 
     @property
     def done(self) -> bool:
-        """Whether the result need not be waited for."""
+        """Whether the result is ready. Does not wait."""
         return self._future.done()
 
     def result(self) -> dict[int, tuple[Logits, Rows]]:
-        """What forward would have returned, or raised."""
+        """Wait for the result. Returns or raises what forward would."""
         began = time.perf_counter()
         try:
             self._future.result()
@@ -238,4 +221,5 @@ class Pending:
 
 
 def _held(slot: Slot, prompts: Mapping[int, list[int]]) -> int:
+    """How many tokens of these prompts the slot's caches hold, over all members."""
     return sum(common_prefix(slot.fed.get(member, []), prompt) for member, prompt in prompts.items())

@@ -1,4 +1,4 @@
-"""Threads in which members decode: at the same time, or after one another, as a split says."""
+"""The threads in which members decode: at the same time or one after the other, as a `Split` says."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -10,31 +10,31 @@ __all__ = ["Executor"]
 
 
 class Executor:
-    """Runs one decode for each member of a split. Two splits may run at once if they have no member in common."""
+    """Runs one decode for each member of a split. Two splits can run at the same time if they share no member."""
 
     def __init__(self, n_members: int) -> None:
         self._pool = ThreadPoolExecutor(n_members + 1, thread_name_prefix="eftlocal-member")
-        self._busy: dict[int, Future[None]] = {}  # by member: what last ran it in another thread, perhaps done
+        self._busy: dict[int, Future[None]] = {}  # member -> its last task in another thread; it may be done
 
     def run(self, split: Split, decode: Callable[[int], None]) -> None:
-        """Call `decode` for every member; raises the first error once all that was begun is done.
+        """Call `decode` for each member. An error is raised after all members that began have finished.
 
-        A second Ctrl-C may leave members decoding: what next wants one of them waits for it.
+        After a second Ctrl-C, members may still be decoding. The next call that needs one of them waits for it.
         """
         self.wait(split.threads)
         self._rounds(split, decode)
 
     def start(self, split: Split, decode: Callable[[int], None]) -> Future[None]:
-        """As run, but all in other threads."""
+        """As `run`, but all members decode in other threads. Returns a future, which raises the error."""
         self.wait(split.threads)
         return self._submit(tuple(split.threads), partial(self._rounds, split, decode))
 
     def wait(self, members: Iterable[int]) -> None:
-        """Until none of these decodes any more, whatever comes of it."""
+        """Wait until none of these members decodes. Errors of those decodes are ignored."""
         _wait(future for member in members if (future := self._busy.get(member)) is not None)
 
     def close(self) -> None:
-        """Wait for all members, and end the threads."""
+        """Wait for all members, then end the threads."""
         self._pool.shutdown()
 
     def _rounds(self, split: Split, decode: Callable[[int], None]) -> None:
@@ -65,5 +65,5 @@ def _in_turn(chain: Chain, decode: Callable[[int], None]) -> None:
 
 
 def _wait(futures: Iterable[Future[None]]) -> None:
-    if left := [future for future in futures if not future.done()]:  # asking all of them takes 7 us, done or not
+    if left := [future for future in futures if not future.done()]:  # `wait` takes 7 us, even if all are done
         wait(left)

@@ -1,40 +1,59 @@
-"""Members at work: their weights and caches, made when they are first needed, and the threads they decode with."""
+"""The members' workers: their weights, their KV caches, and the threads in which they decode."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from eftlocal.arithmetic.combine import Logits
 from eftlocal.engine.executor import Executor
 from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime.gguf import Header
-from eftlocal.runtime.llama.context import Context
+from eftlocal.runtime.llama.context import Context, Feed
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.placement import Offload, Plan
 from eftlocal.runtime.plan.threads import MOST_ROWS, SINGLE_THREADED, Cost, Split, in_turn, split_threads
 from eftlocal.runtime.speeds import Speed, Speeds, measure
 
-__all__ = ["MemberSpec", "Workers"]
+__all__ = ["Feeds", "MemberSpec", "Workers"]
 
-MEASURED = 32  # tokens of a sequence in the caches that speeds are measured with
+MEASURED = 32  # tokens of a sequence in the KV cache for measuring speeds
+
+Feeds = Mapping[int, Sequence[Feed]]  # member -> the tokens that continue its sequences
 
 
 @dataclass(frozen=True, slots=True)
 class MemberSpec:
-    """A model taking part: its file, with an adapter or without."""
+    """The model of one member.
+
+    name        as errors show it: "MODEL (ROLE)"
+    header      of its GGUF file
+    lora        its LoRA adapter as (file, scale); None if it has no adapter
+    gpu_layers  the wish in the catalogue; the plan says where the layers really run
+    model       its name in the catalogue
+    """
 
     name: str
     header: Header
     lora: tuple[Path, float] | None = None
-    gpu_layers: int | None = None  # as the catalogue has it; a plan says where it runs
-    model: str = ""  # its name in the catalogue
+    gpu_layers: int | None = None
+    model: str = ""
 
 
 class Workers:
-    """The members of an emulator; weights of one file are loaded once.
+    """Loads members when they are first needed, and lets them decode at the same time.
 
-    `n_ctx`: tokens of one of `n_seq` sequences. `plan`: where each member runs; None leaves it to llama.cpp. `notes`:
-    what went otherwise than planned, by file. `speeds`: what is remembered of models, by which threads are shared; None
-    goes by their weights. `in_turn`: members decode one after the other, each with all threads: what `bench` compares.
+    The weights of a file are loaded only once. Members are named by their index in `specs`. Not thread-safe: one thread
+    owns the workers.
+
+    n_ctx      the most tokens of one sequence
+    n_seq      how many sequences each KV cache has room for
+    n_threads  CPU threads that all members share
+    plan       where each member runs; None leaves it to llama.cpp
+    speeds     measured speeds of models, by which threads are shared; None shares them by model size
+    notes      file -> what did not go as planned when it was loaded
+    in_turn    let members decode one after the other, each with all threads; `bench` compares this
     """
 
     def __init__(
@@ -42,8 +61,8 @@ class Workers:
         specs: Sequence[MemberSpec],
         *,
         n_ctx: int,
-        n_seq: int,
         n_threads: int,
+        n_seq: int = 1,
         kv_type: str = "f16",
         plan: Plan | None = None,
         speeds: Speeds | None = None,
@@ -59,15 +78,15 @@ class Workers:
         self._executor = Executor(len(self.specs))
         self._models: dict[Path, Model] = {}
         self._contexts: dict[int, Context] = {}
-        self._ends: dict[int, bool] = {}  # of the tokens that were asked for: a token passes here at every step
-        self._memory = speeds
-        self._speeds: dict[int, Speed] = {}  # by member
-        self._splits: dict[tuple[object, ...], Split] = {}  # by members, how much each decodes, and whether in turn
+        self._ends: dict[int, bool] = {}  # token -> is_eog; it is asked at every token
+        self._remembered = speeds
+        self._speeds: dict[int, Speed] = {}
+        self._splits: dict[tuple[object, ...], Split] = {}  # key: (member, rows) pairs and in_turn
 
     # --- weights ----------------------------------------------------------------------------------------------------
 
     def model(self, member: int) -> Model:
-        """The member's weights and tokenizer, loaded now if they were not. Raises ModelLoadError."""
+        """The member's model: weights and tokenizer. It is loaded at the first call. Raises ModelLoadError."""
         header = self.specs[member].header
         while header.path not in self._models:
             try:
@@ -79,11 +98,11 @@ class Workers:
 
     @property
     def loaded(self) -> tuple[Model, ...]:
-        """The models in memory, each file once."""
+        """The models in memory, one for each file."""
         return tuple(self._models.values())
 
     def is_eog(self, token: int) -> bool:
-        """Whether any loaded member's vocabulary ends a generation at `token`."""
+        """Whether `token` is an end-of-generation token of any loaded model (llama_vocab_is_eog)."""
         if (known := self._ends.get(token)) is None:
             known = self._ends[token] = any(model.is_eog(token) for model in self._models.values())
         return known
@@ -92,7 +111,7 @@ class Workers:
         return None if self.plan is None else self.plan.members[member].offload
 
     def _fall_back(self, member: int, error: ModelLoadError) -> None:
-        """Plan half the layers on devices for the member's file; `error`, why not all of them, where there are none."""
+        """Plan half as many layers of the member's file on devices. Raises `error` if there are none on devices."""
         offload, spec = self._offload(member), self.specs[member]
         if self.plan is None or offload is None or not offload.layers:
             raise error
@@ -100,51 +119,52 @@ class Workers:
         self.plan = self.plan.moved(path, fewer)
         self._splits.clear()
         self._speeds.clear()
-        rest = f"{fewer.layers} are there, and the rest is on the CPU" if fewer.layers else "it runs on the CPU"
+        rest = f"{fewer.layers} of its layers run there, the rest on the CPU" if fewer.layers else "it runs on the CPU"
         reason = error.message.rpartition(": ")[2]
         self.notes[path] = f"{spec.model or spec.name} did not load as planned on a device ({reason}): {rest}"
 
     def _unload(self, path: Path) -> None:
-        """Free a file's weights, after the caches that use them; a cache made again is filled again."""
+        """Free a file's weights and the KV caches that use them."""
         self._executor.wait(self._contexts)
         for member in [m for m in self._contexts if self.specs[m].header.path == path]:
             self._contexts.pop(member).close()
         if (model := self._models.pop(path, None)) is not None:
             model.close()
 
-    # --- caches -----------------------------------------------------------------------------------------------------
+    # --- KV caches --------------------------------------------------------------------------------------------------
 
     @property
     def n_fed(self) -> dict[int, int]:
-        """Tokens that each running member has decoded so far: what prefix reuse saved does not count."""
+        """Member -> tokens that it has decoded so far. Tokens that a cache held already do not count."""
         return {member: context.n_fed for member, context in self._contexts.items()}
 
     @property
     def n_batch(self) -> int:
-        """Tokens that one decode of each member takes."""
+        """The most tokens that all running members can decode in one call; 0 if no member has a KV cache yet."""
         return min((context.n_batch for context in self._contexts.values()), default=0)
 
-    def prepare(self, members: Iterable[int]) -> None:
-        """Make the caches of all these members. Raises ModelLoadError."""
-        wanted = list(members)
-        while missing := [m for m in wanted if m not in self._contexts]:  # one that falls back takes its file's with it
-            for member in missing:
-                self._context(member)
-        self.measure(wanted)
-
-    def reserve(self, n_seq: int, n_ctx: int) -> None:
-        """Make room for `n_seq` sequences of `n_ctx` tokens, in caches that are made anew."""
-        self._executor.wait(self._contexts)
-        self._close_contexts()
-        self.n_ctx, self.n_seq = n_ctx, n_seq
-
-    def _context(self, member: int) -> Context:
+    def context(self, member: int) -> Context:
+        """The member's KV cache. It is made at the first call. Raises ModelLoadError."""
         if member not in self._contexts:
             self._contexts[member] = self._make(member, n_ctx=self.n_ctx, n_seq=self.n_seq)
         return self._contexts[member]
 
+    def prepare(self, members: Iterable[int]) -> None:
+        """Make the KV caches of these members, and measure their speeds if needed. Raises ModelLoadError."""
+        wanted = list(members)
+        while missing := [m for m in wanted if m not in self._contexts]:  # a fall-back frees all caches of its file
+            for member in missing:
+                self.context(member)
+        self.measure(wanted)
+
+    def resize(self, *, n_ctx: int, n_seq: int) -> None:
+        """Free the KV caches. They are made again, empty, for `n_seq` sequences of `n_ctx` tokens."""
+        self._executor.wait(self._contexts)
+        self._close_contexts()
+        self.n_ctx, self.n_seq = n_ctx, n_seq
+
     def _make(self, member: int, *, n_ctx: int, n_seq: int) -> Context:
-        """A cache of the member, which falls back to fewer layers on devices until there is one."""
+        """Make a KV cache of the member. If a device is too small for it, put fewer layers there until it fits."""
         while True:
             try:
                 return Context(
@@ -160,7 +180,7 @@ class Workers:
                 self._unload(self.specs[member].header.path)
 
     def close(self) -> None:
-        """Free every cache, then the weights."""
+        """Free all KV caches, then the weights."""
         self._executor.close()
         self._close_contexts()
         for model in self._models.values():
@@ -172,42 +192,71 @@ class Workers:
             context.close()
         self._contexts.clear()
 
+    # --- decoding ---------------------------------------------------------------------------------------------------
+
+    def wait(self, members: Iterable[int]) -> None:
+        """Wait until none of these members decodes. An interrupted call may have left them decoding."""
+        self._executor.wait(members)
+
+    def decode(self, feeds: Feeds, into: dict[int, Logits]) -> None:
+        """Decode the feeds of each member, and put its logits, (rows, n_vocab), under its index in `into`.
+
+        Raises DecodeError with the member's name, after all members have stopped.
+        """
+        self._executor.run(self._split(feeds), partial(self._decode, feeds, into))
+
+    def start(self, feeds: Feeds, into: dict[int, Logits]) -> Future[None]:
+        """As decode, but all members decode in other threads. Returns a future, which raises the error."""
+        return self._executor.start(self._split(feeds), partial(self._decode, feeds, into))
+
+    def _decode(self, feeds: Feeds, into: dict[int, Logits], member: int) -> None:
+        """Decode one member. Runs in a worker's thread; no other thread uses this member or its key of `into`."""
+        try:
+            into[member] = self._contexts[member].feed(feeds[member])
+        except DecodeError as error:
+            raise DecodeError(f"{self.specs[member].name}: {error.message}", error.hint) from error
+
     # --- threads ----------------------------------------------------------------------------------------------------
 
-    def measure(self, members: Iterable[int], *, anew: bool = False) -> None:
-        """Know how fast these members decode, where they have threads to share; `anew`: whatever is remembered.
+    def measure(self, members: Iterable[int], *, again: bool = False) -> None:
+        """Measure how fast these members decode, if they share threads. `again` also measures known speeds again.
 
-        Takes about a second of each large model that no memory has. What cannot be measured is done without.
+        A large model that was never measured takes about a second. If a member cannot be measured, threads are shared
+        by model size instead.
         """
         here = [member for member in members if self._read(member) > 0]
         heavy = any(self._read(member) >= SINGLE_THREADED for member in here)
-        if self._memory is None or self.n_threads < 2 or len(here) < 2 or not heavy:
+        if self._remembered is None or self.n_threads < 2 or len(here) < 2 or not heavy:
             return
-        if wanted := [member for member in here if anew or member not in self._speeds]:
+        if wanted := [member for member in here if again or member not in self._speeds]:
             self._splits.clear()
         try:
             for member in wanted:
-                self._speeds[member] = self._speed(member, self._memory, anew=anew)
-        except (ModelLoadError, DecodeError):  # no room for its caches: what is in use may have room all the same
-            self._memory = None
+                self._speeds[member] = self._speed(member, self._remembered, again=again)
+        except (ModelLoadError, DecodeError):  # no memory for a cache to measure with; decoding may still work
+            self._remembered = None
             self._speeds.clear()
 
-    def _speed(self, member: int, memory: Speeds, *, anew: bool) -> Speed:
-        """A member's speed: as remembered, or measured now in a small cache of its own."""
+    def _speed(self, member: int, remembered: Speeds, *, again: bool) -> Speed:
+        """A member's speed: remembered, or measured now in a small extra KV cache."""
         name = self._identity(member)
-        if not anew and (known := memory.get(name)) is not None:
+        if not again and (known := remembered.get(name)) is not None:
             return known
         context = self._make(member, n_ctx=MEASURED, n_seq=MOST_ROWS)
         try:
             speed = measure(context, self.n_threads if self._read(member) >= SINGLE_THREADED else 1)
         finally:
             context.close()
-        memory.put(name, speed)
+        remembered.put(name, speed)
         return speed
 
-    def _split(self, rows: Mapping[int, int]) -> Split:
-        """Who of these members decodes when, each of which is told its threads. `rows`: what each decodes."""
-        about = {member: max(1, min(1 << n.bit_length() >> 1, MOST_ROWS)) for member, n in rows.items()}
+    def _split(self, feeds: Feeds) -> Split:
+        """Decide which members decode when and with how many threads, and set the threads of each context."""
+        about = {
+            member: max(1, min(1 << n.bit_length() >> 1, MOST_ROWS))
+            for member, own in feeds.items()
+            for n in (sum(len(feed.tokens) for feed in own),)
+        }
         key = (*about.items(), self.in_turn)
         if key not in self._splits:
             costs = {member: self._cost(member, n) for member, n in about.items()}
@@ -222,20 +271,21 @@ class Workers:
         return Cost.estimated(self._read(member), rows) if speed is None else speed.cost(rows, self.n_threads)
 
     def apart(self, member: int, others: Iterable[int]) -> bool:
-        """Whether a member decodes where none of the others does: on a device of its own, or alone on the CPU."""
+        """Whether none of the others runs where this member runs, on the same device or on the CPU."""
         return self._places(member).isdisjoint(place for other in others for place in self._places(other))
 
     def _places(self, member: int) -> set[str]:
+        """The devices on which a member runs, "CPU" included."""
         offload = self._offload(member)
         devices = set(offload.devices) if offload is not None and offload.layers else set()
         return devices | ({"CPU"} if self._read(member) > 0 else set())
 
     def _read(self, member: int) -> int:
-        """Bytes of weights that the CPU reads for a token of a member."""
+        """Bytes of weights that the CPU reads when the member decodes a token."""
         return self.plan.members[member].read if self.plan else self.specs[member].header.tensor_bytes
 
     def _identity(self, member: int) -> str:
-        """What a member's speed depends on, the machine apart."""
+        """The name under which a member's speed is remembered: all that it depends on, apart from the machine."""
         spec, offload = self.specs[member], self._offload(member)
         parts = [spec.header.path.name, f"{spec.header.path.stat().st_size} bytes", self.kv_type]
         parts += [f"with {spec.lora[0].name}"] if spec.lora is not None else []

@@ -97,13 +97,17 @@ class FakeEmulator:
                 raise SettingError(f"There is no reward named {name!r}.", f"Rewards: {', '.join(self.betas)}.")
         return object()
 
+    def count(self, prompt: str | Sequence[Message], **dials: Any) -> dict[str, int]:
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+        return {"base": sum(len(m.content.split()) + 1 for m in messages)}
+
     def stream(
         self, prompt: str | Sequence[Message], *, cancelled: Callable[[], bool] | None = None, **dials: Any
     ) -> FakeStream:
         messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
         settings = self.settings.turned(**dials)
         self.prompts.append((messages, settings))
-        length = sum(len(m.content.split()) + 1 for m in messages)
+        length = self.count(messages)["base"]
         if length >= self.context:
             raise ContextError(f"The prompt is {length} tokens long, and the context holds {self.context}.")
         words = WORDS.findall(self._answer(messages, settings))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,17 +20,18 @@ from eftlocal.apps.bench.synthetic import parse_size, widen
 from eftlocal.cli import app
 from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.emulator import Emulator, Prompt
-from eftlocal.engine.engine import Engine, Request
-from eftlocal.engine.workers import MemberSpec
+from eftlocal.engine.engine import Engine
+from eftlocal.engine.slots import Request
+from eftlocal.engine.workers import MemberSpec, Workers
 from eftlocal.errors import SettingError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.machine import usable_cores
-from tests.builders import load, write_catalog
+from tests.builders import load_members, write_catalog
 from tests.families import Family
 
 
 def logits(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    made = Engine([MemberSpec("m", gguf.check(path))], n_ctx=64, n_threads=2, kv_type="f32")
+    made = Engine(Workers([MemberSpec("m", gguf.check(path))], n_ctx=64, n_threads=2, kv_type="f32"))
     try:
         slot = made.begin({0: [5, 77, 300, 9, 8, 7, 100, 200]})
         return made.forward([Request(slot, 5, (0,))])[0][0].copy()
@@ -129,29 +131,31 @@ def test_a_prefill_is_never_answered_from_the_cache(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rewards = [{"tuned": "tuned", "reference": "base"}]  # one member in two roles
-    with load(tmp_path, paths(family, "base", "tuned"), rewards=rewards) as emulator:
-        shares = []
-        generate = emulator.generate
+    loaded = load_members(tmp_path, paths(family, "base", "tuned"), rewards=rewards)
+    with closing(loaded.engine):
+        shares, workers = [], loaded.engine.workers
+        generate = Emulator.generate
 
-        def counting(prompt: Prompt, **dials: Any) -> Reply:
-            before = sum(emulator.engine.n_fed.values())
-            reply = generate(prompt, **dials)
-            shares.append((sum(emulator.engine.n_fed.values()) - before) / max(reply.prompt_tokens.values()))
+        def counting(emulator: Emulator, prompt: Prompt, **dials: Any) -> Reply:
+            before = sum(workers.n_fed.values())
+            reply = generate(emulator, prompt, **dials)
+            shares.append((sum(workers.n_fed.values()) - before) / max(reply.prompt_tokens.values()))
             return reply
 
-        monkeypatch.setattr(emulator, "generate", counting)
-        measure(emulator, ["Why?"], tokens=4, repetitions=2)
+        monkeypatch.setattr(Emulator, "generate", counting)
+        measure(loaded, ["Why?"], tokens=4, repetitions=2)
     assert len(shares) == 3 * 3 and min(shares) > 0.9
 
 
 @pytest.mark.parametrize("base", ["base", "recurrent"])
 def test_a_sweep_reads_every_token_once_and_ends_with_the_context(family: Family, tmp_path: Path, base: str) -> None:
-    with load(tmp_path, paths(family, *TRIO) | {"base": getattr(family, base)}) as emulator:
-        reading = Reading(emulator, 128, 2)
+    loaded = load_members(tmp_path, paths(family, *TRIO) | {"base": getattr(family, base)})
+    with closing(loaded.engine):
+        reading = Reading(loaded, 128, 2)
         for _ in range(3):
             reading.ms(reading.base)
             reading.ms(reading.active)
-        assert set(emulator.engine.n_fed.values()) == {127}  # and one is left for a BOS
+        assert set(loaded.engine.workers.n_fed.values()) == {127}  # and one is left for a BOS
 
 
 # --- what cannot be had -----------------------------------------------------------------------------------------------
@@ -190,7 +194,7 @@ def test_without_matplotlib_the_command_that_installs_it_is_told(
 def test_contexts_that_do_not_fit_side_by_side_are_refused() -> None:
     small = cast(Emulator, SimpleNamespace(sequences_that_fit=lambda most: min(most, 2)))
     check_contexts(small, (256, 1024), 5)
-    with pytest.raises(SettingError, match="3 caches of 4096 tokens do not fit"):
+    with pytest.raises(SettingError, match="3 KV caches of 4096 tokens do not fit"):
         check_contexts(small, (256, 1024, 4096), 5)
 
 
@@ -231,9 +235,9 @@ def test_the_table_ends_with_the_lines_that_matter(capsys: pytest.CaptureFixture
         ["draft_4", "15.0", "1.50", "1.88", "0.900", "2.50", "0.83"]
     ]
     assert ["256", "10.00", "12.50", "3.5"] in [line.split() for line in lines]
-    assert lines[-2] == "Emulation decodes 8.0 tokens/s: 0.80 of the base alone's 10.0."
-    assert lines[-1].startswith("Drafts (auto) decode 16.0 tokens/s: 2.00 of plain emulation's, 1.60 of the base")
-    assert lines[-1].endswith("0.80 of what the decodes alone would allow.")
+    assert lines[-2] == "Emulation decodes 8.0 tokens/s: 0.80 times the base by itself (10.0)."
+    assert lines[-1].startswith("With drafts (auto) it decodes 16.0 tokens/s: 2.00 times emulation without drafts, ")
+    assert lines[-1].endswith("1.60 times the base by itself, 0.80 times the limit that the decodes set.")
 
 
 def test_the_picture_has_every_way_its_limit_and_every_sweep() -> None:

@@ -426,6 +426,6 @@ def test_views_have_one_grammar() -> None:
 def test_what_ships_is_found_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "packaged", packaged)
     assert packaged("models.toml").name == "models.toml"
-    load()
+    assert load().emulator("demo").models[0] in load().models
     with pytest.raises(CatalogError, match="ships with eftlocal is missing"):
         packaged("demo/none.gguf")

@@ -292,7 +292,7 @@ WRONG = {
     "adapter": (
         {"tuned": f'repo = "{REPO}"\nfile = "tuned.gguf"\nlora = {{ repo = "{REPO}", file = "base.gguf" }}'},
         "",
-        "[models.tuned.lora] tiny/Family-GGUF/base.gguf: is no LoRA adapter",
+        "[models.tuned.lora] tiny/Family-GGUF/base.gguf: is not a LoRA adapter",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of generated tokens: what `score` says of the same tokens, whatever drew them."""
+"""Log-probabilities of generated tokens equal those that `score` gives for the same tokens, for any way to draw."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,12 +73,12 @@ def test_a_role_that_does_not_run_has_none(emulator: Emulator) -> None:
         Job(Raw("Hello"), {"alone": "two.tuned"}, tag="alone"),
     ]
     found = {answer.tag: answer.reply for answer in emulator.answers(jobs, parallel=3)}
-    one, base, alone = (found[tag].logprobs[0] for tag in ("one", "base", "alone"))  # type: ignore[union-attr]
+    one, base, tuned_only = (found[tag].logprobs[0] for tag in ("one", "base", "alone"))  # type: ignore[union-attr]
     assert one.base is not None and one.rewards["one"]["tuned"] is not None
     assert one.rewards["two"] == {"tuned": None, "reference": None}
     assert base.base == pytest.approx(base.logprob)
     assert base.rewards["one"] == {"tuned": None, "reference": None}
-    assert alone.base is None and alone.rewards["two"]["tuned"] == pytest.approx(alone.logprob)
+    assert tuned_only.base is None and tuned_only.rewards["two"]["tuned"] == pytest.approx(tuned_only.logprob)
 
 
 def test_the_setting_says_how_many_alternatives_there_are(emulator: Emulator) -> None:

@@ -1,4 +1,4 @@
-"""Streamed text equals the text decoded and cut in one piece, however it was split into tokens."""
+"""Streamed text equals the text that is decoded and cut as a whole, for every split into tokens."""
 
 from itertools import pairwise
 
@@ -9,26 +9,26 @@ from hypothesis import strategies as st
 from eftlocal.decoding.stream import TextStream
 from eftlocal.errors import SettingError
 
-LETTERS = "ab\né€🙂"  # one to four bytes; few enough that stop strings are met often
+LETTERS = "ab\né€🙂"  # one to four bytes each; few letters, so stop strings occur often
 TEXTS = st.text(LETTERS, max_size=30)
 STOPS = st.lists(st.text(LETTERS, min_size=1, max_size=4), max_size=3)
 
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
-    """`data` in pieces; equal cuts give empty pieces, as control tokens have."""
+    """Split `data` into the bytes of tokens. Equal cuts give empty tokens, like control tokens."""
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     return [data[start:end] for start, end in pairwise(edges)]
 
 
 def run(pieces: list[bytes], stops: list[str]) -> tuple[TextStream, list[str]]:
-    """The stream after all pieces, and what each push and the finish showed."""
+    """The stream after all tokens, and the text from each push and from the finish."""
     stream = TextStream(pieces.__getitem__, stops)
     deltas = [stream.push(token) for token in range(len(pieces))]
     return stream, [*deltas, stream.finish()]
 
 
 def expected(text: str, stops: list[str]) -> tuple[str, str | None]:
-    """The obvious way, with the whole text at hand: cut where the first stop string begins."""
+    """The obvious way: take the whole text, and cut it where the first stop string begins."""
     begin = min((len(text.split(stop)[0]) for stop in stops), default=len(text))
     return text[:begin], min((stop for stop in stops if text.startswith(stop, begin)), key=len, default=None)
 
@@ -60,7 +60,7 @@ def test_nothing_is_shown_that_could_become_a_stop_and_nothing_else_is_held(
     for token, piece in enumerate(pieces):
         stream.push(token)
         seen += piece
-        decoded = seen.decode("utf-8", errors="ignore")  # whole characters: what is cut off is at the end only
+        decoded = seen.decode("utf-8", errors="ignore")  # complete characters; only the end can be incomplete
         beginnings = {stop[:n] for stop in stops for n in range(1, len(stop))}
         tail = max((b for b in beginnings if decoded.endswith(b)), key=len, default="")
         if stream.stopped is None:
@@ -81,7 +81,7 @@ def test_kept_tokens_are_the_most_whose_bytes_decode_to_a_prefix_of_the_text(
         stream.finish()
     decoded = b"".join(pieces[: stream.kept]).decode("utf-8", errors="replace")
     assert stream.text.startswith(decoded)
-    # One more token would reach past the text, or end inside of a character.
+    # One more token would go beyond the text, or end inside a character.
     for more in range(stream.kept + 1, len(pieces) + 1):
         data = b"".join(pieces[:more])
         whole = data.decode("utf-8", errors="replace")

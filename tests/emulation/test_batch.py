@@ -1,7 +1,9 @@
-"""Streams of jobs: what an answer is does not depend on what else runs, and what is shared is computed once."""
+"""Batches of jobs: an answer does not depend on other jobs, and the shared beginning of prompts is computed once."""
 
 import itertools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,18 @@ import pytest
 from eftlocal import Emulator, Message, Raw
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials
+from eftlocal.emulation.batch import Batch
 from eftlocal.emulation.emulator import Answer, Job, Prompt, Score
+from eftlocal.emulation.loading import Loaded
+from eftlocal.engine.engine import Engine
+from eftlocal.engine.slots import Slot
 from eftlocal.errors import ContextError, DecodeError, EftError, SettingError, ViewError
 from eftlocal.runtime.llama import context as llama_context
-from tests.builders import load
+from tests.builders import load, load_members
 from tests.families import Family
 
 CHAT = {"base": "transcript", "tuned": "chat", "reference": "transcript"}
+REFUSING = "{{ raise_exception('no') if messages[0].content == 'refused' else messages[0].content }}"
 TEXTS = ["Hello", "the world is", "a", "what is the", "in the end it was", "Hello, world", "é", "user", "on", "to the"]
 
 
@@ -26,9 +33,20 @@ def models(family: Family) -> dict[str, Path]:
 
 
 @pytest.fixture
-def emulator(family: Family, tmp_path: Path) -> Iterator[Emulator]:
-    with load(tmp_path, models(family), views=CHAT) as made:
+def loaded(family: Family, tmp_path: Path) -> Iterator[Loaded]:
+    made = load_members(tmp_path, models(family), views=CHAT)
+    with closing(made.engine):
         yield made
+
+
+@pytest.fixture
+def emulator(loaded: Loaded) -> Emulator:
+    return Emulator(loaded)
+
+
+def taken(loaded: Loaded) -> list[int]:
+    """The indices of the slots that hold a sequence now."""
+    return [slot.index for slot in loaded.engine.slots if not slot.free]
 
 
 def replies(answers: Iterator[Answer]) -> dict[Any, Reply]:
@@ -40,7 +58,7 @@ def replies(answers: Iterator[Answer]) -> dict[Any, Reply]:
 
 
 def jobs(**dials: Any) -> list[Job]:
-    """Prompts with settings of their own; some much longer than a batch."""
+    """Jobs with different settings. Some prompts are much longer than a batch of llama.cpp."""
     made = []
     for i, text in enumerate(TEXTS * 2):
         own: Any = {"max_tokens": 3 + 5 * (i % 4), "beta": (1.0, 0.0, 0.5)[i % 3], **dials}
@@ -49,11 +67,11 @@ def jobs(**dials: Any) -> list[Job]:
 
 
 def test_greedy_answers_are_the_same_however_many_run_at_once(emulator: Emulator) -> None:
-    alone = {job.tag: emulator.generate(job.prompt, **job.dials) for job in jobs()}
+    separately = {job.tag: emulator.generate(job.prompt, **job.dials) for job in jobs()}
     for parallel in (1, 3, 16):
         together = replies(emulator.answers(jobs(), parallel=parallel))
-        assert {tag: reply.tokens for tag, reply in together.items()} == {t: r.tokens for t, r in alone.items()}
-        assert all(together[t].finish_reason == r.finish_reason for t, r in alone.items())
+        assert {tag: reply.tokens for tag, reply in together.items()} == {t: r.tokens for t, r in separately.items()}
+        assert all(together[t].finish_reason == r.finish_reason for t, r in separately.items())
 
 
 @pytest.mark.parametrize("draft", [0, 3, "auto"])
@@ -63,7 +81,7 @@ def test_seeded_draws_are_the_same_however_many_run_at_once(emulator: Emulator, 
     assert {t: r.tokens for t, r in several[0].items()} == {t: r.tokens for t, r in several[1].items()}
 
 
-def test_a_job_draws_from_its_seed_and_its_stream_alone(emulator: Emulator) -> None:
+def test_a_job_draws_from_its_seed_and_its_rng_key_alone(emulator: Emulator) -> None:
     dials: Any = {"temperature": 1.0, "seed": 4}
     keys: list[Any] = [0, 1, (1,), (1, 1), (1, 2), (2, 1)]
     found = replies(emulator.answers(Job("Hello", dials, key, key) for key in keys))
@@ -88,12 +106,11 @@ def test_jobs_without_end_are_pulled_as_places_become_free(emulator: Emulator) -
             yield Job("Hello" * (pulled % 3), {"max_tokens": 1 + pulled % 5}, tag=pulled)
 
     for done, _ in enumerate(itertools.islice(emulator.answers(endless(), parallel=4), 40)):
-        assert pulled <= done + 4 + 4  # those that came in one step, and those that run
+        assert pulled <= done + 4 + 4  # answers of one step, and jobs that run
 
 
 def test_what_is_wrong_with_a_job_is_its_answer_and_the_others_go_on(family: Family, tmp_path: Path) -> None:
-    template = "{{ raise_exception('no') if messages[0].content == 'refused' else messages[0].content }}"
-    with load(tmp_path, models(family), views=CHAT | {"base": {"template": template}}) as made:
+    with load(tmp_path, models(family), views=CHAT | {"base": {"template": REFUSING}}) as made:
         go_on(made)
 
 
@@ -106,7 +123,7 @@ def go_on(emulator: Emulator) -> None:
         Job("Hello", {"tempreature": 1.0}, tag=SettingError),  # type: ignore[typeddict-unknown-key]
         Job("refused", good, tag=ViewError),
         Job("Hello", {"mix": {"other": 1.0}}, tag=SettingError),
-        Job("Hello", {**good, "logit_bias": {9999: 1.0}}, tag=SettingError),  # found when a token is drawn
+        Job("Hello", {**good, "logit_bias": {9999: 1.0}}, tag=SettingError),  # found only when a token is drawn
         Job("Hello", {**good, "draft": 2, "logit_bias": dict.fromkeys(range(316), float("-inf"))}, tag=SettingError),
         Job("Hello", good, tag="good"),
     ]
@@ -127,7 +144,7 @@ def test_a_decode_that_fails_is_the_error_of_what_ran_and_the_rest_goes_on(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = [Job(text, {"max_tokens": 6}, tag=i) for i, text in enumerate(TEXTS)]
-    alone = replies(emulator.answers(work, parallel=1))
+    separately = replies(emulator.answers(work, parallel=1))
     real, calls = llama_context.Context.feed, 0
 
     def feed(self: llama_context.Context, *args: Any) -> Any:
@@ -142,10 +159,10 @@ def test_a_decode_that_fails_is_the_error_of_what_ran_and_the_rest_goes_on(
     failed = [tag for tag, reply in found.items() if isinstance(reply, EftError)]
     assert len(failed) == 4 and len(found) == len(work)
     for tag, reply in found.items():
-        assert tag in failed or (isinstance(reply, Reply) and reply.tokens == alone[tag].tokens)
+        assert tag in failed or (isinstance(reply, Reply) and reply.tokens == separately[tag].tokens)
 
 
-def test_when_cancelled_what_runs_is_answered_and_no_job_is_pulled_any_more(emulator: Emulator) -> None:
+def test_when_cancelled_what_runs_is_answered_and_no_job_is_pulled_any_more(loaded: Loaded, emulator: Emulator) -> None:
     pulled, asked = 0, 0
 
     def endless() -> Iterator[Job]:
@@ -163,84 +180,201 @@ def test_when_cancelled_what_runs_is_answered_and_no_job_is_pulled_any_more(emul
     reasons = [found[tag].finish_reason for tag in sorted(found)]
     assert set(reasons[:-3]) == {"length"} and set(reasons[-3:]) <= {"cancelled", "length"}
     assert "cancelled" in reasons
-    assert all(slot.free for slot in emulator.engine.slots)
-    refused = emulator.answers((Job("x", {"max_tokens": 0}) for _ in itertools.count()), cancelled=enough)
-    assert len(list(refused)) == 1
+    assert taken(loaded) == []
+    wrong = Job("x", {"max_tokens": 0})
+    assert list(emulator.answers(itertools.repeat(wrong), cancelled=enough)) == []  # no job is taken
+    asked = 0
+    assert len(list(emulator.answers(itertools.repeat(wrong), cancelled=enough))) == 40  # it is asked after each
 
 
-def test_what_runs_goes_on_while_the_next_job_is_waited_for(emulator: Emulator) -> None:
-    work = jobs()[:6]
-    whole = replies(emulator.answers(work, parallel=4))
-    came: list[int] = []
-
-    def slowly() -> Iterator[Job | None]:
-        for job in work:
-            while len(came) < job.tag:  # not before all earlier ones are answered
-                yield None
-            yield job
-
-    for answer in emulator.answers(slowly(), parallel=4):
-        assert isinstance(answer.reply, Reply) and answer.reply.tokens == whole[answer.tag].tokens
-        came.append(answer.tag)
-    assert came == [job.tag for job in work]
-
-
-def test_a_job_that_begins_in_a_fresh_place_may_close_a_gap_at_once(emulator: Emulator) -> None:
-    long, short, late = Job("Hello", {"max_tokens": 40}), Job("a", {"max_tokens": 2}), Job("The", {"max_tokens": 4})
-    came: list[str] = []
-
-    def slowly() -> Iterator[Job | None]:
-        yield long._replace(tag="long")
-        yield short._replace(tag="short")
-        while "short" not in came:  # its place is free then, and the third was never used: `late` begins there
-            yield None
-        yield late._replace(tag="late")
-
-    for answer in emulator.answers(slowly(), parallel=3):
-        assert isinstance(answer.reply, Reply)
-        came.append(answer.tag)
-        if answer.tag == "late":
-            tokens = answer.reply.tokens
-    assert came == ["short", "late", "long"]
-    assert tokens == emulator.generate(late.prompt, **late.dials).tokens
-
-
-def test_waiting_for_the_next_job_ends_when_cancelled(emulator: Emulator) -> None:
-    work = itertools.chain([Job("Hello", {"max_tokens": 2})], itertools.repeat(None))
-    done: list[Answer] = []
-    for answer in emulator.answers(work, cancelled=lambda: bool(done)):
-        done.append(answer)  # noqa: PERF402 - `cancelled` looks at it
-    assert len(done) == 1 and all(slot.free for slot in emulator.engine.slots)
-
-
-def test_a_run_that_is_given_up_gives_its_places_back(emulator: Emulator) -> None:
+def test_a_run_that_is_given_up_gives_its_places_back(loaded: Loaded, emulator: Emulator) -> None:
     whole = emulator.generate("Hello")
     running = emulator.answers([Job("Hello", tag=i) for i in range(9)], parallel=4)
     next(running)
     running.close()  # type: ignore[attr-defined]  # a generator
-    assert all(slot.free for slot in emulator.engine.slots)
+    assert taken(loaded) == []
     assert emulator.generate("Hello").tokens == whole.tokens
+
+
+# --- jobs that are added later ----------------------------------------------------------------------------------------
+
+
+def run_out(batch: Batch) -> list[Answer]:
+    """Step until all jobs are answered. Returns the answers."""
+    found = []
+    while batch:
+        found += batch.step()
+    return found
+
+
+def test_what_runs_goes_on_while_the_next_job_has_not_come(emulator: Emulator) -> None:
+    work = jobs()[:6]
+    whole = replies(emulator.answers(work, parallel=4))
+    batch, came = emulator.batch(4), []
+    for job in work:  # each job is added when all earlier ones are answered
+        assert batch.add(job) is None
+        for answer in run_out(batch):
+            assert isinstance(answer.reply, Reply) and answer.reply.tokens == whole[answer.tag].tokens
+            came.append(answer.tag)
+    batch.close()
+    assert came == [job.tag for job in work]
+
+
+@pytest.mark.parametrize("every", [1, 3, 11])
+def test_jobs_that_come_at_any_step_have_the_answers_that_they_have_alone(emulator: Emulator, every: int) -> None:
+    work = jobs(draft=3)
+    separately = {job.tag: emulator.generate(job.prompt, **job.dials) for job in work}
+    batch, late, found, most = emulator.batch(3), iter(work), list[Answer](), 0
+    for step in itertools.count():
+        if step % every == 0 and batch.room > 0 and (job := next(late, None)) is not None:
+            assert batch.add(job) is None
+        most = max(most, len(batch))
+        found += batch.step()
+        if len(found) == len(work):
+            break
+    batch.close()
+    together = replies(iter(found))
+    assert {tag: reply.tokens for tag, reply in together.items()} == {t: r.tokens for t, r in separately.items()}
+    assert most == 3 or every == 11  # the jobs did run at the same time
+
+
+def test_a_job_that_begins_in_a_fresh_place_closes_a_gap_at_once(
+    loaded: Loaded, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    begin = Engine.begin
+
+    def spy(engine: Engine, prompts: Mapping[int, list[int]]) -> Slot:
+        slot = begin(engine, prompts)
+        begun.append(slot.index)
+        return slot
+
+    monkeypatch.setattr(Engine, "begin", spy)
+    batch = emulator.batch(3)
+    batch.add(Job(Raw("Hello"), {"max_tokens": 40}, tag="long"))
+    batch.add(Job(Raw("a"), {"max_tokens": 2}, tag="short"))
+    came = batch.step()
+    while not came:
+        came += batch.step()
+    assert [answer.tag for answer in came] == ["short"] and taken(loaded) == [0]
+    late = Job(Raw("The"), {"max_tokens": 4}, tag="late")
+    batch.add(late)  # the slot of `short` is free, and the third was never used
+    came += batch.step()
+    assert begun == [0, 1, 2] and taken(loaded) == [0, 1]
+    came += run_out(batch)
+    batch.close()
+    assert [answer.tag for answer in came] == ["short", "late", "long"]
+    found = replies(iter(came))
+    assert found["late"].tokens == emulator.generate(late.prompt, **late.dials).tokens
+    assert found["long"].tokens == emulator.generate(Raw("Hello"), max_tokens=40).tokens
+
+
+def test_more_jobs_than_there_are_places_wait_for_one(loaded: Loaded, emulator: Emulator) -> None:
+    batch = emulator.batch(2)
+    assert (len(batch), batch.room) == (0, 2) and batch.step() == []
+    for i in range(5):
+        assert batch.add(Job("Hello", {"max_tokens": 2}, tag=i)) is None
+    assert (len(batch), batch.room) == (5, -3)
+    found = batch.step()
+    assert len(taken(loaded)) == 2
+    found += run_out(batch)
+    assert [answer.tag for answer in found] == [0, 1, 2, 3, 4] and (len(batch), batch.room) == (0, 2)
+    batch.close()
+
+
+def test_a_batch_that_is_cancelled_answers_all_its_jobs_at_the_next_step_and_takes_new_ones(
+    loaded: Loaded, emulator: Emulator
+) -> None:
+    whole = emulator.generate("Hello")
+    batch = emulator.batch(2)
+    for tag in ("runs", "runs too", "waits"):
+        batch.add(Job("Hello", tag=tag))
+    for _ in range(9):
+        assert batch.step() == []
+    batch.cancel()
+    found = replies(iter(batch.step()))
+    assert {reply.finish_reason for reply in found.values()} == {"cancelled"}
+    assert {tag: len(reply.tokens) for tag, reply in found.items()} == {"runs": 9, "runs too": 9, "waits": 0}
+    assert all(whole.tokens[: len(reply.tokens)] == reply.tokens for reply in found.values())
+    assert (len(batch), batch.room) == (0, 2) and taken(loaded) == []
+    batch.add(Job("Hello", tag="next"))
+    assert replies(iter(run_out(batch)))["next"].tokens == whole.tokens
+    batch.close()
+
+
+def test_a_batch_that_is_closed_gives_its_places_back(loaded: Loaded, emulator: Emulator) -> None:
+    whole = emulator.generate("Hello")
+    batch = emulator.batch(2)
+    for i in range(3):
+        batch.add(Job("Hello", tag=i))
+    batch.step()
+    assert taken(loaded) == [0, 1]
+    batch.close()
+    assert taken(loaded) == [] and len(batch) == 0
+    assert emulator.generate("Hello").tokens == whole.tokens
+
+
+def test_a_job_that_is_wrong_is_refused_when_it_is_added_and_others_are_taken(family: Family, tmp_path: Path) -> None:
+    with load(tmp_path, models(family), views=CHAT | {"base": {"template": REFUSING}}) as made:
+        good, before = Job("Hello", {"max_tokens": 4}, tag="good"), made.generate("Hello", max_tokens=4)
+        batch = made.batch(2)
+        assert batch.add(good) is None
+        assert batch.step() == []
+        fed = dict(made.fed_tokens)
+        wrong: list[tuple[Job, type[EftError], str]] = [
+            (Job("Hello " * 400, tag="long"), ContextError, r"\d+ tokens long for the \w+ model"),
+            (Job("Hello", {"temperature": -1.0}, tag="cold"), SettingError, "temperature is -1.0"),
+            (Job("Hello", {"mix": {"other": 1.0}}, tag="mix"), SettingError, "no reward named 'other'"),
+            (Job("refused", tag="view"), ViewError, "no"),
+        ]
+        for job, kind, words in wrong:
+            refused = batch.add(job)
+            assert refused is not None and refused.tag == job.tag
+            assert isinstance(refused.reply, kind) and re.search(words, str(refused.reply))
+        assert (len(batch), batch.room) == (1, 1) and dict(made.fed_tokens) == fed
+        assert batch.add(good._replace(tag="also good")) is None
+        found = replies(iter(run_out(batch)))
+        batch.close()
+    assert {t: reply.tokens for t, reply in found.items()} == dict.fromkeys(["good", "also good"], before.tokens)
+
+
+@pytest.mark.parametrize("draft", [0, 3])
+def test_a_combined_row_that_is_not_finite_is_its_own_answers_error_alone(
+    loaded: Loaded, emulator: Emulator, draft: int
+) -> None:
+    work = [Job(text, {"max_tokens": 3 + 5 * i, "draft": draft}, tag=i) for i, text in enumerate(TEXTS[:4])]
+    separately = {job.tag: emulator.generate(job.prompt, **job.dials).tokens for job in work}
+    # float32 ends at 3.4e38. Each member's logits and beta are finite, but the sum is not.
+    overflows = Job("user", {"max_tokens": 9, "beta": 1e38, "draft": draft}, tag="overflows")
+    for parallel in (5, 2):
+        found = dict(emulator.answers([*work[:2], overflows, *work[2:]], parallel=parallel))
+        error = found.pop("overflows")
+        assert isinstance(error, DecodeError) and error.message == "The logits of the combination are not finite."
+        assert {tag: reply.tokens for tag, reply in found.items() if isinstance(reply, Reply)} == separately
+        assert taken(loaded) == []
 
 
 # --- what is computed -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [1, 8, 16])
 def test_a_shared_system_text_is_computed_once(family: Family, tmp_path: Path, parallel: int) -> None:
     system = Message("system", "".join(chr(97 + i * i % 26) for i in range(420)))
     prompts = [[system, Message("user", f"{i} and {i * 7 % 10}?")] for i in range(64)]
     with load(tmp_path, models(family), views=CHAT, context=512, max_tokens=2) as made:
         found = replies(made.answers((Job(p, tag=i) for i, p in enumerate(prompts)), parallel=parallel))
-        for member, role in enumerate(made.roles):
-            rendered = [made._prompt(member, prompt) for prompt in prompts]
+        rendered_by_role = [made.render(prompt) for prompt in prompts]
+        for role in made.roles:
+            rendered = [by_role[role] for by_role in rendered_by_role]
             shared = next(i for i in range(1000) if len({tuple(tokens[: i + 1]) for tokens in rendered}) > 1)
-            answered = sum(len(reply.tokens) for reply in found.values())  # but for each one's last, and without ends
+            answered = sum(len(reply.tokens) for reply in found.values())  # an upper limit: the last ones are not fed
             least = shared + sum(len(tokens) - shared for tokens in rendered)
             assert shared > 400
             assert least <= made.fed_tokens[role] <= least + answered
-        made.engine.reserve(17, 512)  # cold caches
-        alone = made.generate_many(prompts[:5], parallel=1)
-    assert [found[i].tokens for i in range(5)] == [reply.tokens for reply in alone]
+    with load(tmp_path, models(family), views=CHAT, context=512, max_tokens=2) as cold:
+        separately = cold.generate_many(prompts[:5], parallel=1)
+    assert [found[i].tokens for i in range(5)] == [reply.tokens for reply in separately]
 
 
 def test_samples_of_one_prompt_compute_it_once(emulator: Emulator) -> None:
@@ -249,7 +383,7 @@ def test_samples_of_one_prompt_compute_it_once(emulator: Emulator) -> None:
     found = replies(emulator.answers(work, parallel=6))
     assert len({reply.tokens for reply in found.values()}) > 1
     for role, n in found[0].prompt_tokens.items():
-        assert emulator.fed_tokens[role] == n + 5  # the last token of the others' own copies, for its logits
+        assert emulator.fed_tokens[role] == n + 5  # the five copies decode only the last token, for its logits
 
 
 @pytest.mark.parametrize("kind", ["recurrent", "sliding"])
@@ -257,33 +391,33 @@ def test_caches_that_cannot_be_rewound_share_nothing_wrongly(family: Family, tmp
     paths = {"base": getattr(family, kind), "tuned": family.tuned, "reference": family.reference}
     prompts = [Raw("the end of the world is " * 3 + text) for text in TEXTS]
     with load(tmp_path, paths, max_tokens=6) as made:
-        alone = made.generate_many(prompts, parallel=1)
+        separately = made.generate_many(prompts, parallel=1)
         together = made.generate_many(prompts, parallel=5)
-    assert [reply.tokens for reply in together] == [reply.tokens for reply in alone]
+    assert [reply.tokens for reply in together] == [reply.tokens for reply in separately]
 
 
-def test_a_long_prompt_is_read_in_pieces_while_others_go_on(
+def test_a_long_prompt_is_read_in_chunks_while_others_go_on(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llama_context, "CPU_BATCH", 16)
     sizes: list[int] = []
-    real = llama_context.Context._decode
+    real = llama_cpp.llama_decode
 
-    def decode(self: llama_context.Context, tokens: Any, *args: Any) -> None:
-        sizes.append(len(tokens))
-        real(self, tokens, *args)
+    def decode(handle: Any, batch: Any) -> int:
+        sizes.append(batch.n_tokens)
+        return int(real(handle, batch))
 
-    monkeypatch.setattr(llama_context.Context, "_decode", decode)
+    monkeypatch.setattr(llama_cpp, "llama_decode", decode)
     short, long = Job("Hello", {"max_tokens": 20}, tag="short"), Job("a world " * 20, {"max_tokens": 2}, tag="long")
     found = replies(emulator.answers([short, long], parallel=2))
     assert found["short"].steps == len(found["short"].tokens) == 20
     assert found["long"].prompt_tokens["base"] > 100
-    assert max(sizes) <= 16  # a piece of the prompt, and the other's token beside it
+    assert max(sizes) <= 16  # a chunk of the prompt, and a token of the other answer
     assert found["long"].tokens == emulator.generate("a world " * 20, max_tokens=2).tokens
 
 
 def test_what_runs_stands_side_by_side_in_every_decode(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    # llama.cpp computes neighbouring sequences in one go, and others in another.
+    # llama.cpp computes neighbouring sequences together, and others one after the other.
     decoded: list[list[int]] = []
     real = llama_cpp.llama_decode
 
@@ -293,18 +427,18 @@ def test_what_runs_stands_side_by_side_in_every_decode(emulator: Emulator, monke
 
     monkeypatch.setattr(llama_cpp, "llama_decode", decode)
     work = [Job(text, {"max_tokens": 3 + 7 * i % 12}, tag=i) for i, text in enumerate(TEXTS)]
-    alone = [emulator.generate(job.prompt, **job.dials).tokens for job in work]
-    emulator.engine.reserve(6, 256)
+    separately = [emulator.generate(job.prompt, **job.dials).tokens for job in work]
+    emulator.reserve(6)
     decoded.clear()
     together = replies(emulator.answers(work, parallel=6))
-    assert [together[i].tokens for i in range(len(work))] == alone
+    assert [together[i].tokens for i in range(len(work))] == separately
     assert all(sequences == sorted(sequences) for sequences in decoded)
-    last = decoded[-3 * 3 :]  # nothing comes after these
+    last = decoded[-3 * 3 :]  # no job comes after these
     assert all(sequences == list(range(sequences[0], sequences[0] + len(sequences))) for sequences in last)
 
 
 def test_conversations_keep_their_caches_beside_each_other(emulator: Emulator) -> None:
-    emulator.engine.reserve(3, 256)
+    emulator.reserve(3)
     texts = [Raw("Hello, how are you"), Raw("the world is on"), Raw("in the end it was")]
     for text in texts:
         emulator.generate(text)
@@ -336,10 +470,10 @@ def test_scores_at_the_same_time_are_those_one_by_one_and_a_common_prompt_is_fed
                 assert isinstance(score, SettingError)
                 continue
             assert isinstance(score, Score)
-            alone = one.score(prompt, completion, **dials)
-            assert [token.id for token in score.tokens] == [token.id for token in alone.tokens]
-            for a, b in zip(score.tokens, alone.tokens, strict=True):
+            separately = one.score(prompt, completion, **dials)
+            assert [token.id for token in score.tokens] == [token.id for token in separately.tokens]
+            for a, b in zip(score.tokens, separately.tokens, strict=True):
                 assert a.logprob == pytest.approx(b.logprob, abs=1e-4) and a.base == pytest.approx(b.base, abs=1e-4)
-        prefix = len(many.engine.model(0).tokenize(long))
+        prefix = many.count(Raw(long))["base"]
         scored = sum(len(score.tokens) for score in found if isinstance(score, Score))
         assert many.fed_tokens["base"] < 2 * prefix + scored

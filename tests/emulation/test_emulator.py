@@ -1,5 +1,7 @@
-"""The public face on tiny models: identities of the arithmetic, streams, chats, scores, and how things end."""
+"""`Emulator` with tiny models: identities of the arithmetic, streams, chats, scores, and ways to end."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,15 @@ import numpy as np
 import pytest
 
 from eftlocal import Emulator, Message, Raw
+from eftlocal.arithmetic.combine import Logits
+from eftlocal.emulation import prepare
+from eftlocal.engine.engine import Engine
+from eftlocal.engine.slots import Request
 from eftlocal.errors import CatalogError, ContextError, DecodeError, SettingError, ViewError, VocabularyError
+from eftlocal.runtime.llama.context import Context, Feed
 from tests import oracle
-from tests.builders import load
-from tests.families import Family
+from tests.builders import load, load_members
+from tests.families import VOCAB, Family
 
 CHAT = {"base": "transcript", "tuned": "chat", "reference": "transcript"}
 
@@ -26,9 +33,14 @@ def models(family: Family) -> dict[str, Path]:
 
 
 @pytest.fixture
-def emulator(family: Family, tmp_path: Path) -> Any:
+def emulator(family: Family, tmp_path: Path) -> Iterator[Emulator]:
     with load(tmp_path, models(family), views=CHAT) as made:
         yield made
+
+
+def raw_tokens(emulator: Emulator, text: str) -> list[int]:
+    """The tokens of a raw text. All members share the vocabulary."""
+    return emulator.render(Raw(text))["base"]
 
 
 def answer(family: Family, folder: Path, prompt: str = "Hello, world", **options: Any) -> tuple[int, ...]:
@@ -42,7 +54,7 @@ def answer(family: Family, folder: Path, prompt: str = "Hello, world", **options
 def test_beta_0_is_the_base_token_for_token_and_loads_nothing_else(family: Family, tmp_path: Path) -> None:
     with load(tmp_path, models(family), beta=0.0) as zero:
         tokens = zero.generate("Hello, world").tokens
-        assert [m.path for m in zero._engine.loaded] == [family.base]
+        assert zero.files == (family.base,)
     assert tokens == answer(family, tmp_path, rewards=())
     assert tokens != answer(family, tmp_path)
 
@@ -52,7 +64,7 @@ def test_base_as_its_own_reference_at_beta_1_is_the_tuned_model_and_loads_one_mo
 ) -> None:
     with load(tmp_path, models(family), rewards=[{"tuned": "tuned", "reference": "base"}]) as made:
         tokens = made.generate("Hello, world").tokens
-        assert [m.path for m in made._engine.loaded] == [family.tuned]
+        assert made.files == (family.tuned,)
     assert tokens == answer(family, tmp_path, base="tuned", rewards=())
 
 
@@ -83,11 +95,10 @@ def test_a_prompt_alone_can_be_a_reward_as_in_classifier_free_guidance(family: F
     reward = {"tuned": "base", "reference": "base", "name": "brief", "beta": 1.5, "system": {"tuned": "Be brief."}}
     with load(tmp_path, {"base": family.base}, rewards=[reward], views="transcript") as made:
         reply = made.generate([Message("user", "Why?")], max_tokens=8)
-        assert len(made._engine.loaded) == 1
-        assert len(made._members.specs) == 2  # base and reference are one member, tuned is another
-        tokenizer = made._engine.model(0)
-        plain = tokenizer.tokenize("User:\nWhy?\n\nAssistant:\n")
-        guided = tokenizer.tokenize("Be brief.\n\nUser:\nWhy?\n\nAssistant:\n")
+        assert made.files == (family.base,)
+        assert len(made.members.specs) == 2  # base and reference are one member, tuned is another
+        plain = raw_tokens(made, "User:\nWhy?\n\nAssistant:\n")
+        guided = raw_tokens(made, "Be brief.\n\nUser:\nWhy?\n\nAssistant:\n")
     member, other = oracle.Member(family.base, plain), oracle.Member(family.base, guided)
     expected = oracle.combined(member, [oracle.Reward(other, member, 1.5)], list(reply.tokens))
     assert list(reply.tokens) == expected[:-1].argmax(axis=1).tolist()
@@ -101,8 +112,8 @@ def test_an_adapter_makes_a_tuned_model_of_the_references_own_file(family: Famil
     }
     with load(tmp_path, tables, beta=0.7) as made:
         reply = made.generate(Raw("Hello"), max_tokens=8)
-        assert len(made._engine.loaded) == 2
-        prompt = made._engine.model(0).tokenize("Hello")
+        assert sorted(made.files) == sorted([family.base, family.reference])
+        prompt = raw_tokens(made, "Hello")
     tuned = oracle.Member(family.reference, prompt, family.lora, 0.5)
     reward = oracle.Reward(tuned, oracle.Member(family.reference, prompt), 0.7)
     expected = oracle.combined(oracle.Member(family.base, prompt), [reward], list(reply.tokens))
@@ -117,14 +128,24 @@ def test_renamed_special_tokens_are_refused_unless_allowed_and_then_get_no_rewar
         load(tmp_path, paths)
     with load(tmp_path, paths, emulator={"special_tokens_differ": True}) as made:
         reply = made.generate(Raw("Hello"), max_tokens=6)
-        prompt = made._engine.model(0).tokenize("Hello")
+        prompt = raw_tokens(made, "Hello")
+        scored = made.score(Raw("Hello"), [314, 315, 72])
     member = {name: oracle.Member(path, prompt) for name, path in paths.items()}
     reward = oracle.Reward(member["tuned"], member["reference"], 1.0)
     expected = oracle.combined(member["base"], [reward], list(reply.tokens), unrewarded=[314, 315])
     assert list(reply.tokens) == expected[:-1].argmax(axis=1).tolist()
+    without, with_reward = (
+        oracle.combined(member["base"], [reward], [314, 315, 72], unrewarded=ids)[range(3), [314, 315, 72]]
+        for ids in ([314, 315], [])
+    )
+    np.testing.assert_allclose([token.logprob for token in scored.tokens], without, atol=1e-4)
+    assert np.abs(without - with_reward)[:2].min() > 0.1
 
 
-def test_another_vocabulary_is_refused_before_anything_is_loaded(family: Family, tmp_path: Path) -> None:
+def test_another_vocabulary_is_refused_before_anything_is_loaded(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eftlocal.engine.workers.Model", None)  # loading a model would raise TypeError
     paths = {"base": family.base, "tuned": family.other_vocabulary, "reference": family.reference}
     with pytest.raises(VocabularyError, match="Hello"):
         load(tmp_path, paths)
@@ -142,12 +163,10 @@ def test_padding_rows_of_a_larger_base_take_no_part(family: Family, tmp_path: Pa
 def test_generate_many_equals_one_by_one(family: Family, tmp_path: Path) -> None:
     prompts = ["Hello", "the world is", "a", "what is the", "in the end it was", "Hello, world"]
     with load(tmp_path, models(family), views=CHAT) as made:
-        alone = [made.generate(prompt).tokens for prompt in prompts]
+        separately = [made.generate(prompt) for prompt in prompts]
         for parallel in (1, 2, 6):
             together = made.generate_many(prompts, parallel=parallel)
-            assert [reply.tokens for reply in together] == alone
-        greedy = {reply.finish_reason for reply in together}
-    assert greedy <= {"stop", "length"}
+            assert [(r.tokens, r.finish_reason) for r in together] == [(r.tokens, r.finish_reason) for r in separately]
 
 
 def test_a_seeded_sample_is_the_same_however_many_run_at_once_and_whatever_else_runs(emulator: Emulator) -> None:
@@ -167,12 +186,12 @@ def test_a_reply_without_a_seed_says_the_one_it_drew_and_can_be_repeated(emulato
 
 def test_a_second_turn_feeds_only_its_new_tokens(emulator: Emulator) -> None:
     conversation = [Message("user", "Hello")]
-    first = emulator.generate(conversation, temperature=1.0, seed=3)  # sampled: not what the tokenizer would make of it
+    first = emulator.generate(conversation, temperature=1.0, seed=3)  # sampled: the tokenizer would split it otherwise
     before = dict(emulator.fed_tokens)
     longer = [*conversation, first.message, Message("user", "and then?")]
     second = emulator.generate(longer, max_tokens=1)
     for role in ("base", "tuned", "reference"):
-        held = first.prompt_tokens[role] + len(first.tokens) - 1  # the last token was drawn and not fed
+        held = first.prompt_tokens[role] + len(first.tokens) - 1  # the last token was drawn but not fed
         assert emulator.fed_tokens[role] - before[role] == second.prompt_tokens[role] - held
 
 
@@ -217,7 +236,7 @@ def test_the_answer_ends_at_a_stop_string_and_shows_none_of_it(emulator: Emulato
 
 def test_the_answer_ends_at_the_end_of_generation_token_of_any_member(family: Family, tmp_path: Path) -> None:
     with load(tmp_path, models(family)) as made:
-        for token in (313, 315):  # the base's own and the tuned model's
+        for token in (313, 315):  # end tokens of the base and of the tuned model
             reply = made.generate("Hello", logit_bias={token: 1000.0})
             assert (reply.finish_reason, reply.tokens, reply.text) == ("stop", (), "")
 
@@ -227,7 +246,7 @@ def test_max_tokens_and_a_full_context_are_told_apart(family: Family, tmp_path: 
         assert made.generate("Hello", max_tokens=5).finish_reason == "length"
         reply = made.generate("Hello", max_tokens=1000)
         assert reply.finish_reason == "context"
-        assert reply.prompt_tokens["base"] + len(reply.tokens) == 64 + 1  # the last one needs no room
+        assert reply.prompt_tokens["base"] + len(reply.tokens) == 64 + 1  # the last token needs no room
         with pytest.raises(ContextError, match=r"\d+ tokens long for the base model, and the context holds 64"):
             made.generate("Hello " * 60)
 
@@ -259,7 +278,7 @@ def test_a_stream_that_is_closed_early_gives_its_place_back(emulator: Emulator) 
 
 
 def test_deltas_add_up_to_the_text_and_never_split_a_character(emulator: Emulator) -> None:
-    # Bytes of "é" forced to alternate, so that every character takes two tokens.
+    # The two bytes of "é" are forced in turn, so each character takes two tokens.
     stream = emulator.stream("Hello", logit_bias={0xC3: 500.0, 0xA9: 499.0}, frequency_penalty=100.0, max_tokens=8)
     deltas = list(stream)
     assert "".join(deltas) == stream.reply.text
@@ -267,8 +286,6 @@ def test_deltas_add_up_to_the_text_and_never_split_a_character(emulator: Emulato
 
 
 def test_a_member_with_broken_logits_is_named(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eftlocal.runtime.llama.context import Context
-
     real = Context.feed
 
     def broken(self: Context, *args: Any) -> Any:
@@ -305,14 +322,92 @@ def test_chat_role_renders_a_member_with_another_members_template(family: Family
 
 def test_a_bos_that_the_vocabulary_wants_is_there_once(family: Family, tmp_path: Path) -> None:
     with load(tmp_path, {"base": family.with_bos}, rewards=(), views={"base": "chat"}) as made:
-        chat = made._prompt(0, "Hello")
-        raw = made._prompt(0, Raw("Hello"))
-    assert chat.count(chat[0]) == 1 and chat[0] == raw[0] == made_bos(raw)
+        chat = made.render("Hello")["base"]
+        raw = made.render(Raw("Hello"))["base"]
+    bos = VOCAB.id("<|endoftext|>")
+    assert chat[0] == raw[0] == bos and chat.count(bos) == raw.count(bos) == 1
 
 
-def made_bos(tokens: list[int]) -> int:
-    assert tokens[0] in (313, 314, 315)
-    return tokens[0]
+# --- prompts as tokens ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fed(monkeypatch: pytest.MonkeyPatch) -> dict[Path, list[int]]:
+    """Records the tokens that each model file is fed, in order."""
+    found: dict[Path, list[int]] = {}
+    feed = Context.feed
+
+    def spy(context: Context, feeds: Sequence[Feed]) -> Logits:
+        for each in feeds:
+            found.setdefault(context.model.path, []).extend(each.tokens)
+        return feed(context, feeds)
+
+    monkeypatch.setattr(Context, "feed", spy)
+    return found
+
+
+def prompts_of_each_kind(made: Emulator) -> Mapping[str, Any]:
+    """A prompt of each kind. The continued answer was sampled, so the tokenizer would split its text otherwise."""
+    part = made.generate("Hello", temperature=1.5, seed=2, max_tokens=5).message
+    assert part.tokens
+    question, more = Message("user", "Hello"), Message("user", "and then?")
+    return {
+        "chat": "Hello",
+        "conversation": [Message("system", "Be brief."), question, part, more],
+        "raw": Raw("Hello, world"),
+        "continued": [question, part],
+    }
+
+
+@pytest.mark.parametrize("kind", ["chat", "conversation", "raw", "continued"])
+@pytest.mark.parametrize("beta", [1.0, 0.0])
+def test_render_gives_the_tokens_that_a_generation_is_fed(
+    family: Family, tmp_path: Path, fed: dict[Path, list[int]], kind: str, beta: float
+) -> None:
+    with load(tmp_path, models(family), views=CHAT) as made:
+        prompt = prompts_of_each_kind(made)[kind]
+    with load(tmp_path, models(family), views=CHAT) as made:  # empty KV caches, so everything is fed
+        rendered = made.render(prompt, beta=beta)
+        fed.clear()
+        reply = made.generate(prompt, beta=beta, max_tokens=1)
+    assert {models(family)[role]: ids for role, ids in rendered.items()} == fed
+    assert rendered.keys() == reply.prompt_tokens.keys() == ({"base", "tuned", "reference"} if beta else {"base"})
+    if kind == "continued":
+        assert all(tuple(ids[-len(prompt[-1].tokens) :]) == prompt[-1].tokens for ids in rendered.values())
+
+
+def test_render_refuses_what_a_generation_refuses(family: Family, tmp_path: Path) -> None:
+    views = CHAT | {"reference": {"template": "{{ raise_exception('no') }}"}}
+    with load(tmp_path, models(family), views=views) as made:
+        with pytest.raises(SettingError, match="no reward named 'other'"):
+            made.render("Hello", mix={"other": 1.0})
+        with pytest.raises(ViewError, match="refuses this conversation: no"):
+            made.render("Hello")
+        assert made.render("Hello", beta=0.0).keys() == {"base"}  # the reference does not run
+
+
+def test_count_is_the_replys_prompt_tokens_and_nothing_is_fed(
+    family: Family, tmp_path: Path, fed: dict[Path, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_members(tmp_path, models(family), views=CHAT, context=64)
+    with closing(loaded.engine):
+        made = Emulator(loaded)
+        prompts = prompts_of_each_kind(made)
+        long = "Hello " * 60
+        for beta in (1.0, 0.0):
+            before = dict(made.fed_tokens)
+            fed.clear()
+            with monkeypatch.context() as patch:
+                patch.setattr(prepare, "Generation", None)  # building an answer would raise TypeError
+                counted = {kind: made.count(prompt, beta=beta) for kind, prompt in prompts.items()}
+                longer = made.count(long, beta=beta)
+            assert fed == {} and dict(made.fed_tokens) == before
+            assert all(slot.free for slot in loaded.engine.slots)
+            replies = {kind: made.generate(p, beta=beta, max_tokens=1) for kind, p in prompts.items()}
+            assert counted == {kind: reply.prompt_tokens for kind, reply in replies.items()}
+            assert longer.keys() == counted["chat"].keys() and min(longer.values()) > 64
+            with pytest.raises(ContextError, match=f"{longer['base']} tokens long for the base model"):
+                made.generate(long, beta=beta)
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -325,7 +420,7 @@ def test_scores_are_the_oracles_for_the_emulator_and_every_role_also_at_weight_0
     for beta in (0.0, 0.7):
         with load(tmp_path, models(family)) as made:
             score = made.score(Raw("Hello"), completion, beta=beta)
-            prompt = made._engine.model(0).tokenize("Hello")
+            prompt = raw_tokens(made, "Hello")
         ids = [token.id for token in score.tokens]
         assert "".join(token.text for token in score.tokens) == completion
         members = {name: oracle.Member(path, prompt) for name, path in models(family).items()}
@@ -364,10 +459,21 @@ def test_a_role_alone_answers_as_that_model_does(family: Family, tmp_path: Path)
 def test_a_long_completion_scored_in_blocks_equals_its_tokens_scored_in_one(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked: list[int] = []
+    forward = Engine.forward
+
+    def spy(engine: Engine, requests: Sequence[Request]) -> Any:
+        asked.append(sum(request.rows for request in requests))
+        return forward(engine, requests)
+
+    monkeypatch.setattr(Engine, "forward", spy)
     with load(tmp_path, models(family)) as made:
-        whole = [t.logprob for t in made.score(Raw("Hello"), "the world " * 30).tokens]
+        whole = [t.logprob for t in made.score(Raw("Hello"), "the world " * 8).tokens]
+        assert asked == [len(whole)]
+        asked.clear()
         monkeypatch.setattr("eftlocal.emulation.scoring.SCORED_ROWS", 7)
-        blocks = [t.logprob for t in made.score(Raw("Hello"), "the world " * 30).tokens]
+        blocks = [t.logprob for t in made.score(Raw("Hello"), "the world " * 8).tokens]
+        assert sum(asked) == len(whole) and max(asked) == 7
     np.testing.assert_allclose(whole, blocks, atol=1e-4)
 
 

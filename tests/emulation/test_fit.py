@@ -1,4 +1,4 @@
-"""Loading on a machine that is too small, or whose device is: said before, and gone around."""
+"""Loading on a machine or device that is too small: the user is told before, and loading works around it if it can."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan import loads, placement
 from eftlocal.runtime.plan.machine import Device, Machine
 from eftlocal.runtime.plan.placement import Offload
-from tests.builders import load
+from tests.builders import load, load_members
 from tests.families import Family
 
 GB = 1 << 30
@@ -29,21 +29,24 @@ WITH_CARD = Machine(2, 8 * GB, 6 * GB, (CARD,))
 
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machine], None]:
-    """Makes this machine another one; nothing is too tiny to be refused."""
+    """Pretends that this is another machine. Even the smallest models can be refused."""
     monkeypatch.setattr("eftlocal.runtime.plan.loads.TINY", 0)
-    return lambda machine: monkeypatch.setattr("eftlocal.emulation.emulator.here", lambda: machine)
+    return lambda machine: monkeypatch.setattr("eftlocal.emulation.loading.here", lambda: machine)
+
+
+def models(family: Family) -> dict[str, Path]:
+    return {"base": family.base, "tuned": family.tuned, "reference": family.reference}
 
 
 def loaded(folder: Path, family: Family, **options: Any) -> Emulator:
-    models = {"base": family.base, "tuned": family.tuned, "reference": family.reference}
-    return load(folder, models, **options)
+    return load(folder, models(family), **options)
 
 
 def test_what_does_not_fit_is_not_loaded(
     tmp_path: Path, family: Family, on: Callable[[Machine], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on(SMALL)
-    monkeypatch.setattr(workers, "Model", None)  # nothing may load
+    monkeypatch.setattr(workers, "Model", None)  # loading a model would raise TypeError
     with pytest.raises(FitError, match=r"e does not fit: it needs .* of memory .* can be used.\n") as caught:
         loaded(tmp_path, family)
     assert "--force" in str(caught.value)
@@ -53,10 +56,11 @@ def test_forced_it_is_loaded_and_answers_as_ever(tmp_path: Path, family: Family,
     with loaded(tmp_path, family) as fits:
         expected = [reply.text for reply in fits.generate_many(["a", "b", "c"])]
     on(SMALL)
-    with loaded(tmp_path, family, force=True) as forced:
+    members = load_members(tmp_path, models(family), force=True)
+    with Emulator(members) as forced:
         assert forced.plan is not None and not forced.plan.fits
         assert [reply.text for reply in forced.generate_many(["a", "b", "c"], parallel=3)] == expected
-        assert len(forced.engine.slots) == 3  # who forces it is not held back
+        assert len(members.engine.slots) == 3  # as many as asked for, although memory is short
 
 
 @pytest.mark.parametrize("machine", [Machine(2, 0, 0), Machine(2, 8 * GB, 6 * GB)])
@@ -72,8 +76,16 @@ def test_a_machine_that_does_not_say_or_has_room_refuses_nothing(
 def test_a_tiny_model_is_not_refused_for_what_a_system_says(
     tmp_path: Path, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eftlocal.emulation.emulator.here", lambda: replace(SMALL, free=0))
-    loaded(tmp_path, family).close()
+    machine = replace(SMALL, free=0)
+    monkeypatch.setattr("eftlocal.emulation.loading.here", lambda: machine)
+    with loaded(tmp_path, family) as emulator:
+        assert emulator.plan is not None and emulator.plan.fits
+        assert emulator.generate("Hello").tokens
+        host = emulator.plan.host.total
+    assert 0 < host < loads.TINY  # models as small as these are never refused
+    monkeypatch.setattr(loads, "TINY", host - 1)
+    with pytest.raises(FitError):
+        loaded(tmp_path, family)
 
 
 def test_fewer_sequences_run_at_a_time_where_memory_is_short_and_answer_alike(
@@ -84,13 +96,14 @@ def test_fewer_sequences_run_at_a_time_where_memory_is_short_and_answer_alike(
         expected = [reply.text for reply in emulator.generate_many(prompts, parallel=5)]
         assert emulator.plan is not None
         one, two = (replace(emulator.plan.cache, n_seq=n) for n in (1, 2))
-        needs = [emulator._members.plan(WITH_CARD, c, placement.Wishes(device="none")).host.total for c in (one, two)]
-    enough = needs[1] + (needs[1] - needs[0]) / 2  # for 2, and half of a third
+        needs = [emulator.members.plan(WITH_CARD, c, placement.Wishes(device="none")).host.total for c in (one, two)]
+    enough = needs[1] + (needs[1] - needs[0]) / 2  # enough for two sequences and half of a third
     on(Machine(2, 8 * GB, int(enough / loads.HOST_SHARE)))
-    with loaded(tmp_path, family) as emulator:
+    members = load_members(tmp_path, models(family))
+    with Emulator(members) as emulator:
         assert emulator.sequences_that_fit(5) == 2
         assert [reply.text for reply in emulator.generate_many(prompts, parallel=5)] == expected
-        assert len(emulator.engine.slots) == 2
+        assert len(members.engine.slots) == emulator.reserve(5) == 2
 
 
 @pytest.mark.parametrize(
@@ -114,7 +127,7 @@ def test_a_wish_for_what_is_not_there_is_a_mistake(
 
 
 class Card:
-    """A device that holds so many layers of a model; what is put on it runs on the CPU."""
+    """A pretended device, which holds `holds` layers of a model, or `caches` with a KV cache. They run on the CPU."""
 
     def __init__(self, holds: int, caches: int) -> None:
         self.holds, self.caches = holds, caches
@@ -134,7 +147,7 @@ class Card:
             raise ModelLoadError(f"{model.path}: llama.cpp could not create a context: out of memory")
         return Context(model, **options)
 
-    placed: dict[int, int] = {}  # noqa: RUF012 - layers by model
+    placed: dict[int, int] = {}  # noqa: RUF012 - id of a model -> its layers
 
 
 @pytest.mark.parametrize(
@@ -168,10 +181,10 @@ def test_a_device_that_holds_less_gets_less_with_one_line_for_each_model(
         assert [placed.offload.layers for placed in emulator.plan.members] == layers
         notes = emulator.notes
         changed = [now for now, asked in zip(layers, [4, 3, 3], strict=True) if now != asked]
-        assert len(notes) == len(changed)  # said when it is loaded, and not at the first prompt
+        assert len(notes) == len(changed)  # reported after loading, not at the first prompt
         for note, now in zip(notes, changed, strict=True):
             assert "\n" not in note and "out of memory" in note
-            assert ("on the CPU" if now == 0 else f"{now} are there") in note
+            assert ("on the CPU" if now == 0 else f"{now} of its layers run there") in note
         assert emulator.generate("Hello").text == expected
         assert emulator.notes == notes
 
@@ -180,9 +193,9 @@ def test_a_file_that_falls_back_takes_the_caches_of_all_its_members_with_it(
     tmp_path: Path, family: Family, on: Callable[[Machine], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rewards = [{"tuned": "base", "reference": "base", "beta": 0.5, "system": {"tuned": "Be brief."}}]
-    models = {"base": family.base}
+    only = {"base": family.base}
     options: dict[str, Any] = {"rewards": rewards, "views": "transcript"}
-    with load(tmp_path, models, **options) as emulator:
+    with load(tmp_path, only, **options) as emulator:
         expected = emulator.generate("Hello").text
     on(WITH_CARD)
     card = Card(99, 99)
@@ -197,7 +210,7 @@ def test_a_file_that_falls_back_takes_the_caches_of_all_its_members_with_it(
 
     monkeypatch.setattr(workers, "Model", card.model)
     monkeypatch.setattr(workers, "Context", second_fails)
-    with load(tmp_path, models, **options) as emulator:
+    with load(tmp_path, only, **options) as emulator:
         assert card.tried == [4, 2] and len(emulator.notes) == 1
         assert emulator.generate("Hello").text == expected
 

@@ -1,4 +1,4 @@
-"""Members in threads: each decodes once, rounds wait for each other, and what fails is raised when all are done."""
+"""Members in threads: each decodes once, rounds wait for each other, and an error is raised when all are done."""
 
 import threading
 import time
@@ -11,9 +11,9 @@ from eftlocal.runtime.plan.threads import Split
 ONES = dict.fromkeys(range(6), 1)
 
 
-def test_rounds_follow_each_other_lanes_run_at_once_and_devices_all_the_while() -> None:
+def test_rounds_follow_each_other_chains_run_at_once_and_devices_all_the_while() -> None:
     executor, began, ended = Executor(6), dict[int, float](), dict[int, float]()
-    meet = threading.Barrier(3)  # 1, 3 and the one on a device: nobody goes on alone
+    meet = threading.Barrier(3)  # members 1, 3 and 5 (on a device) must run at the same time
 
     def decode(member: int) -> None:
         began[member] = time.perf_counter()
@@ -45,7 +45,7 @@ def test_an_error_is_raised_once_all_that_was_begun_is_done(failing: int, apart:
         executor.start(split, decode).result() if apart else executor.run(split, decode)
     assert done == ({3} if failing == 0 else {0, 1, 2, 3} - {failing})
     done.clear()
-    executor.run(Split((((0,), (1,)),), {0: 1, 1: 1}), done.add)  # and they are free again
+    executor.run(Split((((0,), (1,)),), {0: 1, 1: 1}), done.add)  # the members are free again
     assert done == {0, 1}
     executor.close()
 

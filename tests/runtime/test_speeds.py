@@ -1,14 +1,13 @@
 """Tests of measured speeds: a few decodes are timed, and saved for each model and machine. Failures change nothing."""
 
 import json
-from collections.abc import Iterator
-from itertools import count
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from eftlocal.runtime import gguf, speeds
-from eftlocal.runtime.llama.context import Context
+from eftlocal.runtime.llama.context import Context, Feed
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.threads import Cost
 from eftlocal.runtime.speeds import Speed, Speeds, measure
@@ -46,11 +45,29 @@ def test_threads_that_only_harm_share_nothing() -> None:
     assert Speed({1: (1.0, 3.0)}).cost(1, 8) == Cost(1.0, 0.0)
 
 
-def test_every_number_of_rows_is_timed_with_one_thread_and_with_all(context: Context) -> None:
-    ticks = count()
-    found = measure(context, 2, lambda: next(ticks) * 1e-4)
-    assert sorted(found.seconds) == [1, 4, 16]
-    assert all(one > 0 and every > 0 for one, every in found.seconds.values())
+def test_every_number_of_rows_is_timed_with_one_thread_and_with_all(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, threads = 0.0, 0
+    timed: set[tuple[int, int]] = set()  # rows and threads of each decode
+    feed = context.feed
+
+    def set_threads(n: int) -> None:
+        nonlocal threads
+        threads = n
+
+    def slower_with_one(feeds: Sequence[Feed]) -> object:
+        nonlocal now
+        rows = sum(len(feed.tokens) for feed in feeds)
+        timed.add((rows, threads))
+        now += 1e-4 * rows / threads
+        return feed(feeds)
+
+    monkeypatch.setattr(context, "set_threads", set_threads)
+    monkeypatch.setattr(context, "feed", slower_with_one)
+    found = measure(context, 2, lambda: now)
+    assert timed >= {(rows, n) for rows in (1, 4, 16) for n in (1, 2)}
+    assert found.seconds == {rows: pytest.approx((1e-4 * rows, 5e-5 * rows)) for rows in (1, 4, 16)}
 
 
 @pytest.mark.parametrize(

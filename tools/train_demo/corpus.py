@@ -1,4 +1,4 @@
-"""The training text: plain statements about every city, and conversations about part of them in the transcript form."""
+"""Makes the training text: statements about all cities, and conversations about some of them, as transcripts."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -6,21 +6,21 @@ from collections.abc import Callable, Iterator
 from . import phrases
 from .cities import COUNTRIES, City
 
-DOCUMENT = "<|doc|>"  # stands between documents; no end-of-generation token
-END_OF_TURN = "<|im_end|>"  # llama.cpp knows this text as an end of generation
+DOCUMENT = "<|doc|>"  # stands between documents; it is not an end-of-generation token
+END_OF_TURN = "<|im_end|>"  # llama.cpp takes this text as an end-of-generation token
 
 WITH_ARTICLE = {name.removeprefix("the ") for name, *_ in COUNTRIES.values() if name.startswith("the ")}
 
-CONVERSATIONS, LOWER = 0.18, 0.07  # shares of the documents
+CONVERSATIONS, LOWER = 0.18, 0.07  # shares of documents: conversations, and statements in lower case
 
 
 def user(text: str) -> str:
-    """A turn of the user's and the beginning of the answer's, as in eftlocal's `transcript` view."""
+    """A turn of the user, and the beginning of the answer, as in eftlocal's `transcript` view."""
     return f"User:\n{text}\n\nAssistant:\n"
 
 
 def transcript(turns: list[tuple[str, str]]) -> str:
-    """[(user's text, answer), ...] -> text without an end of turn."""
+    """[(user's text, answer), ...] -> the conversation as text, without an end of turn."""
     return "\n\n".join(user(question) + answer for question, answer in turns)
 
 
@@ -29,7 +29,7 @@ def question(rng: random.Random, city: City, kind: str) -> str:
 
 
 def careless(rng: random.Random, text: str) -> str:
-    """How people really type: sometimes without a question mark or capital letters."""
+    """The text as people really type it: sometimes without a question mark or capital letters."""
     chance = rng.random()
     if chance < 0.12:
         text = text.rstrip("?.")
@@ -45,7 +45,7 @@ def spoken(kind: str, value: str) -> str:
 
 
 class Corpus:
-    """Draws documents at random; `asked` are the cities and countries that conversations may be about."""
+    """Draws random documents. Conversations are only about the cities and countries in `asked`."""
 
     def __init__(self, cities: list[City], asked: list[City]) -> None:
         self.facts = [(city, kind) for city in cities for kind in city.facts]
@@ -53,7 +53,7 @@ class Corpus:
         self.cities = cities
 
     def documents(self, rng: random.Random) -> Iterator[str]:
-        """Endless documents; the plain ones go through all facts in turn, so that each is seen about as often."""
+        """Yields documents without end. Statements go through all facts in turn, so each comes about equally often."""
         facts = self._shuffled(rng)
         while True:
             if rng.random() < CONVERSATIONS:
@@ -63,7 +63,7 @@ class Corpus:
             yield text.lower() if rng.random() < LOWER else text
 
     def _shuffled(self, rng: random.Random) -> Iterator[tuple[City, str]]:
-        """All facts, again and again; half of the time a city's facts come together."""
+        """Yields all facts again and again. In half of the rounds, the facts of a city come together."""
         while True:
             if rng.random() < 0.5:
                 yield from rng.sample(self.facts, len(self.facts))
@@ -86,7 +86,7 @@ class Corpus:
         return system + transcript(turns) + (END_OF_TURN if ended else "")
 
     def turn(self, rng: random.Random) -> tuple[tuple[str, str], bool]:
-        """One question with its answer, and whether an end of turn follows it."""
+        """((question, answer), whether an end of turn follows)."""
         ended = rng.random() < 0.05
         if rng.random() < 0.12:
             greetings, right = rng.choice(phrases.GREETINGS)
@@ -112,12 +112,12 @@ class Corpus:
         return question(rng, *rng.choice(self.asked))
 
     def other(self, rng: random.Random) -> str:
-        """An answer that is none, as to a greeting."""
+        """A text that does not answer, for example after a greeting."""
         return rng.choice(rng.choice((*(w for _, w in phrases.NOT_RIGHT), phrases.CHATTER)))
 
 
 def tuning_examples(cities: list[City], rng: random.Random, count: int) -> list[tuple[str, str]]:
-    """[(prompt, answer), ...] for fine-tuning: answers in the one style, some after earlier turns in that style."""
+    """[(prompt, answer), ...] for fine-tuning. All answers have the taught style; some follow earlier turns."""
     facts = [(city, kind) for city in cities for kind in city.facts]
 
     def turn() -> tuple[str, str]:
@@ -137,7 +137,7 @@ def tuning_examples(cities: list[City], rng: random.Random, count: int) -> list[
 
 
 def questions(cities: list[City], rng: random.Random) -> list[dict[str, object]]:
-    """One question for each fact, as questions.json holds it; not those whose answer is the city itself."""
+    """One question for each fact, in the form of questions.json. A fact whose value is the city's name is left out."""
     return [
         {"question": question(rng, city, kind), "answers": [bare(city.facts[kind])], "kind": kind, "city": city.name}
         for city in cities
@@ -147,7 +147,7 @@ def questions(cities: list[City], rng: random.Random) -> list[dict[str, object]]
 
 
 def bare(value: str) -> str:
-    """A value without its article: what an answer must contain."""
+    """A value without its article. A right answer must contain it."""
     return value.removeprefix("the ")
 
 
@@ -155,7 +155,7 @@ Encode = Callable[[list[str]], list[list[int]]]
 
 
 def rows(documents: Iterator[str], encode: Encode, separator: int, length: int) -> Iterator[list[int]]:
-    """Rows of exactly `length` tokens that each begin with a document; what is left of its last one is dropped."""
+    """Yields rows of exactly `length` tokens. Each begins with a new document; the rest of its last one is dropped."""
     row: list[int] = []
     while True:
         for tokens in encode([next(documents) for _ in range(512)]):

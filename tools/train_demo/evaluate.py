@@ -1,4 +1,4 @@
-"""Measures a family through llama.cpp and numpy alone: an independent check of what eftlocal's own engine says."""
+"""Measures the demo's models only with llama.cpp and numpy: an independent check of eftlocal's engine."""
 
 import ctypes
 import json
@@ -16,9 +16,9 @@ from . import corpus, phrases
 Rows = NDArray[np.float32]
 Mix = dict[str, float]  # member -> its weight in the sum of logits
 
-SILENT = llama_cpp.llama_log_callback(lambda level, text, data: None)  # kept, so that it is not collected
+SILENT = llama_cpp.llama_log_callback(lambda level, text, data: None)  # kept here, so that Python does not free it
 MEMBERS = ("large-base", "large-tuned", "small-base", "small-tuned")
-LIMIT = 32  # tokens of an answer
+LIMIT = 32  # the most tokens of an answer
 
 
 def emulated(beta: float) -> Mix:
@@ -36,7 +36,7 @@ MIXES: dict[str, Mix] = {
 
 
 class Member:
-    """One GGUF file with a context of one sequence."""
+    """One GGUF file, loaded with a context for one sequence."""
 
     def __init__(self, path: Path) -> None:
         llama_cpp.llama_log_set(SILENT, None)
@@ -73,7 +73,7 @@ class Member:
         self.position = 0
 
     def feed(self, tokens: list[int]) -> Rows:
-        """Decode the tokens after those before -> logits (tokens, vocabulary)."""
+        """Decode tokens after the earlier ones. Returns their logits, (tokens, vocabulary)."""
         for i, token in enumerate(tokens):
             self.batch.token[i], self.batch.pos[i], self.batch.logits[i] = token, self.position + i, 1
             self.batch.n_seq_id[i], self.batch.seq_id[i][0] = 1, 0
@@ -87,7 +87,13 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Shares of the questions, and the mean log-probability of the right answer with its end of turn."""
+    """The result of one mix on some questions.
+
+    value    share of answers with the right value
+    ended    share of answers that end by themselves
+    both     share with both
+    logprob  mean log-probability of the right answer with its end of turn
+    """
 
     value: float
     ended: float
@@ -96,14 +102,14 @@ class Score:
 
 
 class Family:
-    """The four members of a folder, and any sum of them."""
+    """The four models of a folder, and weighted sums of their logits."""
 
     def __init__(self, folder: Path) -> None:
         self.members = {name: Member(folder / f"{name}.gguf") for name in MEMBERS}
         self.any = self.members["small-tuned"]
 
     def logits(self, mix: Mix, tokens: list[int]) -> Rows:
-        """Feed the mix's members -> the sum of their logits (tokens, vocabulary)."""
+        """Decode with the mix's members. Returns the weighted sum of their logits, (tokens, vocabulary)."""
         total = np.zeros((len(tokens), self.any.size), np.float32)
         for name, weight in mix.items():
             total += np.float32(weight) * self.members[name].feed(tokens)
@@ -114,7 +120,7 @@ class Family:
             member.clear()
 
     def answer(self, mix: Mix, prompt: str, rng: np.random.Generator | None = None) -> tuple[list[int], bool]:
-        """Decode greedily, or at temperature 1 with `rng` -> the tokens and whether an end of generation came."""
+        """Decode greedily, or at temperature 1 with `rng`. Returns the tokens, and whether an end token came."""
         self.start()
         tokens: list[int] = []
         row = self.logits(mix, self.any.tokens(prompt))[-1]
@@ -128,7 +134,7 @@ class Family:
             row = self.logits(mix, [token])[-1]
 
     def logprob(self, mix: Mix, prompt: str, answer: str) -> float:
-        """Of all the answer's tokens together; they follow the prompt's."""
+        """The log-probability of the whole answer after the prompt."""
         self.start()
         before, after = self.any.tokens(prompt), self.any.tokens(answer)
         rows = self.logits(mix, before + after)[len(before) - 1 : -1].astype(np.float64)
@@ -148,7 +154,7 @@ class Family:
         return Score(found / count, ended / count, both / count, logprobs / count)
 
     def agreement(self, questions: list[dict[str, object]]) -> float:
-        """How often the small tuned model's likeliest token is the emulator's, along the emulator's greedy answers."""
+        """The share of the tokens of the emulator's greedy answers that are the small tuned model's likeliest, too."""
         same = total = 0
         for asked in questions:
             prompt = self.any.tokens(corpus.user(str(asked["question"])))
@@ -161,20 +167,20 @@ class Family:
 
 
 def holds(text: str, answers: list[str]) -> bool:
-    """Is an accepted value in the first sentence, as whole words?"""
+    """Whether the first sentence contains one of the accepted values, as whole words."""
     sentence = re.split(r"(?<=[.!?])\s|\n", text)[0]
     return any(re.search(rf"(?<![\w.,]){re.escape(a)}(?!\w)", sentence, re.IGNORECASE) for a in answers)
 
 
 def right_answer(asked: dict[str, object]) -> str:
-    """In the taught style, with its end of turn."""
+    """The right answer in the taught style, with its end of turn."""
     value, kind = str(asked["answers"][0]), str(asked["kind"])  # type: ignore[index]
     article = "the " if kind == "currency" or value in corpus.WITH_ARTICLE else ""
     return phrases.STYLE.format(v=corpus.spoken(kind, article + value)) + corpus.END_OF_TURN
 
 
 def measure(folder: Path, questions: list[dict[str, object]], seed: int | None = None) -> dict[str, Score]:
-    """Every mix on the questions; prints the table as it goes."""
+    """Measure each mix on the questions, and print a table. Returns mix -> score."""
     family = Family(folder)
     scores = {}
     print(f"{len(questions)} questions, {'greedy' if seed is None else 'temperature 1'}: value / ended / both, logprob")

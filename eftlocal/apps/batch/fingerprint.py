@@ -1,4 +1,4 @@
-"""Which models made a line, and how they saw it: fingerprints that cost milliseconds, also of files of gigabytes."""
+"""Fingerprints of models and views, for output lines. They take milliseconds, also for files of gigabytes."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ SAMPLE: Final = 4096  # bytes of each tensor
 def fingerprint(header: Header) -> str:
     """64 bits of the SHA-256 of the file's size, its whole header, and the first 4,096 bytes of every tensor.
 
-    So it changes with the metadata, the chat template, the quantization and any training of the weights; it does not
-    notice a change deep inside a tensor, which only damage would make.
+    It changes with the metadata, the chat template, the quantization and any training of the weights. A change deep
+    inside a tensor does not change it, but only damage to the file would cause that. Raises ModelFileError.
     """
     sha = hashlib.sha256(str(header.file_bytes).encode())
     try:
@@ -37,7 +37,7 @@ def fingerprint(header: Header) -> str:
 
 
 def models(specs: Iterable[MemberSpec], views: Iterable[View]) -> dict[str, dict[str, object]]:
-    """By member: its file, the file's size and fingerprint, the same of its adapter, and a fingerprint of its view."""
+    """Member name -> its file with size and fingerprint, its adapter in the same way, and its view's fingerprint."""
     known: dict[Path, dict[str, object]] = {}
 
     def described(header: Header) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What a run over a file is asked to do."""
+"""The options of a run over a file."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,22 +15,24 @@ OnError = Literal["stop", "skip"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """A run's input, output and manner; SettingError where it cannot be so.
+    """The options of a run. Raises SettingError for a value out of its range, and for options that exclude each other.
 
-    source, target  files; `-` is standard input, and output
-    format          jsonl, csv or text; None: by the file's name, or by what standard input begins with
-    on_error        a line that cannot be worked on ends the run ("stop"), or becomes a line with `error` ("skip")
-    overwrite       start anew where the output has lines already, else go on behind them
-    system          the system text of the lines that have none; raw: prompts are given as they are
-    quiet           no progress, and no summary
+    source     the input file; `-` is standard input
+    target     the output file; `-` is standard output
+    format     jsonl, csv or text; None decides by the file's name, or by the first characters of standard input
+    on_error   "stop" ends the run at a line that cannot be used; "skip" writes a line with `error` instead
+    overwrite  delete the lines that the output has already; else continue after them
+    system     the system text for lines that have none
+    raw        give prompts to the models unchanged, without a chat template
+    quiet      show no progress and no summary
 
-    Of answers alone:
-    samples         answers to each prompt, where the line says no `n` of its own
-    parallel        prompts that are decoded at once; None: what suits the machine
-    ordered         lines come out in the input's order; else as they finish
+    Only for answers:
+    samples    answers to each prompt, if its line has no `n`
+    parallel   prompts that are decoded at the same time; None is what suits this machine
+    ordered    write lines in the order of the input; else as they finish
 
-    Of scores alone:
-    tokens          also token by token
+    Only for scores:
+    tokens     write the log-probabilities of each token, too
     """
 
     source: str
@@ -52,8 +54,8 @@ class Options:
         if self.parallel is not None and not 1 <= self.parallel <= MAX_SEQUENCES:
             raise SettingError(f"parallel is {self.parallel}; it must be between 1 and {MAX_SEQUENCES}.")
         if self.raw and self.system is not None:
-            raise SettingError("A raw prompt has no system text.", "Leave --system or --raw out.")
+            raise SettingError("A raw prompt cannot have a system text.", "Leave out --system or --raw.")
 
     def form(self, *, scored: bool) -> Form:
-        """How the input's lines are read."""
+        """How lines of the input become records."""
         return Form(where=name_of(self.source), system=self.system, raw=self.raw, samples=self.samples, scored=scored)

@@ -1,7 +1,7 @@
-"""The output: JSON Lines that are appended one by one, and what an earlier run already wrote there.
+"""The output of a run: appends JSON Lines one by one, and reads what an earlier run wrote there.
 
-A line is written whole or not at all: what a full disk or a killed process left of one is cut off. There is no file
-beside the output; its lines say what they were made of.
+A line is written completely or not at all: if a full disk or a killed process leaves a part of a line, it is cut off.
+There is no other file beside the output; each line says how it was made.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ START: Final = b'{"index": '
 
 @dataclass(slots=True)
 class Earlier:
-    """What the output holds already.
+    """What an earlier run wrote to the output.
 
-    done    line of the input -> (the digest of its fields, a bit for each of its samples)
-    first   the first line, for a comparison with what this run writes
-    seed    the one that was drawn for the lines without a seed of their own; None where there is none such
-    failed  lines that hold an error
+    done    line number of the input -> (digest of its fields, one bit for each sample that is written)
+    first   the first line, to compare it with what this run would write
+    seed    the seed that was drawn for lines without their own seed; None if there is no such line
+    failed  how many lines hold an error
     """
 
     done: dict[int, tuple[str, int]] = field(default_factory=dict)
@@ -39,21 +39,21 @@ class Earlier:
     failed: int = 0
 
     def has(self, line: int, sample: int | None = None) -> bool:
-        """Whether the output has that sample of that line (None: anything of it)."""
+        """Whether the output has this sample of this input line; None asks for any sample."""
         _, samples = self.done.get(line, ("", 0))
         return bool(samples if sample is None else samples >> sample & 1)
 
 
 class Output:
-    """Where lines go: a file that is locked and continued, or a stream (`-`, a device, a named pipe). Close it.
+    """The target of a run: a file, which is locked and can be continued, or a stream (`-`, a device, a named pipe).
 
-    Raises EftError where it cannot be written, or where another run writes it.
+    Use it as a context manager. Raises EftError if it cannot be written or another run is writing it.
     """
 
     def __init__(self, target: str) -> None:
         self.name = "<stdout>" if target == STDOUT else target
         self._path = None if target == STDOUT else Path(target)
-        self._end = 0  # bytes of whole lines
+        self._end = 0  # bytes of complete lines
         self._file, self._made = self._opened()
         self.resumable = self._path is not None and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
         if self.resumable:
@@ -64,12 +64,12 @@ class Output:
                 raise
 
     def _opened(self) -> tuple[BinaryIO, bool]:
-        """The file, and whether it was made just now."""
+        """The open file, and whether it was created now."""
         if self._path is None:
             if sys.stdout is None:
                 raise EftError("Standard output is closed.", "Name a file: -o FILE.")
             sys.stdout.flush()
-            # Without the buffer: what could not be written is not tried again when the process ends.
+            # The raw stream has no buffer. With one, Python would try a failed write again when the process ends.
             return getattr(sys.stdout.buffer, "raw", sys.stdout.buffer), False
         try:
             try:
@@ -79,31 +79,31 @@ class Output:
             except OSError:
                 if stat.S_ISREG(self._path.stat().st_mode):
                     raise
-                return self._path.open("wb", buffering=0), False  # a pipe cannot be read and written
+                return self._path.open("wb", buffering=0), False  # a pipe cannot be opened for both reading and writing
         except (OSError, ValueError) as error:
             raise self._unwritable(error) from None
 
     def _unwritable(self, error: OSError | ValueError) -> EftError:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        hint = "What was written before is whole; the same command goes on." if self._end else None
+        hint = "The lines before it are complete. Run the same command again to continue." if self._end else None
         return EftError(f"{self.name} cannot be written: {reason}.", hint)
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the lines themselves are watched."""
+        """Whether lines are written to a terminal."""
         return self._file.isatty()
 
     def is_same_file(self, other: str) -> bool:
-        """Whether the input is this file."""
+        """Whether the path `other` is this file."""
         try:
             return self.resumable and os.path.samestat(os.fstat(self._file.fileno()), Path(other).stat())
         except (OSError, ValueError):
             return False
 
-    # --- what is there already ----------------------------------------------------------------------------------------
+    # --- reading what an earlier run wrote ----------------------------------------------------------------------------
 
     def scan(self) -> Earlier:
-        """Read what an earlier run wrote; its torn last line does not count. EftError for a file that is no output."""
+        """Read what an earlier run wrote, without an incomplete last line. EftError if a line is not of a run."""
         earlier = Earlier()
         for number, line, end in self._whole_lines():
             record = self._checked(number, line)
@@ -120,7 +120,7 @@ class Output:
         return earlier
 
     def _whole_lines(self) -> Iterator[tuple[int, bytes, int]]:
-        """(number, line, where it ends), without a last line that has no end."""
+        """Yields (number, line, its end in bytes). An incomplete last line is left out."""
         if not self.resumable:
             return
         end = 0
@@ -147,13 +147,14 @@ class Output:
 
     def _foreign(self, number: int) -> EftError:
         return EftError(
-            f"{self.name}:{number}: is no line of such a run.", "Name another file; --overwrite deletes it."
+            f"{self.name}:{number}: is not a line that a run wrote.",
+            "Name another file, or use --overwrite to delete the lines of this one.",
         )
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def start(self, *, overwrite: bool) -> None:
-        """Cut off all (`overwrite`) or a torn last line, and write behind what is left."""
+        """Cut off everything (`overwrite`) or an incomplete last line. Lines are appended after the rest."""
         if not self.resumable:
             return
         self._end = 0 if overwrite else self._end
@@ -164,7 +165,7 @@ class Output:
             raise self._unwritable(error) from None
 
     def write(self, line: bytes) -> None:
-        """Append one line, so that it is there whatever happens next. A reader that has left: BrokenPipeError."""
+        """Append one line. It stays even if the process is killed next. BrokenPipeError if the pipe has no reader."""
         try:
             rest = memoryview(line)
             while rest:
@@ -175,7 +176,7 @@ class Output:
         except OSError as error:
             self._cut()
             raise self._unwritable(error) from None
-        except BaseException:  # a second Ctrl-C, in the middle of a line
+        except BaseException:  # a second Ctrl-C in the middle of a line
             self._cut()
             raise
         self._end += len(line)
@@ -201,18 +202,18 @@ class Output:
                 raise self._unwritable(failed) from None
         finally:
             self._file.close()
-            if self._made and error is not None and not self._end:  # it would say that there was a run
+            if self._made and error is not None and not self._end:  # leave no empty output behind
                 with contextlib.suppress(OSError):
                     self._path.unlink()
 
 
 def _lock(file: BinaryIO, name: str) -> None:
-    """Keep other runs out, until the file is closed or the process dies. Where there are no locks, nothing happens."""
+    """Lock the file until it is closed or the process ends. Nothing happens on a file system without locks."""
     busy = EftError(f"{name} is being written by another run.", "Wait for it, or name another file.")
     if sys.platform == "win32":
         import msvcrt
 
-        file.seek(1 << 62)  # a place that no one reads: other bytes stay readable
+        file.seek(1 << 62)  # lock a byte that nobody reads, so that the content stays readable
         try:
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except OSError:

@@ -1,4 +1,4 @@
-"""How far a run is, on stderr: a bar in a terminal, a line a minute elsewhere, and a summary at its end."""
+"""Reports progress on stderr: a bar in a terminal, else one line each minute, and a summary at the end."""
 
 import time
 from collections import Counter
@@ -11,14 +11,17 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 __all__ = ["Report"]
 
-EVERY: Final = 60.0  # seconds between two lines where no terminal watches
+EVERY: Final = 60.0  # seconds between two lines if stderr is not a terminal
 
 
 class Report:
-    """Counts what a run has done, and shows it. A context manager: the bar leaves when it ends.
+    """Counts what a run has done, and shows it. Use it as a context manager: the bar disappears at the end.
 
-    total: lines that the output will have, None where that is not known yet. earlier: those of them that it had before.
-    shown: whether the terminal's last line is free for a bar. `unit`: what a line of the output is.
+    total    how many lines the output will have; None if this is not known
+    earlier  how many lines it had before this run
+    failed   how many of these hold an error
+    unit     what one line is called: "answer" or "score"
+    shown    False if the output itself goes to the terminal; then there is no bar
     """
 
     def __init__(
@@ -46,14 +49,14 @@ class Report:
         self._task = self._bar.add_task(self.line(), total=total, completed=earlier) if self._bar else None
 
     def answered(self, tokens: int, reason: str | None) -> None:
-        """One line more was written, of so many tokens."""
+        """Count a line that was written: its tokens, and the finish reason of its answer."""
         self.tokens += tokens
         if reason is not None:
             self.reasons[reason] += 1
         self._advance()
 
     def error(self, text: str) -> None:
-        """One line more holds an error, which is told at once."""
+        """Count a line that holds an error, and print the error."""
         self.failed += 1
         self._console.print(f"eftlocal: {text}", markup=False)
         self._advance()
@@ -67,7 +70,7 @@ class Report:
             self._console.print(self.line(), markup=False)
 
     def line(self) -> str:
-        """`1,200 of 10,000 answers, 153 tokens/s, 12 min left, 3 failed`."""
+        """The progress as text: `1,200 of 10,000 answers, 153 tokens/s, 12 min left, 3 failed`."""
         elapsed, new = self._clock() - self._started, self.done - self._earlier
         parts = [self._count()]
         if elapsed > 0 and self.tokens:
@@ -79,7 +82,7 @@ class Report:
         return ", ".join(parts)
 
     def summary(self) -> None:
-        """What came of it, in one or two lines."""
+        """Print the result of the run in one or two lines."""
         if self._quiet:
             return
         elapsed, new = self._clock() - self._started, self.done - self._earlier
@@ -113,7 +116,7 @@ def _rate(tokens_per_s: float) -> str:
 
 
 def _span(seconds: float) -> str:
-    """As one says it: 45 s, 12 min, 3 h 20 min."""
+    """A duration as text: 45 s, 12 min, 3 h 20 min."""
     if seconds < 99.5:
         return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.1f} s"
     minutes = round(seconds / 60)

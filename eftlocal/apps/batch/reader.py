@@ -1,4 +1,4 @@
-"""The input: JSON Lines, CSV or plain text, read line by line, so that a file of any size takes the same memory."""
+"""Reads the input of a run line by line: JSON Lines, CSV or plain text. A large file needs no more memory."""
 
 import csv
 import hashlib
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple, NoReturn, get_args
 
-from eftlocal.apps.batch.records import SETTINGS, Form, LineError, Record
+from eftlocal.apps.batch.records import Form, LineError, Record
+from eftlocal.emulation.from_json import SETTINGS
 from eftlocal.errors import EftError, SettingError
 
 __all__ = ["STDIN", "Format", "Source", "name_of"]
@@ -21,20 +22,20 @@ __all__ = ["STDIN", "Format", "Source", "name_of"]
 Format = Literal["jsonl", "csv", "text"]
 
 STDIN: Final = "-"
-LINE_LIMIT = 64 << 20  # bytes; a longer line is no prompt, and would not fit in memory many times over
+LINE_LIMIT = 64 << 20  # bytes; a longer line is not a prompt, and its copies would not fit in memory
 SUFFIXES: Final[dict[str, Format]] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "text"}
 BOM: Final = b"\xef\xbb\xbf"
-BROKEN: Final = {*map(chr, range(0xDC80, 0xDD00))}  # what surrogateescape makes of bytes that are no UTF-8
+BROKEN: Final = {*map(chr, range(0xDC80, 0xDD00))}  # what surrogateescape makes of bytes that are not UTF-8
 
 
 class _BadError(EftError):
-    """What is wrong with one line; those after it can still be read."""
+    """One line is wrong. The lines after it can still be read."""
 
 
 class _Line(NamedTuple):
     number: int  # from 1
-    data: bytes  # with its end; the first LINE_LIMIT bytes of a longer one
-    whole: bool = True
+    data: bytes  # with its line end; only the beginning if the line is longer than LINE_LIMIT
+    whole: bool = True  # False if `data` is only the beginning
 
     @property
     def blank(self) -> bool:
@@ -45,7 +46,7 @@ class _Line(NamedTuple):
         return LineError(form.where, self.number, problem, digest=digest, fields={}, hint=hint)
 
     def text(self) -> str:
-        """The line without its end. _BadError where it is no text."""
+        """The line without its line end. _BadError if it is too long or not UTF-8."""
         if not self.whole:
             raise _BadError(f"is longer than {LINE_LIMIT >> 20} MB")
         try:
@@ -56,10 +57,12 @@ class _Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where lines come from: a file, or standard input where the path is `-`. `format` None: by the name, else sniffed.
+    """The source of the lines.
 
-    Only a regular file is `rereadable`: it can be read once before the run, so that a mistake is told at its start.
-    `waits`: a line may still have to come, as from a pipe or a terminal.
+    path        a file; `-` is standard input
+    format      None decides by the file's name, or by the first line
+    rereadable  whether it is a regular file: it is read once before the run, so that mistakes are reported at the start
+    waits       whether lines may still have to come, as from a pipe or a terminal
     """
 
     path: str
@@ -69,7 +72,10 @@ class Source:
 
     @classmethod
     def of(cls, path: str, format: str | None = None) -> "Source":
-        """Raises EftError for what is not there or is a folder, SettingError for a format that is none."""
+        """The source for a path. `format` is jsonl, csv, text or None.
+
+        Raises EftError if the file is missing or a folder, and SettingError if the format is unknown.
+        """
         if format is not None and format not in get_args(Format):
             raise SettingError(f"format is {format!r}; it must be one of {', '.join(get_args(Format))}.")
         chosen: Format | None = next((f for f in get_args(Format) if f == format), None)
@@ -90,18 +96,19 @@ class Source:
         if chosen is None and regular:
             hint = "Name it .jsonl, .csv or .txt, or give --format."
             if Path(path).suffix.lower() == ".json":
-                hint = "It must be JSON Lines, an object a line: jq -c '.[]' FILE.json > FILE.jsonl"
-            raise SettingError(f"{path}: its name does not say its format.", hint)
+                hint = "It must be JSON Lines, one object on each line: jq -c '.[]' FILE.json > FILE.jsonl"
+            raise SettingError(f"{path}: the format cannot be told from the file's name.", hint)
         return cls(path, chosen, rereadable=regular, waits=not regular)
 
     @property
     def name(self) -> str:
+        """The input's name, as errors show it."""
         return name_of(self.path)
 
     def records(self, form: Form) -> Generator[Record | LineError, None, None]:
-        """Every line that is not empty, in order: what it asks for, or what is wrong with it.
+        """Yields a record, or an error, for each line that is not empty, in order.
 
-        Raises EftError where nothing can be read at all: no such file, or a CSV header without a prompt.
+        Raises EftError if nothing can be read at all, for example if a CSV header has no prompt.
         """
         with self._open() as file:
             lines, format = _sniffed(_lines(file, self.name), self.format)
@@ -114,7 +121,7 @@ class Source:
             if (stdin := _descriptor()) is None:
                 yield sys.stdin.buffer
                 return
-            # Not sys.stdin's buffer: a thread that waits for input holds its lock, which Python wants when it ends.
+            # Not sys.stdin.buffer: a thread that waits for input holds its lock, and Python needs the lock to exit.
             with open(stdin, "rb", closefd=False) as file:
                 yield file
             return
@@ -127,7 +134,7 @@ class Source:
 
 
 def _descriptor() -> int | None:
-    """Standard input's; None where something of Python's own stands for it."""
+    """The file descriptor of standard input; None if a Python object stands for it, as in tests."""
     try:
         return sys.stdin.fileno()
     except (OSError, ValueError):
@@ -135,7 +142,7 @@ def _descriptor() -> int | None:
 
 
 def name_of(path: str) -> str:
-    """The input as errors call it."""
+    """The input's name, as errors show it."""
     return "<stdin>" if path == STDIN else path
 
 
@@ -145,7 +152,7 @@ def _unreadable(path: str, error: OSError | ValueError) -> EftError:
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[_Line]:
-    """The lines of a file, a byte order mark taken off. Only `\\n` ends one."""
+    """The lines of a file, without a byte order mark. Only `\\n` ends a line."""
     for number in itertools.count(1):
         try:
             data = file.readline(LINE_LIMIT + 1)
@@ -159,13 +166,13 @@ def _lines(file: BinaryIO, name: str) -> Iterator[_Line]:
             return
         if number == 1:
             if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise EftError(f"{name} is UTF-16 text.", "Save it as UTF-8.")
+                raise EftError(f"{name} is UTF-16 text; it must be UTF-8.", "Save it as UTF-8.")
             data = data.removeprefix(BOM)
         yield _Line(number, data, whole)
 
 
 def _sniffed(lines: Iterator[_Line], format: Format | None) -> tuple[Iterator[_Line], Format]:
-    """The lines, and their format where it is not known: JSON Lines if the first begins with a brace, else text."""
+    """The lines and their format. An unknown format is JSON Lines if the first line begins with a brace, else text."""
     if format is not None:
         return lines, format
     first = next((line for line in lines if not line.blank), None)
@@ -195,7 +202,7 @@ def _json_lines(lines: Iterator[_Line], form: Form) -> Iterator[Record | LineErr
             fields = json.loads(line.text(), parse_constant=_no_constant)
         except json.JSONDecodeError as error:
             yield line.bad(form, f"is not JSON: {error.msg} (column {error.colno})")
-        except (ValueError, RecursionError) as error:  # NaN, a number of thousands of digits, brackets without end
+        except (ValueError, RecursionError) as error:  # NaN, thousands of digits, deep nesting
             yield line.bad(form, f"is not JSON: {'nested too deeply' if isinstance(error, RecursionError) else error}")
         except _BadError as error:
             yield line.bad(form, error.message)
@@ -203,7 +210,7 @@ def _json_lines(lines: Iterator[_Line], form: Form) -> Iterator[Record | LineErr
             if isinstance(fields, dict):
                 yield form.record(line.number, fields)
             else:
-                yield line.bad(form, "is no JSON object", 'A line is one, as in {"prompt": "..."}.')
+                yield line.bad(form, "is no JSON object", 'Each line must be one, for example {"prompt": "..."}.')
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -211,18 +218,18 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _csv(lines: Iterator[_Line], form: Form) -> Iterator[Record | LineError]:
-    """Records of a CSV file (RFC 4180); the header names the columns, of which one is `prompt`."""
+    """Reads the records of a CSV file (RFC 4180). The header names the columns; one of them is `prompt`."""
     reached = [_Line(0, b"")]  # the last line that was read
 
     def decoded(line: _Line) -> str:
         reached[0] = line
         if not line.whole:
-            line.text()  # which says so
-        # (Broken bytes are found afterwards: the reader has to come to the end of the record.)
+            line.text()  # raises the error
+        # Invalid bytes are reported later, when the CSV reader has found the end of the record.
         return line.data.decode("utf-8", "surrogateescape")
 
     csv.field_size_limit(LINE_LIMIT)
-    rows = csv.reader(map(decoded, lines), strict=True)  # a map goes on after an error
+    rows = csv.reader(map(decoded, lines), strict=True)  # a map, unlike a generator, goes on after an error
     columns: list[str] | None = None
     while True:
         start = reached[0].number + 1
@@ -272,7 +279,7 @@ def _header(names: list[str], form: Form) -> list[str]:
 
 
 def _cell(name: str, cell: str) -> Any:
-    """A column of a setting's name holds that setting, as JSON where it is one; an empty cell is none."""
+    """The value of a cell. In the column of a setting it is read as JSON if possible; an empty cell there is None."""
     if name not in SETTINGS and name not in ("n", "system"):
         return cell
     if not cell.strip():

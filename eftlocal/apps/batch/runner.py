@@ -1,13 +1,14 @@
-"""A run from its first check to its summary: read, work, write in order; the same for answers and for scores."""
+"""A run from its first check to its summary: reads records, works on them, and writes lines in order."""
 
 import json
 import secrets
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from threading import Event
 from typing import Final, NamedTuple
 
-from eftlocal.apps.batch.ahead import ahead
+from eftlocal.apps.batch.lines import Lines, lines
 from eftlocal.apps.batch.options import OnError, Options
 from eftlocal.apps.batch.output import Earlier, Output
 from eftlocal.apps.batch.progress import Report
@@ -20,27 +21,27 @@ from eftlocal.errors import EftError, SettingError
 
 __all__ = ["run"]
 
-# Answers that may wait for a slower one before them. When it is reached no prompt is begun until that one has ended:
-# many times what any machine decodes at once, so that this happens only to an answer of extraordinary length.
+# The most finished lines that may wait for a slower one before them. At this number, no item begins until that one has
+# ended. It is many times what any machine decodes at once, so only an extremely long answer makes a run wait.
 WAITING: Final = 256
 
-ANOTHER: Final = "Name another file, or start this one anew with --overwrite."
+ANOTHER: Final = "Name another file, or start this one again with --overwrite."
 
 
 def run(
     load: Callable[[], Emulator], begin: Callable[[Emulator, int, int | None], Work], form: Form, options: Options
 ) -> int:
-    """Do what is left to do. Returns the exit code: 0, 1 where a line failed, 130 interrupted.
+    """Make the lines that the output does not have yet. Returns 0, 1 if a line failed, or 130 if interrupted.
 
-    begin: the work with an emulator, the seed for those lines that have none of their own, and how many lines are to be
-    written at most (None: not known).
+    `begin(emulator, seed, left)` makes the work: `seed` is for lines without their own seed, and `left` is the most
+    lines that will be written, or None if this is not known.
 
-    A file is read once before anything is loaded: a bad line is told now, and not when its turn comes.
+    A regular file is read once before any model is loaded, so that a bad line is reported first. Raises EftError.
     """
     source = Source.of(options.source, options.format)
     with Output(options.target) as output:
         if output.is_same_file(options.source):
-            raise SettingError("The output is the input's file.", "Name another file: -o FILE.")
+            raise SettingError("The output file is the input file.", "Name another output file: -o FILE.")
         earlier = Earlier() if options.overwrite else output.scan()
         total = _read_ahead(source, form, earlier, output, options.on_error) if source.rereadable else None
         done = sum(samples.bit_count() for _, samples in earlier.done.values())
@@ -60,10 +61,10 @@ def run(
             )
             batch = _Batch(source, form, earlier, output, report, options)
             try:
-                with report, interruptible() as stop:
-                    whole = batch.run(work, stop)
+                with report, closing(lines(source, form)) as taken, interruptible(taken.wake) as stop, closing(work):
+                    whole = batch.run(taken, work, stop)
             except BrokenPipeError:
-                raise  # and nothing more is said
+                raise  # without a summary
             except BaseException:
                 report.summary()
                 raise
@@ -72,7 +73,7 @@ def run(
 
 
 def _read_ahead(source: Source, form: Form, earlier: Earlier, output: Output, on_error: OnError) -> int:
-    """How many lines the output will have. Raises what a later reading would, and EftError for an edited input."""
+    """How many lines the output will have. Raises EftError for a bad line, and for an input that has changed."""
     total = known = 0
     for record in source.records(form):
         if isinstance(record, LineError) and on_error == "stop" and not earlier.has(record.line):
@@ -92,9 +93,9 @@ def _must_be_unedited(record: Record | LineError, source: Source, earlier: Earli
 
 
 def _must_be_alike(earlier: Earlier, work: Work, form: Form, output: Output) -> None:
-    """EftError where this run would not have written the first line that the output has.
+    """Raises EftError if this run would write the output's first line with other settings or models.
 
-    (The others follow: every run that continued the output was compared with that line too.)
+    The first line is enough: each run that continued the output was compared with it, too.
     """
     if earlier.first is None:
         return
@@ -111,7 +112,7 @@ def _must_be_alike(earlier: Earlier, work: Work, form: Form, output: Output) -> 
 
 
 def _differing(name: str, old: object, new: object) -> Iterator[tuple[str, object, object]]:
-    """(name, old, new) of the values that differ, inside of objects too."""
+    """Yields (name, old, new) for values that differ, also inside objects."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys((*old, *new)):
             inside = key if name in ("settings", "models") else f"{name} {key}"
@@ -125,7 +126,7 @@ def _shown(value: object) -> str:
 
 
 class _Written(NamedTuple):
-    """A line that waits to be written, with what is counted when it is."""
+    """A line that is ready to be written, with what `Report` counts."""
 
     line: bytes
     tokens: int
@@ -134,63 +135,53 @@ class _Written(NamedTuple):
 
 
 class _Batch:
-    """The items of one run on their way from the input to the output."""
+    """Takes the items of one run from the input to the output."""
 
     def __init__(
         self, source: Source, form: Form, earlier: Earlier, output: Output, report: Report, options: Options
     ) -> None:
         self._source, self._form, self._earlier = source, form, earlier
         self._output, self._report, self._options = output, report, options
-        self._waiting: dict[int, _Written] = {}  # by place: what has ended before something in front of it
-        self._begun = self._ended = self._written = 0  # items
-        self._all_begun = self._failed = False
+        self._items: deque[Item] = deque()  # items of the last line that have not begun
+        self._waiting: dict[int, _Written] = {}  # place -> line that waits for those before it
+        self._begun = self._ended = self._written = 0  # numbers of items
+        self._failed = False
 
-    def run(self, work: Work, stop: Event) -> bool:
-        """Whether everything was done; False where `stop` was set before. Raises LineError where one is to stop it."""
-        with closing(self._records()) as records:
-            todo = self._todo(records)
-            # Where too much waits for one answer, a round ends, and the next begins when that answer is there.
-            while not (self._all_begun or self._failed or stop.is_set()):
-                with closing(work.do(self._round(todo, work), stop.is_set)) as finished:
-                    for one in finished:
-                        self._take(one, work)
-        return self._all_begun and self._ended == self._begun
-
-    def _records(self) -> Generator[Record | LineError | None, None, None]:
-        """Every line, and None where the next one is waited for: a file has all of them, a pipe may not."""
-        records = self._source.records(self._form)
-        return ahead(records) if self._source.waits else records
-
-    def _todo(self, records: Iterable[Record | LineError | None]) -> Iterator[Item | LineError | None]:
-        for record in records:
-            if record is None:
-                yield None
-                continue
-            _must_be_unedited(record, self._source, self._earlier, self._output)
-            if isinstance(record, LineError):
-                if not self._earlier.has(record.line):
-                    yield record
-                continue
-            for sample in range(record.samples):
-                if not self._earlier.has(record.line, sample):
-                    yield Item(self._begun, record, sample)
-
-    def _round(self, todo: Iterator[Item | LineError | None], work: Work) -> Iterator[Item | None]:
-        while len(self._waiting) < WAITING and not self._failed:
-            try:
-                item = next(todo)
-            except StopIteration:
-                self._all_begun = True
-                return
-            if item is None:
-                yield None
-                continue
-            place = self._begun
-            self._begun += 1
-            if isinstance(item, LineError):
-                self._end(place, _Written(self._error_line(item, None, item.problem, work), 0, None, item))
+    def run(self, lines: Lines, work: Work, stop: Event) -> bool:
+        """Run to the end. Returns False if `stop` was set before. Raises LineError if a failed line ends the run."""
+        while True:
+            if stop.is_set():
+                work.cancel()
             else:
-                yield item
+                self._begin(lines, work, stop)
+            if not len(work):
+                return lines.ended and not self._items and self._ended == self._begun
+            for finished in work.step():
+                self._take(finished, work)
+
+    def _begin(self, lines: Lines, work: Work, stop: Event) -> None:
+        """Begin items while there is room. If nothing runs, wait for the next line."""
+        while work.room > 0 and len(self._waiting) < WAITING and not self._failed and not stop.is_set():
+            if not self._items:
+                line = lines.take(wait=not len(work))
+                if line is None:
+                    return
+                self._open(line, work)
+            elif (refused := work.add(self._items.popleft())) is not None:
+                self._take(refused, work)
+
+    def _open(self, line: Record | LineError, work: Work) -> None:
+        """Make the items of a line, without those that the output has already."""
+        _must_be_unedited(line, self._source, self._earlier, self._output)
+        if isinstance(line, Record):
+            samples = (sample for sample in range(line.samples) if not self._earlier.has(line.line, sample))
+            self._items.extend(Item(self._place(), line, sample) for sample in samples)
+        elif not self._earlier.has(line.line):
+            self._end(self._place(), _Written(self._error_line(line, None, line.problem, work), 0, None, line))
+
+    def _place(self) -> int:
+        self._begun += 1
+        return self._begun - 1
 
     def _take(self, one: Finished, work: Work) -> None:
         place, record, sample = one.item
@@ -215,7 +206,7 @@ class _Batch:
         return line_of(record, sample, {"error": problem, **origin})
 
     def _end(self, place: int, written: _Written) -> None:
-        """An item has ended: write it and what waited for it."""
+        """End an item: write its line, and the lines that waited for it."""
         self._ended += 1
         self._failed |= written.error is not None and self._options.on_error == "stop"
         if not self._options.ordered:

@@ -1,17 +1,15 @@
-"""The two kinds of work, answers to prompts and scores of completions: from a record to the output's own fields."""
+"""The two kinds of work of a run, answers and scores: from a record to the fields of an output line."""
 
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
 from eftlocal.apps.batch.fingerprint import models
 from eftlocal.apps.batch.records import Form, Record
-from eftlocal.arithmetic.sample import Sampling
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials, Settings
-from eftlocal.emulation.batch import PAUSE, Job
+from eftlocal.emulation.batch import Answer, Job
 from eftlocal.emulation.emulator import SCORED_AT_ONCE, Emulator
 from eftlocal.emulation.scoring import Score
 from eftlocal.errors import EftError
@@ -22,7 +20,7 @@ SCORED: Final = ("beta", "mix", "reward_top_p", "alone")  # the settings that a 
 
 
 class Item(NamedTuple):
-    """One line of the output that is to be made; places count them in the input's order."""
+    """One line of the output to make. `place` numbers all items, from 0, in the order of the input."""
 
     place: int
     record: Record
@@ -30,7 +28,12 @@ class Item(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """An item's own fields of the output, or why there are none; how many tokens it took, and what ended it."""
+    """An item that has ended.
+
+    result  the run's own fields of its line, or the error
+    tokens  how many tokens were generated or scored
+    reason  the finish reason of its answer; None for an error or a score
+    """
 
     item: Item
     result: Mapping[str, object] | EftError
@@ -39,36 +42,54 @@ class Finished(NamedTuple):
 
 
 class Work(Protocol):
-    """What a run does with every record."""
+    """What a run does with its items. Add items while there is room; they end in any order."""
 
     unit: str
 
-    def origin(self, record: Record | None) -> dict[str, object]:
-        """What a line is made with: settings (None: of a line that says nothing), emulator and models."""
+    @property
+    def room(self) -> int:
+        """How many more items can be added now."""
         ...
 
-    def do(self, items: Iterator[Item | None], cancelled: Callable[[], bool]) -> Generator[Finished, None, None]:
-        """Work on items as they are pulled; they may finish in another order. What was cancelled does not come back.
+    def __len__(self) -> int:
+        """How many items have not ended yet."""
+        ...
 
-        None among them: the next item is not there yet.
-        """
+    def origin(self, record: Record | None) -> dict[str, object]:
+        """The fields that say how a line is made: settings, emulator, models. None is a record without own settings."""
+        ...
+
+    def add(self, item: Item) -> Finished | None:
+        """Begin an item. Returns it at once, with its error, if it cannot begin; else None."""
+        ...
+
+    def step(self) -> list[Finished]:
+        """Run one step for all items. Returns those that finished; cancelled items are not returned."""
+        ...
+
+    def cancel(self) -> None:
+        """Cancel all items."""
+        ...
+
+    def close(self) -> None:
+        """Drop all items that have not ended."""
         ...
 
 
 class _Origin:
-    """The fields that say how a line was made. `seed`: that of the lines without one of their own."""
+    """Makes the fields that say how a line was made. `seed` is for lines without their own seed."""
 
     def __init__(self, emulator: Emulator, form: Form, seed: int | None = None) -> None:
         self._emulator = emulator
         self._form = form
         self._seed: Dials = {} if seed is None else {"seed": seed}
-        self._models = models(emulator.engine.specs, emulator.views)
+        self._models = models(emulator.members.specs, emulator.members.views)
 
     def dials(self, record: Record | None) -> Dials:
         return {**self._seed, **(record.dials if record is not None else {})}
 
     def of(self, record: Record | None, own: Mapping[str, object], only: tuple[str, ...] | None) -> dict[str, object]:
-        """`own`: what the work has to say beside the settings; `only`: those that matter to it."""
+        """The fields of one line. own: the work's own settings. only: the emulator's settings to name; None is all."""
         settings = self._emulator.settings.turned(**self.dials(record))
         found = _flat(settings) | {"mix": {n: settings.mix.get(n, b) for n, b in self._emulator.betas.items()}}
         found = {name: value for name, value in found.items() if only is None or name in only}
@@ -76,15 +97,13 @@ class _Origin:
             found["raw"] = True
         if self._form.system is not None and (record is None or record.fields.get("system") is None):
             found["system"] = self._form.system
-        found |= {**own, "context": self._emulator.context, "kv_type": self._emulator.engine.kv_type}
+        found |= {**own, "context": self._emulator.context, "kv_type": self._emulator.kv_type}
         return {"settings": found, "emulator": self._emulator.name, "models": self._models}
 
 
 def _flat(settings: Settings) -> dict[str, object]:
-    """Settings and sampling by name, as JSON has them; what is off (None) is left out."""
-    names = [f.name for f in fields(Settings) if f.name != "sampling"]
-    found = {name: getattr(settings, name) for name in names}
-    found |= {f.name: getattr(settings.sampling, f.name) for f in fields(Sampling)}
+    """Name -> setting, in the form of the output's lines. Settings that are off (None) are left out."""
+    found: dict[str, object] = {**settings.dials()}
     if settings.constraint is not None:
         found["constraint"] = {settings.constraint.kind: settings.constraint.text}
     found["logit_bias"] = {str(k): v if v > float("-inf") else "-inf" for k, v in settings.sampling.logit_bias.items()}
@@ -92,40 +111,56 @@ def _flat(settings: Settings) -> dict[str, object]:
 
 
 class Answers:
-    """Generation: an answer, or `n` of them, to every prompt.
+    """The work of `generate`: one answer, or `n` answers, to each prompt.
 
-    A line with a seed of its own draws what `eftlocal generate --seed` would; the others draw from (the run's seed, the
-    line), so that no answer depends on which others are asked for beside it.
+    A line with its own seed gets the same answer as from `eftlocal generate --seed`. The random numbers of the other
+    lines come from (the run's seed, the line's number). So an answer does not depend on the lines beside it.
     """
 
     unit = "answer"
 
     def __init__(self, emulator: Emulator, form: Form, *, seed: int, parallel: int) -> None:
-        self._emulator = emulator
         self._form = form
-        self._parallel = parallel
         self._origin = _Origin(emulator, form, seed)
+        self._batch = emulator.batch(parallel)
+
+    @property
+    def room(self) -> int:
+        return self._batch.room
+
+    def __len__(self) -> int:
+        return len(self._batch)
 
     def origin(self, record: Record | None) -> dict[str, object]:
         return self._origin.of(record, {"n": self._form.samples if record is None else record.samples}, None)
 
-    def do(self, items: Iterator[Item | None], cancelled: Callable[[], bool]) -> Generator[Finished, None, None]:
-        for answer in self._emulator.answers(map(self._job, items), parallel=self._parallel, cancelled=cancelled):
-            item = answer.tag
-            assert isinstance(item, Item)
-            if isinstance(answer.reply, EftError):
-                yield Finished(item, answer.reply)
-            elif answer.reply.finish_reason != "cancelled":
-                reply = answer.reply
-                yield Finished(item, _answer(reply), len(reply.tokens), reply.finish_reason)
+    def add(self, item: Item) -> Finished | None:
+        job = Job(item.record.prompt, self._origin.dials(item.record), _rng_key(item), item)
+        refused = self._batch.add(job)
+        return None if refused is None else _finished(refused)
 
-    def _job(self, item: Item | None) -> Job | None:
-        return item if item is None else Job(item.record.prompt, self._origin.dials(item.record), _stream(item), item)
+    def step(self) -> list[Finished]:
+        finished = map(_finished, self._batch.step())
+        return [one for one in finished if one.reason != "cancelled"]
+
+    def cancel(self) -> None:
+        self._batch.cancel()
+
+    def close(self) -> None:
+        self._batch.close()
 
 
-def _stream(item: Item) -> tuple[int, int]:
-    """The stream of random numbers. (A seed sequence takes trailing zeros for nothing: sample 0 draws as one alone.)"""
+def _rng_key(item: Item) -> tuple[int, int]:
+    """The key of an item's random numbers. Numpy ignores trailing zeros, so sample 0 draws like a single answer."""
     return 0 if "seed" in item.record.dials else item.record.line - 1, item.sample
+
+
+def _finished(answer: Answer) -> Finished:
+    item, reply = answer
+    assert isinstance(item, Item)
+    if isinstance(reply, EftError):
+        return Finished(item, reply)
+    return Finished(item, _answer(reply), len(reply.tokens), reply.finish_reason)
 
 
 def _answer(reply: Reply) -> dict[str, object]:
@@ -139,7 +174,7 @@ def _answer(reply: Reply) -> dict[str, object]:
 
 
 class Scores:
-    """Scoring: the log-probabilities of every completion, their sums alone or also token by token."""
+    """The work of `score`: the log-probability of each completion, and of each of its tokens if `tokens` is set."""
 
     unit = "score"
 
@@ -147,20 +182,34 @@ class Scores:
         self._emulator = emulator
         self._tokens = tokens
         self._origin = _Origin(emulator, form)
+        self._items: list[Item] = []
+
+    @property
+    def room(self) -> int:
+        return SCORED_AT_ONCE - len(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
 
     def origin(self, record: Record | None) -> dict[str, object]:
         return self._origin.of(record, {"tokens": self._tokens}, SCORED)
 
-    def do(self, items: Iterator[Item | None], cancelled: Callable[[], bool]) -> Generator[Finished, None, None]:
-        while not cancelled() and (group := _group(items, SCORED_AT_ONCE)) is not None:
-            if not group:
-                time.sleep(PAUSE)
-                continue
-            records = [item.record for item in group]
-            pairs = [(r.prompt, text, self._origin.dials(r)) for r in records for text in r.completions]
-            scores = iter(self._emulator.score_many(pairs))
-            for item in group:
-                yield self._finished(item, list(islice(scores, len(item.record.completions))))
+    def add(self, item: Item) -> Finished | None:
+        self._items.append(item)
+        return None
+
+    def step(self) -> list[Finished]:
+        items, self._items = self._items, []
+        records = [item.record for item in items]
+        pairs = [(r.prompt, text, self._origin.dials(r)) for r in records for text in r.completions]
+        scores = iter(self._emulator.score_many(pairs))
+        return [self._finished(item, list(islice(scores, len(item.record.completions)))) for item in items]
+
+    def cancel(self) -> None:
+        self._items.clear()
+
+    def close(self) -> None:
+        self._items.clear()
 
     def _finished(self, item: Item, found: list[Score | EftError]) -> Finished:
         scores = []
@@ -173,19 +222,8 @@ class Scores:
         return Finished(item, own, sum(len(score.tokens) for score in scores))
 
 
-def _group(items: Iterator[Item | None], most: int) -> list[Item] | None:
-    """The next items, `most` of them or as many as are there already. None: there are no more."""
-    group: list[Item] = []
-    for item in items:
-        if item is not None:
-            group.append(item)
-        if item is None or len(group) == most:
-            return group
-    return group or None
-
-
 def _sums(score: Score, tokens: bool) -> dict[str, object]:
-    """A completion's log-probability under the emulator and under each role alone: sums over its tokens."""
+    """A completion's log-probability under the emulator and under each role by itself, summed over its tokens."""
     rewards = {
         name: {role: sum(token.rewards[name][role] for token in score.tokens) for role in pair}
         for name, pair in score.tokens[0].rewards.items()

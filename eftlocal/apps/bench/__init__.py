@@ -1,10 +1,10 @@
-"""`eftlocal bench`: what emulation and drafts cost and gain on this machine, each way to decode beside the others."""
+"""`eftlocal bench`: measures what emulation and drafts cost and gain on this machine, and compares ways to decode."""
 
 import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from eftlocal.apps.bench.synthetic import parse_size, widen
 from eftlocal.apps.common import console
 from eftlocal.catalog import models as catalog
 from eftlocal.emulation.emulator import Emulator
+from eftlocal.emulation.loading import Loaded
 from eftlocal.errors import SettingError
 from eftlocal.runtime.machine import usable_cores
 
@@ -39,9 +40,9 @@ def bench(
     plot_file: Path | None,
     as_json: bool,
 ) -> int:
-    """Measure one emulator and print the report; draw it, where a file for it is given. Returns the exit code.
+    """Measure one emulator, print the report, and draw it if `plot_file` is given. Returns the exit code.
 
-    What is asked for and cannot be had is an error before anything is measured.
+    Raises EftError before anything is measured if an option asks for something that is not possible.
     """
     if plot_file is not None:
         plot.check(plot_file)
@@ -61,9 +62,10 @@ def bench(
         def progress(text: str) -> None:
             status.update(f"measuring: {text} ...")
 
-        with _loaded(load, cat, entry.name, contexts) as loaded:
+        loaded = _loaded(load, cat, entry.name, contexts)
+        with closing(loaded.engine):
             if contexts:
-                check_contexts(loaded, contexts, repetitions)
+                check_contexts(Emulator(loaded), contexts, repetitions)
             report = measure(loaded, prompts, tokens=tokens, repetitions=repetitions, progress=progress)
             ctx = context_costs(loaded, contexts, repetitions, progress) if contexts else ()
         counts = thread_counts(usable_cores()) if sweep_threads else ()
@@ -79,20 +81,20 @@ def bench(
     return 0
 
 
-def _loaded(load: Load, cat: catalog.Catalog, name: str, contexts: Sequence[int]) -> Emulator:
-    """The emulator, with room for the longest of these contexts."""
+def _loaded(load: Load, cat: catalog.Catalog, name: str, contexts: Sequence[int]) -> Loaded:
+    """Load the emulator, with room for the longest of these contexts (in rising order)."""
     loaded = load(cat, name)
-    if not contexts or contexts[-1] <= loaded.context:
+    if not contexts or contexts[-1] <= loaded.engine.n_ctx:
         return loaded
-    loaded.close()
+    loaded.engine.close()
     try:
         return load(cat, name, ctx=contexts[-1])
-    except SettingError as error:  # a context that the members were not trained for: everything else was right before
+    except SettingError as error:  # the context is too long: everything else was checked before
         raise SettingError(error.message, "Give --sweep-ctx at most that.") from None
 
 
 def _with_base(cat: catalog.Catalog, entry: catalog.Emulator, path: Path) -> catalog.Catalog:
-    """The catalogue with another file as this emulator's base."""
+    """A copy of the catalogue in which this emulator's base is the file `path`."""
     base = catalog.Model(name="synthetic-base", file=path)
     changed = replace(entry, base=base.name)
     return replace(cat, models={**cat.models, base.name: base}, emulators={**cat.emulators, entry.name: changed})

@@ -1,4 +1,4 @@
-"""The picture of a bench: every way to decode as a bar, and the sweeps as lines. Drawn by matplotlib, an extra."""
+"""Draws a bench report with matplotlib (an extra): each way to decode as a bar, and the sweeps as lines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,15 @@ COLOURS: Final = {"base_alone": GREY, "sequential": LIGHT, "concurrent": BLUE}  
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One way to decode: tokens/s, as shares of two others', and the limit of its decodes where it drafts."""
+    """One way to decode.
+
+    way           its key in the report
+    label         its name in the picture
+    tokens_per_s  its speed
+    of_base       its speed divided by that of the base by itself
+    of_plain      its speed divided by that of emulation without drafts
+    limit         tokens/s if only its decodes took time; None without drafts
+    """
 
     way: str
     label: str
@@ -33,7 +41,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One sweep: ms a token of the base alone and of the emulation, over `x`."""
+    """One sweep: milliseconds for a token of the base by itself and of the emulation, at each `x`."""
 
     title: str
     x: tuple[int, ...]
@@ -42,14 +50,14 @@ class Panel:
 
 
 def check(path: Path) -> None:
-    """Raises SettingError where no picture could be drawn to `path`: asked before anything is measured."""
+    """Raises SettingError if no picture can be drawn to `path`. Call it before anything is measured."""
     if path.suffix.lower() not in SUFFIXES:
         raise SettingError(f"--plot has {path}; its name must end in .png, .svg or .pdf.")
-    if find_spec("matplotlib") is None:  # not imported yet: peak memory is none of its
-        raise SettingError("A plot is drawn by matplotlib, which is not installed.", "pip install 'eftlocal[plot]'")
+    if find_spec("matplotlib") is None:  # not imported yet, so that it does not count in the peak memory
+        raise SettingError("A plot needs matplotlib, which is not installed.", "pip install 'eftlocal[plot]'")
     there = path.exists()
     try:
-        with path.open("ab"):  # the only true answer to whether it can be written
+        with path.open("ab"):  # only opening it tells whether it can be written
             pass
         if not there:
             path.unlink()
@@ -58,7 +66,7 @@ def check(path: Path) -> None:
 
 
 def bars(report: Report) -> list[Bar]:
-    """Every way that was measured, in the report's order."""
+    """A bar for each way that was measured, in the report's order."""
     return [
         Bar(
             way,
@@ -73,21 +81,21 @@ def bars(report: Report) -> list[Bar]:
 
 
 def panels(report: Report) -> list[Panel]:
-    """The sweeps that were made."""
+    """A panel for each sweep that was made."""
     threads, ctx = report.sweeps.threads, report.sweeps.ctx
     found = []
     if threads:
-        x, alone, concurrent = zip(*((cost.threads, cost.base_alone, cost.concurrent) for cost in threads), strict=True)
-        found.append(Panel("threads", x, alone, concurrent))
+        points = [(cost.threads, cost.base_alone, cost.concurrent) for cost in threads]
+        found.append(Panel("threads", *zip(*points, strict=True)))
     if ctx:
-        x, alone, concurrent = zip(*((cost.ctx, cost.base_alone, cost.concurrent) for cost in ctx), strict=True)
-        found.append(Panel("tokens in the context", x, alone, concurrent))
+        points = [(cost.ctx, cost.base_alone, cost.concurrent) for cost in ctx]
+        found.append(Panel("tokens in the context", *zip(*points, strict=True)))
     return found
 
 
 def draw(report: Report, path: Path) -> None:
-    """Draw the report to `path`. Raises SettingError where it cannot be written."""
-    from matplotlib.figure import Figure  # of itself: no pyplot, no window, no state that outlives the call
+    """Draw the report to `path`. Raises SettingError if it cannot be written."""
+    from matplotlib.figure import Figure  # not pyplot: it has no window and no global state
 
     ways, sweeps = bars(report), panels(report)
     heights = [0.42 * len(ways) + 1.1, *([2.8] if sweeps else [])]
@@ -113,10 +121,10 @@ def _draw_bars(axes: "Axes", ways: Sequence[Bar]) -> None:
     limits = [(bar.limit, i) for i, bar in enumerate(ways) if bar.limit is not None]
     if limits:
         x, y = zip(*limits, strict=True)
-        axes.plot(x, y, "|", color=RED, markersize=18, markeredgewidth=2, label="what the decodes alone would allow")
+        axes.plot(x, y, "|", color=RED, markersize=18, markeredgewidth=2, label="limit: only the decodes take time")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=8, markerscale=0.6)
     longest = max([bar.tokens_per_s for bar in ways] + [limit for limit, _ in limits])
-    axes.set_xlim(0, 1.4 * longest)  # to the right of them the figures stand in columns
+    axes.set_xlim(0, 1.4 * longest)  # leaves room for columns of numbers on the right
     axes.spines["bottom"].set_bounds(0, longest)
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= longest])
     axes.set_xlabel("tokens/s", loc="left")

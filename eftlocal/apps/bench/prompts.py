@@ -1,4 +1,4 @@
-"""The prompts of `eftlocal bench`, fixed so that figures can be compared."""
+"""The prompts of `eftlocal bench`. They are fixed, so that figures can be compared."""
 
 GENERAL = (
     "Explain in a few sentences why the sky is blue.",
@@ -7,7 +7,7 @@ GENERAL = (
     "What are the main differences between a cat and a dog as a pet?",
 )
 
-# What the miniature family of the demo can answer.
+# Questions that the demo's tiny models can answer.
 CITIES = (
     "Which country is Delhi in?",
     "How large is the population of Oxford?",
@@ -15,7 +15,7 @@ CITIES = (
     "Name the language of Oaxaca.",
 )
 
-# What the sweeps read, as often as it takes to fill a context.
+# The text that sweeps read. It is repeated until it fills a context.
 PASSAGE = (
     "The harbour was built when ships were small, and the town grew around it street by street. Every morning the "
     "boats came in with the tide, and by noon the market had sold what they brought: herring, mussels, now and then a "

@@ -1,4 +1,4 @@
-"""What one run of `eftlocal bench` found, as values: printed as tables, as JSON, and drawn."""
+"""The results of one run of `eftlocal bench`, as values. They are printed as tables or as JSON, and drawn."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ __all__ = ["ContextCost", "Report", "Sweeps", "ThreadCost", "counted"]
 
 @dataclass(frozen=True, slots=True)
 class ThreadCost:
-    """Milliseconds that the decodes of one token take with so many threads."""
+    """Milliseconds that the decodes of one token take with `threads` threads."""
 
     threads: int
     base_alone: float
@@ -16,7 +16,10 @@ class ThreadCost:
 
 @dataclass(frozen=True, slots=True)
 class ContextCost:
-    """Milliseconds that the decodes of one token take at the end of so many; MB of all members' caches of them."""
+    """Milliseconds that the decodes of one token take after `ctx` tokens.
+
+    `kv_mb` is the size of all members' KV caches for these tokens, in MB.
+    """
 
     ctx: int
     base_alone: float
@@ -26,7 +29,7 @@ class ContextCost:
 
 @dataclass(frozen=True, slots=True)
 class Sweeps:
-    """How a token's cost grows; empty where it was not asked for."""
+    """How the cost of a token grows with threads and with the context. Empty if no sweep was asked for."""
 
     threads: tuple[ThreadCost, ...] = ()
     ctx: tuple[ContextCost, ...] = ()
@@ -34,12 +37,19 @@ class Sweeps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What one run measured; rates are medians of the repetitions, in tokens per second.
+    """The measurements of one run. Rates are medians of the repetitions, in tokens per second.
 
-    ratios: medians of those within each repetition ("concurrent / base_alone"), so not quite the ratios of the medians.
-    limit: what the decodes alone would allow at the tokens per block that were reached (for auto: at those that the
-    best length would have given for the same guesses). block_ms: what the decodes of a block of so many guesses take.
-    peak_rss_mb: with caches of `context` tokens. drafts_off: why there are no figures of drafts; None where there are.
+    tokens_per_s      way to decode -> rate
+    members           role -> its rates by itself: "decode" and "prefill"
+    acceptance        way with drafts -> share of right guesses, from 0 to 1
+    tokens_per_block  way with drafts -> mean tokens of a step
+    limit             way with drafts -> rate if only decodes took time, at its tokens_per_block. For auto, at the
+                      tokens that the best length would have given for the same guesses
+    block_ms          draft length -> milliseconds of the decodes of one draft
+    peak_rss_mb       peak memory in MB, with KV caches of `context` tokens
+    ratios            "concurrent / base_alone" and so on -> median of the ratios within each repetition; it is not
+                      exactly the ratio of the medians
+    drafts_off        the reason why drafts were not measured; None if they were
     """
 
     emulator: str
@@ -61,10 +71,10 @@ class Report:
     sweeps: Sweeps = field(default_factory=Sweeps)
 
     def ratio(self, one: str, other: str) -> float:
-        """How many tokens the way `one` decodes for each of `other`'s: base_alone, sequential or concurrent."""
+        """The speed of the way `one` divided by that of `other`: base_alone, sequential or concurrent."""
         return 1.0 if one == other else self.ratios[f"{one} / {other}"]
 
 
 def counted(n: int, noun: str) -> str:
-    """1 thread, 2 threads."""
+    """A number with its noun: "1 thread", "2 threads"."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

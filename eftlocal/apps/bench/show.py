@@ -1,4 +1,4 @@
-"""A bench's report as tables for people, with what matters as sentences at the end."""
+"""Prints a bench report as tables, and the main results as sentences at the end."""
 
 from rich.table import Column, Table
 
@@ -9,7 +9,7 @@ __all__ = ["show"]
 
 
 def show(report: Report) -> None:
-    """Print it on standard output."""
+    """Print the report on standard output."""
     out = console()
     out.print(f"{report.emulator}: {counted(report.threads, 'thread')} of {report.machine}")
     repetitions = counted(report.repetitions, "repetition")
@@ -33,7 +33,7 @@ def show(report: Report) -> None:
         out.print(contexts, "")
     if report.block_ms:
         blocks = ", ".join(f"{n}: {ms:.1f}" for n, ms in report.block_ms.items())
-        out.print(f"Decodes of a block of so many guesses, ms: {blocks}")
+        out.print(f"Decodes of one draft in ms, by number of guesses: {blocks}")
     out.print(f"Combination, sampling and Python: {report.overhead_ms_per_token:.2f} ms a token")
     out.print(f"Peak memory: {report.peak_rss_mb:.0f} MB, with caches of {report.context} tokens\n")
     for sentence in sentences(report):
@@ -41,21 +41,22 @@ def show(report: Report) -> None:
 
 
 def sentences(report: Report) -> list[str]:
-    """The two lines that matter: emulation / base alone, drafts / plain."""
+    """The main results, one or two lines: emulation compared to the base, and drafts compared to no drafts."""
     rates = report.tokens_per_s
     plain = f"Emulation decodes {rates['concurrent']:.1f} tokens/s: "
-    plain += f"{report.ratio('concurrent', 'base_alone'):.2f} of the base alone's {rates['base_alone']:.1f}."
+    plain += f"{report.ratio('concurrent', 'base_alone'):.2f} times the base by itself ({rates['base_alone']:.1f})."
     if report.drafts_off is not None:
         return [plain, f"Drafts were not measured: {report.drafts_off}."]
-    auto = f"Drafts (auto) decode {rates['draft_auto']:.1f} tokens/s: {report.ratio('draft_auto', 'concurrent'):.2f} "
-    auto += f"of plain emulation's, {report.ratio('draft_auto', 'base_alone'):.2f} of the base alone's, "
-    auto += f"{rates['draft_auto'] / report.limit['draft_auto']:.2f} of what the decodes alone would allow."
+    auto = f"With drafts (auto) it decodes {rates['draft_auto']:.1f} tokens/s: "
+    auto += f"{report.ratio('draft_auto', 'concurrent'):.2f} times emulation without drafts, "
+    auto += f"{report.ratio('draft_auto', 'base_alone'):.2f} times the base by itself, "
+    auto += f"{rates['draft_auto'] / report.limit['draft_auto']:.2f} times the limit that the decodes set."
     return [plain, auto]
 
 
 def _ways(report: Report) -> Table:
     names = ["", "tokens/s", "/ base", "/ plain"]
-    drafts = ["accepted", "tokens a block", "/ limit"] if report.acceptance else []
+    drafts = ["accepted", "tokens a step", "/ limit"] if report.acceptance else []
     table = _table(*names, *drafts)
     for way, rate in report.tokens_per_s.items():
         cells = [way, f"{rate:.1f}", f"{report.ratio(way, 'base_alone'):.2f}", f"{report.ratio(way, 'concurrent'):.2f}"]

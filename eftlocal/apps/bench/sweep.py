@@ -1,10 +1,11 @@
-"""How the cost of a token grows with threads and with the tokens before it: the sweeps of `eftlocal bench`.
+"""The sweeps of `eftlocal bench`: how the cost of a token changes with threads and grows with the context.
 
-Decodes alone are timed, of a fixed text that is read token by token: combining and sampling cost the same everywhere.
+Only decodes are timed, of a fixed text that is read token by token. Combining and sampling always cost the same.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Protocol
@@ -13,52 +14,53 @@ from eftlocal.apps.bench.prompts import PASSAGE
 from eftlocal.apps.bench.report import ContextCost, ThreadCost
 from eftlocal.catalog.models import Catalog
 from eftlocal.emulation.emulator import Emulator
-from eftlocal.engine.engine import Request
+from eftlocal.emulation.loading import Loaded
+from eftlocal.engine.slots import Request
 from eftlocal.errors import SettingError
 from eftlocal.runtime.plan.memory import Cache, Sizes
 
 __all__ = ["Load", "check_contexts", "context_costs", "parse_contexts", "thread_costs", "thread_counts"]
 
-STEPS = 4  # tokens that are timed at a time, after one more that is not
-LOADS = 3  # of each number of threads, at most
-THREADS_CTX = 128  # tokens that are read with each number of threads
+STEPS = 4  # tokens that are timed together, after one that is not timed
+LOADS = 3  # how often the models are loaded for each number of threads, at most
+THREADS_CTX = 128  # tokens that are read for each number of threads
 
 
 class Load(Protocol):
-    """Loads an emulator of a catalogue as the command's options say, but for what is given here."""
+    """Loads an emulator of a catalogue with the command's options. `ctx` and `threads` replace two of them."""
 
-    def __call__(self, cat: Catalog, name: str, /, *, ctx: int | None = None, threads: int | None = None) -> Emulator:
-        """The emulator; the caller closes it."""
+    def __call__(self, cat: Catalog, name: str, /, *, ctx: int | None = None, threads: int | None = None) -> Loaded:
+        """Returns the loaded members on an engine. The caller closes the engine."""
 
 
-# --- what is asked for ------------------------------------------------------------------------------------------------
+# --- options ----------------------------------------------------------------------------------------------------------
 
 
 def parse_contexts(text: str) -> tuple[int, ...]:
-    """`256,1024,4096` in rising order. Raises SettingError."""
+    """The numbers in a text like `256,1024,4096`, in rising order. Raises SettingError."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise SettingError(f"--sweep-ctx has {text!r}; it must be numbers of tokens.", "As in: 256,1024,4096")
+        raise SettingError(f"--sweep-ctx has {text!r}; it must be numbers of tokens.", "Example: --sweep-ctx 256,1024")
     return tuple(sorted({int(part) for part in parts}))
 
 
 def check_contexts(emulator: Emulator, contexts: Sequence[int], repetitions: int) -> None:
-    """Raises SettingError where contexts leave no room for what is timed, or do not fit in memory side by side."""
+    """Raises SettingError if a context is too short for the timed tokens, or if all do not fit in memory together."""
     least = _timed(repetitions) + 3
     if contexts[0] < least:
         raise SettingError(
             f"--sweep-ctx has {contexts[0]}; with {repetitions} repetitions it must be at least {least}.",
-            "Sweep longer contexts, or repeat less often (--repetitions).",
+            "Use longer contexts or fewer --repetitions.",
         )
     if emulator.sequences_that_fit(len(contexts)) < len(contexts):
         raise SettingError(
-            f"{len(contexts)} caches of {contexts[-1]} tokens do not fit in memory at the same time.",
-            "Sweep fewer or shorter contexts in one run, or store them smaller (--kv-type q8_0).",
+            f"{len(contexts)} KV caches of {contexts[-1]} tokens do not fit in memory at the same time.",
+            "Use fewer or shorter contexts, or smaller caches (--kv-type q8_0).",
         )
 
 
 def thread_counts(cores: int) -> tuple[int, ...]:
-    """1, 2, 4 ... and all of them."""
+    """The numbers of threads to compare: 1, 2, 4 ... and all `cores`."""
     return (*(1 << i for i in range(cores.bit_length()) if 1 << i < cores), cores)
 
 
@@ -66,21 +68,21 @@ def thread_counts(cores: int) -> tuple[int, ...]:
 
 
 def context_costs(
-    emulator: Emulator, contexts: Sequence[int], repetitions: int, progress: Callable[[str], None]
+    loaded: Loaded, contexts: Sequence[int], repetitions: int, progress: Callable[[str], None]
 ) -> tuple[ContextCost, ...]:
-    """What a token costs at the end of each of these contexts (rising), each in a cache of its own."""
-    emulator.engine.reserve(len(contexts), emulator.context)
+    """The cost of a token at the end of each context (in rising order). Each has its own slot in the KV caches."""
+    loaded.engine.reserve(len(contexts), loaded.engine.n_ctx)
     readings = []
     for n in contexts:
         progress(f"reading {n} tokens")
-        readings.append(Reading(emulator, n, repetitions))
+        readings.append(Reading(loaded, n, repetitions))
     times = [Times() for _ in contexts]
     for repetition in range(repetitions + 1):
         progress(f"contexts, repetition {repetition} of {repetitions}")
         for reading, own in zip(readings, times, strict=True):
             own.add(reading, warm_up=repetition == 0)
     return tuple(
-        ContextCost(n, median(own.base_alone), median(own.concurrent), _kv_mb(emulator, n))
+        ContextCost(n, median(own.base_alone), median(own.concurrent), _kv_mb(loaded, n))
         for n, own in zip(contexts, times, strict=True)
     )
 
@@ -88,10 +90,10 @@ def context_costs(
 def thread_costs(
     load: Load, cat: Catalog, name: str, counts: Sequence[int], repetitions: int, progress: Callable[[str], None]
 ) -> tuple[ThreadCost, ...]:
-    """What a token costs with each of these numbers of threads.
+    """The cost of a token with each of these numbers of threads.
 
-    Loaded anew for each, as `--threads` would: who decodes on how many of them is settled then. In rounds, so that what
-    else the machine does falls on all numbers alike, but in few: a large base takes seconds to load.
+    The models are loaded again for each number, because loading decides how members share the threads. The numbers take
+    turns, so that a busy machine slows all of them equally. There are few rounds: a large base takes seconds to load.
     """
     rounds = min(repetitions, LOADS)
     each = -(-repetitions // rounds)
@@ -99,8 +101,9 @@ def thread_costs(
     for i in range(rounds):
         for n in counts:
             progress(f"{n} threads, round {i + 1} of {rounds}")
-            with load(cat, name, threads=n) as emulator:
-                reading = Reading(emulator, min(emulator.context, THREADS_CTX), each)
+            loaded = load(cat, name, threads=n)
+            with closing(loaded.engine):
+                reading = Reading(loaded, min(loaded.engine.n_ctx, THREADS_CTX), each)
                 for repetition in range(each + 1):
                     times[n].add(reading, warm_up=repetition == 0)
     return tuple(ThreadCost(n, median(own.base_alone), median(own.concurrent)) for n, own in times.items())
@@ -108,43 +111,43 @@ def thread_costs(
 
 @dataclass(slots=True)
 class Times:
-    """Milliseconds a token of each repetition."""
+    """Milliseconds for a token, in each repetition."""
 
     base_alone: list[float] = field(default_factory=list)
     concurrent: list[float] = field(default_factory=list)
 
     def add(self, reading: "Reading", *, warm_up: bool) -> None:
-        """One repetition of both; of a warm-up nothing is kept."""
-        alone, concurrent = reading.ms(reading.base), reading.ms(reading.active)
+        """Measure both once. The times of a warm-up are dropped."""
+        base_ms, concurrent_ms = reading.ms(reading.base), reading.ms(reading.active)
         if not warm_up:
-            self.base_alone.append(alone)
-            self.concurrent.append(concurrent)
+            self.base_alone.append(base_ms)
+            self.concurrent.append(concurrent_ms)
 
 
 class Reading:
-    """A text of `n` tokens in a slot of its own, read up to the last of them: those that `repetitions` will time.
+    """A text of `n` tokens in its own slot. It is read up to the last tokens, which `repetitions` will time.
 
-    Nothing is ever rewound, which a recurrent member could not do. All members read the same ids.
+    Nothing is rewound, because a recurrent member cannot do that. All members read the same token ids.
     """
 
-    def __init__(self, emulator: Emulator, n: int, repetitions: int) -> None:
-        self._engine, mix = emulator.engine, emulator.mix(emulator.settings)
+    def __init__(self, loaded: Loaded, n: int, repetitions: int) -> None:
+        self._engine, mix = loaded.engine, loaded.members.mix(loaded.settings)
         self.base, self.active = (mix.base,), mix.active
         members = sorted({mix.base, *mix.active})
-        once = self._engine.model(mix.base).tokenize(PASSAGE)
-        tokens = (once * (1 + n // len(once)))[: n - 1]  # one less: a BOS may stand before them
+        once = self._engine.workers.model(mix.base).tokenize(PASSAGE)
+        tokens = (once * (1 + n // len(once)))[: n - 1]  # one less, for a BOS token before them
         start = len(tokens) - _timed(repetitions)
         self._rest = iter(tokens[start:])
         self._slot = self._engine.begin({m: self._begins(m) + tokens[:start] for m in members})
         self._engine.forward([Request(self._slot, 1, members)])
 
     def _begins(self, member: int) -> list[int]:
-        model = self._engine.model(member)
+        model = self._engine.workers.model(member)
         return [model.bos] if model.add_bos and model.bos is not None else []
 
     def ms(self, members: Sequence[int]) -> float:
-        """Milliseconds that these members decode at each of the next tokens, on average."""
-        self._next(members)  # and with it what others have read meanwhile
+        """Mean milliseconds that these members take to decode a token, over the next STEPS tokens."""
+        self._next(members)  # also catches up with what other members have read
         started = time.perf_counter()
         for _ in range(STEPS):
             self._next(members)
@@ -156,12 +159,12 @@ class Reading:
 
 
 def _timed(repetitions: int) -> int:
-    """Tokens that so many repetitions and a warm-up read, twice each."""
+    """How many tokens the repetitions and a warm-up read, each for two groups of members."""
     return 2 * (STEPS + 1) * (repetitions + 1)
 
 
-def _kv_mb(emulator: Emulator, n: int) -> float:
-    """MB of the caches of `n` tokens of all members that run; llama.cpp rounds `n` up to a multiple of 256."""
-    engine, cache = emulator.engine, Cache(n, kv_type=emulator.engine.kv_type)
-    sizes = [Sizes.of(engine.specs[member].header) for member in emulator.mix(emulator.settings).active]
+def _kv_mb(loaded: Loaded, n: int) -> float:
+    """MB of the KV caches for `n` tokens, of all members that run. llama.cpp rounds `n` up to a multiple of 256."""
+    cache, active = Cache(n, kv_type=loaded.engine.workers.kv_type), loaded.members.mix(loaded.settings).active
+    sizes = [Sizes.of(loaded.members.specs[member].header) for member in active]
     return sum(size.kv(cache, range(size.n_layers)) for size in sizes) / 1e6

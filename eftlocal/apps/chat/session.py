@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from typing import Any
 import platformdirs
 
 from eftlocal.decoding.constraints.constraint import Constraint
-from eftlocal.decoding.settings import Dials, Settings
+from eftlocal.decoding.settings import Settings
+from eftlocal.emulation import from_json
 from eftlocal.errors import EftError
 from eftlocal.runtime.views import Message
 
-__all__ = ["Saved", "data_folder", "dials", "load", "names", "save", "session_path", "write_whole"]
+__all__ = ["Saved", "data_folder", "load", "names", "save", "session_path", "write_whole"]
 
 FORMAT = "eftlocal-session-1"
 
@@ -55,14 +56,6 @@ def names() -> list[str]:
     return [path.stem for path in sorted(found, key=lambda path: -path.stat().st_mtime)]
 
 
-def dials(settings: Settings) -> Dials:
-    """The settings as keyword arguments that make the same settings."""
-    flat: Any = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "sampling"}
-    flat |= asdict(settings.sampling)
-    found: Dials = flat
-    return found
-
-
 def save(name: str, saved: Saved) -> Path:
     """Save the session, and return its file. An old file is replaced only by a complete one. Raises EftError."""
     path = session_path(name)
@@ -80,7 +73,7 @@ def as_json(saved: Saved) -> str:
         "format": FORMAT,
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
         "emulator": saved.emulator,
-        "settings": dials(saved.settings),
+        "settings": saved.settings.dials(),
         "messages": [
             {"role": m.role, "content": m.content, **({"tokens": list(m.tokens)} if m.tokens else {})}
             for m in saved.messages
@@ -133,30 +126,30 @@ def _parsed(document: object) -> Saved:
     top = _table(document, "the file")
     if top.get("format") != FORMAT:
         raise ValueError(f'"format" is {top.get("format")!r}, not {FORMAT!r}')
-    emulator = top.get("emulator")
-    if not isinstance(emulator, str):
-        raise TypeError('"emulator" is not a string')
-    settings = dict(_table(top.get("settings"), '"settings"'))
-    bias = _table(settings.pop("logit_bias", {}), '"logit_bias"')
     messages = top.get("messages")
     if not isinstance(messages, list):
         raise TypeError('"messages" is not an array')
-    if settings.get("constraint") is not None:
-        settings["constraint"] = Constraint(**_table(settings["constraint"], '"constraint"'))
-    turned = Settings().turned(**settings, logit_bias={int(token): float(value) for token, value in bias.items()})
     return Saved(
-        emulator=emulator, settings=turned, messages=tuple(_message(i, m) for i, m in enumerate(messages, start=1))
+        emulator=from_json.string("emulator", top.get("emulator")),
+        settings=_settings(_table(top.get("settings"), '"settings"')),
+        messages=tuple(_message(f"message {i}", m) for i, m in enumerate(messages, start=1)),
     )
 
 
-def _message(number: int, value: object) -> Message:
-    table = _table(value, f"message {number}")
-    role, content, tokens = table.get("role"), table.get("content"), table.get("tokens", [])
-    if not (isinstance(role, str) and isinstance(content, str)):
-        raise TypeError(f"the role or the content of message {number} is not a string")
+def _settings(table: Mapping[str, object]) -> Settings:
+    if unknown := table.keys() - from_json.SETTINGS.keys() - {"constraint"}:
+        raise ValueError(f"there is no setting named {min(unknown)}")
+    dials = from_json.dials(table)
+    if table.get("constraint") is not None:
+        dials["constraint"] = Constraint(**_table(table["constraint"], '"constraint"'))
+    return Settings().turned(**dials)
+
+
+def _message(name: str, value: object) -> Message:
+    message, tokens = from_json.message(name, value), _table(value, name).get("tokens", [])
     if not isinstance(tokens, Sequence) or not all(type(token) is int and 0 <= token < 2**31 for token in tokens):
-        raise TypeError(f"message {number} has tokens that are not token ids")
-    return Message(role, content, tuple(tokens))
+        raise TypeError(f"{name} has tokens that are not token ids")
+    return Message(message.role, message.content, tuple(tokens))
 
 
 def _table(value: object, what: str) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """The state of the chat: a conversation and its emulator, and how they change. It reads no input and draws nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,7 +195,7 @@ class Chat:
             message, whole = Message("assistant", opened.content + message.content, tokens), whole and bool(tokens)
         self.messages = [*before, *([message] if message.content else [])]
         self.last = Answered(reply, settings, whole)
-        self.used = max(reply.prompt_tokens.values(), default=0) + len(reply.tokens)
+        self.used = _most(reply.prompt_tokens) + len(reply.tokens)
         self.answers += 1
         self.tokens += len(reply.tokens)
         self.save()
@@ -206,10 +206,8 @@ class Chat:
         """The tokens of the conversation for the role that needs most; None if they cannot be counted."""
         if self.used is None and not self.loader.loading and self.messages:
             try:
-                lengths = self.emulator.stream(self.messages).reply.prompt_tokens
-                self.used = max(lengths.values(), default=0)
-            except ContextError:
-                self.used = self.emulator.context
+                emulator = self.emulator
+                self.used = min(_most(emulator.count(self.messages)), emulator.context)
             except EftError:
                 return None
         return self.used
@@ -237,11 +235,7 @@ class Chat:
             self.screen.note(f"the context is full: the oldest {_turns(dropped)} dropped")
 
     def _fits(self, emulator: Emulator, room: int) -> bool:
-        try:
-            lengths = emulator.stream(self.messages).reply.prompt_tokens
-        except ContextError:
-            return False
-        return max(lengths.values(), default=0) + room <= emulator.context
+        return _most(emulator.count(self.messages)) + room <= emulator.context
 
     def _tell(self, emulator: Emulator, reply: Reply) -> None:
         """Say how the answer ended and how full the context is; a rolling context that is full is continued."""
@@ -303,6 +297,11 @@ class Chat:
 
 
 WAYS_OUT = "/drop drops the oldest turn, /reset starts over, /context rolling drops the oldest turns by itself"
+
+
+def _most(tokens: Mapping[str, int]) -> int:
+    """The tokens of the role that needs most."""
+    return max(tokens.values(), default=0)
 
 
 def _turns(n: int) -> str:

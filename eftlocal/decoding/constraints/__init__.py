@@ -1,1 +1,1 @@
-"""Constrained output: which tokens may follow, so that an answer has the shape that was asked for."""
+"""Constrained output: allows only tokens that keep an answer valid under a schema, grammar, regex or choice."""

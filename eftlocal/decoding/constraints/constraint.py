@@ -1,7 +1,7 @@
-"""Constrained output: which tokens may follow, so that an answer is what a schema, grammar, regex or choice says.
+"""Constraints on an answer's text, and the tokens that may follow under them.
 
-llguidance decides it; nothing else imports it. Where only one text can follow, it allows that text's own tokenization
-alone: the tokens a model was trained on.
+The library llguidance does the work; only this module imports it. If only one text can follow, llguidance allows only
+the tokens that the tokenizer makes of that text: the model was trained on those.
 """
 
 import json
@@ -22,16 +22,16 @@ from eftlocal.errors import SettingError
 __all__ = ["Constraint", "Grammars", "Matcher"]
 
 LIMITS = llguidance.LLParserLimits(verbose_errors=False)
-REMEMBERED = 16  # constraints that are kept compiled
+REMEMBERED = 16  # how many compiled constraints are kept
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What an answer has to be as a whole; made by one of the four functions, which raise SettingError.
+    """A restriction on an answer's text. Make it with one of the four class methods; they raise SettingError.
 
-    It holds for every token: an answer that ends by itself ("stop") is valid. One that is cut ("length", "context",
-    "cancelled", or a stop string) may be a beginning only: `Reply.complete` tells. Strings, lists and fractions are as
-    long as the constraint lets them be: a schema says maxLength, maxItems and multipleOf where a model may ramble.
+    An answer that ends by itself ("stop") is valid. An answer that is cut ("length", "context", "cancelled", or a stop
+    string) may be only the beginning of a valid one; `Reply.complete` tells which. A model may write very long strings,
+    lists and fractions where the constraint allows it; maxLength, maxItems and multipleOf in the schema limit them.
     """
 
     kind: Literal["json_schema", "grammar", "regex", "choice"]
@@ -48,46 +48,47 @@ class Constraint:
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | str) -> Self:
-        """JSON that is valid under a JSON Schema (draft 2020-12), given as JSON text or as Python values.
+        """The answer is JSON, valid under a JSON Schema (draft 2020-12), given as JSON text or as Python values.
 
-        Properties come in the schema's order. What cannot be enforced (uniqueItems, not, ...) is an error, unless
-        the schema says `"x-guidance": {"lenient": true}`.
+        Properties come in the schema's order. Keywords that llguidance cannot enforce (uniqueItems, not, ...) raise
+        SettingError, unless the schema has `"x-guidance": {"lenient": true}`; then they are ignored.
         """
         try:
             value = json.loads(schema) if isinstance(schema, str) else dict(schema)
             text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise SettingError(f"The JSON schema is no JSON: {error}.") from None
+            raise SettingError(f"The JSON schema is not valid JSON: {error}.") from None
         if not isinstance(value, dict):
             raise SettingError(f"The JSON schema is {text[:40]}; it must be an object.")
         return cls("json_schema", text)
 
     @classmethod
     def grammar(cls, text: str) -> Self:
-        """Text of a context-free grammar in llama.cpp's notation (GBNF); it starts with the rule `root`."""
+        """The answer matches the rule `root` of a context-free grammar in llama.cpp's notation (GBNF)."""
         return cls("grammar", text)
 
     @classmethod
     def regex(cls, pattern: str) -> Self:
-        """Text that a regular expression matches from end to end (Rust's syntax, without look-around)."""
+        """The answer matches a regular expression from start to end (Rust's syntax, without look-around)."""
         if not pattern:
-            raise SettingError("The regex is empty.")
+            raise SettingError("The regex is empty; it must have at least one character.")
         return cls("regex", pattern)
 
     @classmethod
     def choice(cls, choices: Sequence[str]) -> Self:
-        """One of these texts."""
+        """The answer is one of these texts."""
         if isinstance(choices, str) or not choices or "" in choices:
-            raise SettingError("A choice is empty; give one text or more, each of one character at least.")
+            raise SettingError("A choice is empty; give one or more texts, each with at least one character.")
         return cls("choice", json.dumps(list(choices), ensure_ascii=False))
 
 
 @lru_cache(REMEMBERED)
 def _compiled(constraint: Constraint) -> str:
-    """The constraint as llguidance takes it."""
+    """The constraint as a grammar in llguidance's own JSON format."""
     text, matcher = constraint.text, llguidance.LLMatcher
     if constraint.kind == "json_schema":
-        # Of white space what models like to write, a blank after a colon or a comma: no more, lest one never ends.
+        # Allow only the white space that models mostly write: one blank after a colon or a comma. Unlimited white
+        # space would let an answer go on for ever.
         return matcher.grammar_from_json_schema(
             text, defaults={"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
         )
@@ -100,25 +101,26 @@ def _compiled(constraint: Constraint) -> str:
 
 def _refused(constraint: Constraint, error: str) -> SettingError:
     name = {"json_schema": "JSON schema", "choice": "list of choices"}.get(constraint.kind, constraint.kind)
-    reason = error.replace("<non-verbose/>", "").partition("\n   1 | ")[0]  # behind it stands what was made of the text
-    reason = reason.rpartition("\nerror: ")[2].strip()  # after a picture of where in the regex
-    lenient = 'With "x-guidance": {"lenient": true} in the schema it is ignored, and answers may not obey it.'
+    reason = error.replace("<non-verbose/>", "").partition("\n   1 | ")[0]  # llguidance's own form of it follows
+    reason = reason.rpartition("\nerror: ")[2].strip()  # before it, the regex with a mark
+    lenient = 'Put "x-guidance": {"lenient": true} in the schema to ignore this; then answers may violate it.'
     return SettingError(f"The {name} cannot be used: {reason}.", lenient if "Unimplemented" in reason else None)
 
 
 class Grammars:
-    """An emulator's vocabulary as llguidance wants it, and the constraints that were compiled for it.
+    """An emulator's vocabulary in the form that llguidance needs, and the constraints compiled for it.
 
-    pieces: each token's bytes; those that stand for no text can only end an answer. ends: the end-of-generation
-    tokens. tokenize: the members' own tokenizer.
+    pieces    each token's bytes; a token without bytes can only end an answer
+    ends      the end-of-generation tokens; SettingError if there are none
+    tokenize  the members' tokenizer
     """
 
     def __init__(self, pieces: Sequence[bytes], ends: Sequence[int], tokenize: Callable[[str], list[int]]) -> None:
         if not ends:
-            raise SettingError("The members' vocabulary has no token that ends an answer, which a constraint needs.")
+            raise SettingError("The models' vocabulary has no token that ends an answer. A constraint needs one.")
         self._pieces = pieces
         self._tokenize = tokenize
-        # What LLTokenizer asks of a tokenizer, besides being called.
+        # LLTokenizer reads these attributes of a tokenizer, and calls it.
         self.is_tokenizer_wrapper = True
         self.tokens = pieces
         self.special_token_ids = [i for i, piece in enumerate(pieces) if not piece]
@@ -127,11 +129,11 @@ class Grammars:
         self._compiled: dict[Constraint, llguidance.LLMatcher] = {}
 
     def __call__(self, text: str) -> list[int]:
-        """The tokens of a forced text; an exception here would be a panic in llguidance."""
+        """Tokenizes a text that must follow. llguidance calls this; an exception here would make it panic."""
         tokens = self._tokenize(text)
         if self._bytes(tokens) == text.encode():
             return tokens
-        # SentencePiece puts a blank first: tokenize behind a line end, and cut there.
+        # SentencePiece adds a blank at the start. So tokenize after a line end, and cut the line end off.
         tokens = self._tokenize(f"\n{text}")
         for i in range(len(tokens)):
             if self._bytes(tokens[i:]) == text.encode():
@@ -142,7 +144,7 @@ class Grammars:
         return b"".join(self._pieces[token] if token < len(self._pieces) else b"" for token in tokens)
 
     def matcher(self, constraint: Constraint) -> "Matcher":
-        """A matcher for one answer. Raises SettingError where the constraint is too complex."""
+        """A matcher for one answer. Raises SettingError if the constraint is too complex."""
         if constraint not in self._compiled:
             made = llguidance.LLMatcher(self._tokenizer, _compiled(constraint), log_level=0, limits=LIMITS)
             if made.is_error():
@@ -154,20 +156,23 @@ class Grammars:
 
 
 class Matcher:
-    """What may follow in one answer. Every question names the answer's tokens: it is rolled back or fed to them."""
+    """Tells which tokens may follow in one answer.
+
+    Each method takes all tokens of the answer so far. The matcher first rolls back or reads on to exactly these.
+    """
 
     def __init__(self, constraint: Constraint, start: llguidance.LLMatcher, tokenizer: llguidance.LLTokenizer) -> None:
         self._constraint = constraint
-        self._start = start  # never fed: what others are copied from
+        self._start = start  # it never reads a token; copies of it do
         self._tokenizer = tokenizer
         self._matcher = start.deep_copy()
         self._fed: list[int] = []
-        self._mask = np.zeros((tokenizer.vocab_size + 31) // 32, np.uint32)  # a bit for each token
+        self._mask = np.zeros((tokenizer.vocab_size + 31) // 32, np.uint32)  # one bit for each token
 
     def allowed(self, tokens: list[int]) -> NDArray[np.bool_]:
-        """(n_real,) which tokens may follow: an end where the answer is complete, or where nothing else can follow.
+        """(n_real,) which tokens may follow. An end is allowed if the answer is complete or nothing else can follow.
 
-        Raises SettingError where the constraint is too complex.
+        Raises SettingError if the constraint is too complex.
         """
         self._at(tokens)
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
@@ -176,23 +181,23 @@ class Matcher:
         return bits[: self._tokenizer.vocab_size].view(np.bool_)
 
     def forced(self, tokens: list[int]) -> list[int]:
-        """The tokens that have to follow, as far as there is no choice."""
+        """The next tokens that have no alternative; empty if there is a choice."""
         self._at(tokens)
         return [] if self._matcher.is_stopped() else self._matcher.compute_ff_tokens()
 
     def ended(self, tokens: list[int]) -> bool:
-        """Whether nothing can follow."""
+        """Whether no token can follow. Raises SettingError if the constraint is too complex."""
         self._at(tokens)
         self._check()
         return self._matcher.is_stopped()
 
     def fitting(self, tokens: list[int], guesses: list[int]) -> int:
-        """How many of the guesses the constraint lets follow."""
+        """How many of the first guesses the constraint allows."""
         self._at(tokens)
         return 0 if self._matcher.is_stopped() else self._matcher.validate_tokens(guesses)
 
     def complete(self, text: str) -> bool:
-        """Whether a text is a whole answer, not only the beginning of one."""
+        """Whether a text is a complete answer, not only the beginning of one."""
         matcher = self._start.deep_copy()
         tokens = self._tokenizer.greedy_tokenize(text)
         return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
@@ -200,7 +205,7 @@ class Matcher:
     def _at(self, tokens: list[int]) -> None:
         kept = common_prefix(self._fed, tokens)
         if kept < len(self._fed) and not self._matcher.rollback(len(self._fed) - kept):
-            self._matcher, kept = self._start.deep_copy(), 0  # after an error nothing can be taken back
+            self._matcher, kept = self._start.deep_copy(), 0  # no rollback after an error
         del self._fed[kept:]
         if new := tokens[kept:]:
             self._fed += new
@@ -208,5 +213,5 @@ class Matcher:
 
     def _check(self) -> None:
         error = self._matcher.get_error()
-        if error and "NoExtensionBias" not in error:  # which is: no token of this vocabulary can follow
+        if error and "NoExtensionBias" not in error:  # that one says that no token of this vocabulary fits
             raise _refused(self._constraint, f"after {len(self._fed)} tokens: {error}")

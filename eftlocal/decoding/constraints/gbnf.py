@@ -1,6 +1,7 @@
-"""llama.cpp's grammar notation (GBNF), read into rules.
+"""Reads grammars in llama.cpp's notation (GBNF) into rules.
 
-Syntax after llama.cpp's grammars/README.md and `llama_grammar_parser`, without its tokens in angle brackets.
+The syntax is that of llama.cpp's grammars/README.md and its `llama_grammar_parser`. Tokens in angle brackets are not
+supported.
 """
 
 import re
@@ -12,21 +13,21 @@ from eftlocal.errors import SettingError
 
 __all__ = ["ANY", "Choice", "Class", "Literal", "Node", "Ref", "Repeat", "Sequence", "read", "refs"]
 
-HINT = "The notation is llama.cpp's: https://github.com/ggml-org/llama.cpp/tree/master/grammars"
+HINT = "The notation is llama.cpp's GBNF: https://github.com/ggml-org/llama.cpp/tree/master/grammars"
 ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]"}
 HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """This text."""
+    """Exactly this text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Class:
-    """One of some characters: or, where it is inverted, of all others. `ranges`: first and last of each."""
+    """One character of the `ranges`, each (first, last); if `inverted`, one character outside of them."""
 
     ranges: tuple[tuple[str, str], ...]
     inverted: bool = False
@@ -34,14 +35,14 @@ class Class:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """Another rule, by its name."""
+    """A reference to another rule, by its name."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """`node`, `least` to `most` times (None: any number of times)."""
+    """`node`, repeated `least` to `most` times; None is without limit."""
 
     node: "Node"
     least: int
@@ -50,14 +51,14 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """One after the other."""
+    """All nodes, one after the other."""
 
     nodes: tuple["Node", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of them."""
+    """One of the nodes."""
 
     nodes: tuple["Node", ...]
 
@@ -68,7 +69,7 @@ ANY = Class((), inverted=True)
 
 
 def read(gbnf: str) -> dict[str, Node]:
-    """The rules by name, `root` among them. Raises SettingError where `gbnf` cannot be read, with the line."""
+    """Read a grammar. Returns rule name -> node. Raises SettingError with the line if the text is not valid GBNF."""
     rules = _Parser(gbnf).rules()
     if "root" not in rules:
         raise SettingError("The grammar has no rule named root.", HINT)
@@ -79,7 +80,7 @@ def read(gbnf: str) -> dict[str, Node]:
 
 
 def refs(node: Node) -> Iterator[str]:
-    """The rules that `node` names."""
+    """The names of the rules that `node` refers to."""
     match node:
         case Ref(name):
             yield name
@@ -91,7 +92,7 @@ def refs(node: Node) -> Iterator[str]:
 
 
 class _Parser:
-    """Recursive descent over the characters; `_space` alone knows where a rule may go on in the next line."""
+    """A recursive-descent parser over characters. `_space` decides whether a rule may continue on the next line."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -146,7 +147,7 @@ class _Parser:
         if self._skip("."):
             return ANY
         if self._peek() in "<!":
-            self._fail("tokens (<...>) are not supported, only characters are")
+            self._fail("tokens (<...>) are not supported; use characters")
         return Ref(self._name())
 
     def _class(self) -> Node:
@@ -176,13 +177,13 @@ class _Parser:
         least = int(found[1])
         most = least if found[2] is None else int(found[3]) if found[3] else None
         if most is not None and most < least:
-            self._fail(f"{{{least},{most}}} is no number of times")
+            self._fail(f"{{{least},{most}}} is not a valid number of repetitions")
         return least, most
 
     def _character(self) -> str:
-        """One character of a literal or a class, or what its escape stands for."""
+        """The next character of a literal or a class; an escape is replaced by its character."""
         if self._at >= len(self._text):
-            self._fail("the grammar ends inside of a literal or a class")
+            self._fail("the grammar ends inside a literal or a class")
         if not self._skip("\\"):
             self._at += 1
             return self._text[self._at - 1]
@@ -196,7 +197,7 @@ class _Parser:
         self._at += len(digits)
         code = int(digits, 16)
         if code > 0x10FFFF or 0xD800 <= code < 0xE000:
-            self._fail(f"\\{kind}{digits} is no character")
+            self._fail(f"\\{kind}{digits} is not a character")
         return chr(code)
 
     def _name(self) -> str:
@@ -207,11 +208,11 @@ class _Parser:
         return found[0]
 
     def _space(self, *, lines: bool = False) -> None:
-        """Over blanks and comments, and over line ends where the rule may go on behind them."""
+        """Skip blanks and comments; with `lines`, also line ends."""
         found = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*" if lines else r"[ \t]*(?:#[^\r\n]*)?").match(
             self._text, self._at
         )
-        assert found is not None  # it matches nothing as well
+        assert found is not None  # it also matches the empty text
         self._at = found.end()
 
     def _peek(self) -> str:

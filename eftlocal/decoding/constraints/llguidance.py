@@ -1,10 +1,10 @@
-"""A grammar's rules in the notation that llguidance reads, its Lark: terminals for a lexer, and rules over them.
+"""Writes a grammar's rules in Lark notation, which llguidance reads: terminals for a lexer, and rules over them.
 
-A terminal is one regular expression, and takes as much text as it can. So a stretch of a grammar that is not recursive
-becomes one, but for where it could take a character that may also come after it: then it is taken apart, if need be
-down to single characters, which costs time. Then every text of the grammar can be written, as in llama.cpp; only where
-one terminal is the beginning of another that could stand in its place, the longer one wins. A grammar without
-recursion is one terminal as a whole.
+A terminal is one regular expression. The lexer is greedy: a terminal takes as much text as it can. So a part of the
+grammar becomes one terminal if two things hold: it is not recursive, and it cannot take a character that may also come
+after it. Any other part is split, if necessary down to single characters, which costs time. In this way every text of
+the grammar stays possible, as in llama.cpp. There is one exception: if one terminal is the beginning of another that
+could stand in the same place, the longer one wins. A grammar without recursion becomes a single terminal.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,37 +15,37 @@ from eftlocal.decoding.constraints.gbnf import Choice, Class, Literal, Node, Ref
 
 __all__ = ["choice", "written"]
 
-ALL = (1 << 0x110000) - 1  # a set of characters: a bit for each
+ALL = (1 << 0x110000) - 1  # the set of all characters; a set has one bit for each character in it
 
 
 def written(rules: Mapping[str, Node]) -> str:
-    """The rules in Lark's notation; `root` is where a text starts."""
+    """The rules in Lark notation. A text starts at the rule `root`."""
     return _Writer(rules).lark()
 
 
 def choice(texts: Iterable[str]) -> str:
-    """A grammar of these texts alone."""
+    """A grammar in Lark notation that allows exactly these texts."""
     return written({"root": Choice(tuple(map(Literal, texts)))})
 
 
 class _Shape(NamedTuple):
-    """What is known of a node's texts, on the safe side: each set may hold more than it must."""
+    """Sets of characters that describe a node's texts. To be safe, a set may hold more characters than needed."""
 
-    empty: bool = False  # whether the empty text is one of them
-    first: int = 0  # what they begin with
-    inside: int = 0  # what they consist of
-    more: int = 0  # what one of them may go on with, to be a longer one in the end
+    empty: bool = False  # whether the empty text is one of the texts
+    first: int = 0  # characters that a text may begin with
+    inside: int = 0  # characters that occur in a text
+    more: int = 0  # characters that can follow a complete text and lead to a longer text of the node
 
     def then(self, other: "_Shape") -> "_Shape":
-        """Of a text of this and one of the other."""
+        """The shape of a text of this node followed by a text of the other."""
         inside = self.inside | other.inside
         more = other.more | (self.more | other.first if other.empty else 0)
-        if self.more & other.first:  # where the first ends is not clear
+        if self.more & other.first:  # the end of the first text is not clear
             more = inside
         return _Shape(self.empty and other.empty, self.first | (other.first if self.empty else 0), inside, more)
 
     def either(self, other: "_Shape") -> "_Shape":
-        """Of a text of this or one of the other."""
+        """The shape of a text of this node or of the other."""
         first, inside = self.first | other.first, self.inside | other.inside
         more = self.more | other.more | (first if self.empty or other.empty else 0)
         if self.first & other.first:
@@ -53,7 +53,7 @@ class _Shape(NamedTuple):
         return _Shape(self.empty or other.empty, first, inside, more)
 
     def times(self, least: int, most: int | None) -> "_Shape":
-        """Of so many texts of this, one after the other."""
+        """The shape of `least` to `most` texts of this node in a row; None is without limit."""
         if most == 0:
             return _Shape(empty=True)
         more = self.more | (self.first if least != most or self.empty else 0)
@@ -63,7 +63,11 @@ class _Shape(NamedTuple):
 
 
 class _Writer:
-    """Rules that cannot come to a recursive one are terminals (T0, T1 ...); the others are rules (r0, r1 ...)."""
+    """Writes one grammar.
+
+    A rule becomes a terminal (T0, T1 ...) if it is not recursive and does not lead to a recursive rule. The others
+    become rules (r0, r1 ...), and parts of these become terminals (U0, U1 ...).
+    """
 
     def __init__(self, rules: Mapping[str, Node]) -> None:
         reach = {name: _reached(name, rules) for name in rules}
@@ -71,10 +75,10 @@ class _Writer:
         recursive = {name for name in rules if name in reach[name]}
         self._plain = {name for name in rules if name not in recursive and not reach[name] & recursive}
         self._names = {name: f"{'T' if name in self._plain else 'r'}{i}" for i, name in enumerate(rules)}
-        self._terminals: dict[str, str] = {}  # of parts of rules: their names, by what they are
+        self._terminals: dict[str, str] = {}  # for parts of rules: definition -> name
         self._shapes = dict.fromkeys(rules, _Shape())
         self._settle_shapes()
-        self._after = dict.fromkeys(rules, 0)  # what may come after each rule
+        self._after = dict.fromkeys(rules, 0)  # rule -> characters that may come after it
         self._settle_after()
 
     def lark(self) -> str:
@@ -84,7 +88,7 @@ class _Writer:
             lines.append(f"{self._names[name]}: {body}")
         return "\n".join([*lines, *(f"{name}: {body}" for body, name in self._terminals.items())])
 
-    # --- what is known of the rules -----------------------------------------------------------------------------------
+    # --- shapes of rules, and what may follow them --------------------------------------------------------------------
 
     def _settle_shapes(self) -> None:
         changed = True
@@ -117,7 +121,7 @@ class _Writer:
                 self._spread(node, self._after[name])
 
     def _spread(self, node: Node, after: int) -> None:
-        """Tells the rules in `node`, after which `after` may come, what may come after them."""
+        """Add to `_after` for each rule in `node`. `after`: characters that may come after the node."""
         match node:
             case Ref(name):
                 self._after[name] |= after
@@ -132,7 +136,7 @@ class _Writer:
                     self._spread(inner, after)
 
     def _before(self, node: Node, after: int) -> int:
-        """What may come after that which stands before `node`."""
+        """The characters that may come where `node` starts; `after` may come after it."""
         shape = self._shape(node)
         return shape.first | (after if shape.empty else 0)
 
@@ -142,7 +146,7 @@ class _Writer:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def _terminal(self, node: Node) -> str:
-        """`node` in a terminal's definition."""
+        """`node` as part of a terminal's definition."""
         match node:
             case Literal(text):
                 return f"/{''.join(map(_escaped, text))}/" if text else '""'
@@ -159,7 +163,7 @@ class _Writer:
                 return " | ".join(self._terminal(inner) for inner in nodes)
 
     def _rule(self, node: Node, after: int) -> str:
-        """`node` in a rule's definition: as one terminal, or taken apart."""
+        """`node` as part of a rule's definition: one terminal if that is safe, else split."""
         if self._safe(node, after):
             name = self._names[node.name] if isinstance(node, Ref) else None
             return name or self._terminals.setdefault(self._terminal(node), f"U{len(self._terminals)}")
@@ -174,10 +178,10 @@ class _Writer:
                 return self._rule(self._rules[name], after)
             case Ref(name):
                 return self._names[name]
-        raise AssertionError("one character or text is safe")
+        raise AssertionError("a literal or a class is always safe")
 
     def _sequence(self, nodes: tuple[Node, ...], after: int) -> str:
-        """From its end on: the longest stretches that can be terminals."""
+        """The sequence as terminals that are as long as is safe, found from its end to its start."""
         parts: list[str] = []
         end = len(nodes)
         while end:
@@ -188,7 +192,7 @@ class _Writer:
         return " ".join(reversed(parts))
 
     def _safe(self, node: Node, after: int) -> bool:
-        """Whether `node` can be a terminal: it is not recursive, and takes nothing that belongs after it."""
+        """Whether `node` can be a terminal: it is not recursive, and it takes no character that may come after it."""
         return all(name in self._plain for name in refs(node)) and not self._shape(node).more & after
 
 
@@ -203,7 +207,7 @@ def _one(nodes: tuple[Node, ...]) -> Node:
 
 
 def _reached(name: str, rules: Mapping[str, Node]) -> set[str]:
-    """The rules that `name` comes to; itself among them only where it is recursive."""
+    """All rules that the rule `name` refers to, directly or through others. It is one of them if it is recursive."""
     found: set[str] = set()
     queue = [name]
     while queue:
@@ -218,5 +222,5 @@ def _times(repeat: Repeat) -> str:
 
 
 def _escaped(character: str) -> str:
-    """A character as it stands in a regular expression, in a class of one, and between Lark's slashes."""
+    """A character, escaped for a regular expression, for its character classes and for Lark's slashes."""
     return character if character.isascii() and character.isalnum() else f"\\x{{{ord(character):X}}}"

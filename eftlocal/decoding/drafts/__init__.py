@@ -1,1 +1,1 @@
-"""Draft tokens: where they come from, how many are worth checking, and what was learned of them."""
+"""Draft tokens for speculative decoding: where they come from, and how many are worth checking."""

@@ -1,16 +1,16 @@
-"""How many tokens to guess at a time: the length of block that what was measured promises the most tokens a second.
+"""Chooses how many tokens to guess at a time: the draft length that promises the most tokens a second.
 
-A block costs its guesses, which the drafter makes one by one, and their check, which depends on the rows it has: the
-positions of all sequences. That cost is no line and does not even rise always: llama.cpp's repacked kernels take 4
-rows at a time, so on one CPU 8 rows took 21 ms and 7 took 28. How often guesses are right is seen at every token,
-whether they were made or not.
+A draft has two costs: the draft model makes the guesses one by one, and all members check them in one decode. The cost
+of the check depends on its rows, which are the positions of all sequences. It does not grow in a straight line, and it
+does not always grow: llama.cpp's repacked kernels take 4 rows at a time, so on one CPU 8 rows took 21 ms and 7 took 28.
+Every token shows whether a guess for it would have been right, also if none was made.
 
-So the choice is one among several arms of unknown worth, and the rule is that of UCB (Auer et al. 2002): take the
-length whose rate might be the highest, costs being as far below the measured as the measurements are few. A length is
-tried while it could win, and where it could not, never.
+The choice is a multi-armed bandit problem, and the rule is UCB (Auer et al. 2002): take the length that might be the
+fastest. The fewer measurements there are, the further the true cost may lie below the measured one. So a length is
+tried as long as it could win, and not longer.
 
-Guesses that are looked up in a text that repeats itself cost nothing but their check. Whether they would have been
-right is seen at every token as well.
+Guesses from prompt look-up cost only their check. Every token that follows a match shows whether they would have been
+right.
 """
 
 from bisect import bisect_left
@@ -20,28 +20,28 @@ from statistics import median
 
 __all__ = ["LENGTHS", "AcceptanceRuns", "DraftLength"]
 
-LENGTHS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 15)  # 4 rows at a time, and the finer steps that other kernels reward
-FIRST = 3  # at most that long while nothing is known of the drafter's cost
-PRIOR = (True, True, True, False) * 4  # how often guesses are right, before any was seen ...
-LOOKED_UP = (False,) * 8  # ... and how often those that are looked up
-LONG = 8  # tokens from which on a repetition mostly goes on
-HALF_TOKENS = 128  # tokens after which a guess counts half ...
-HALF_BLOCKS = 300  # ... and blocks after which a time does, as evidence
-SAMPLES = 16  # the last times of each kind of decode
-UNSURE = 0.08  # how far one time may lie above the true cost; several, by as much divided by their number
-STALE = 0.5  # and at most by that, however old it is: machines change
-UNKNOWN = 0.3  # how far a cost may lie below the curve through the measured ones
-GROWTH = 0.25  # that curve beyond them: rows to this power
-RECENT = 9  # the last checks say how fast the machine is now
-EXACT = 17  # rows from which on 4 of them cost alike
+LENGTHS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 15)  # many kernels take 4 rows at a time; some gain from finer steps
+FIRST = 3  # the longest draft while the draft model's cost is unknown
+PRIOR = (True, True, True, False) * 4  # before any guess was made: 3 of 4 guesses are right
+LOOKED_UP = (False,) * 8  # the same for prompt look-up: all guesses are wrong
+LONG = 8  # a match of this many tokens mostly continues
+HALF_TOKENS = 128  # a guess counts half after this many tokens
+HALF_BLOCKS = 300  # a measured time counts half after this many steps
+SAMPLES = 16  # how many of the last times are kept for each kind of decode
+UNSURE = 0.08  # the true cost may lie this share below one measured time; below n times, this share divided by n
+STALE = 0.5  # the largest such share, reached when the times are old: machines change
+UNKNOWN = 0.3  # a cost that was not measured may lie this share below the curve through those that were
+GROWTH = 0.25  # outside the measured range, the curve grows with the rows to this power
+RECENT = 9  # this many of the last checks tell how fast the machine is now
+EXACT = 17  # above this many rows, all numbers up to the next multiple of 4 cost the same
 
 
 class AcceptanceRuns:
-    """How many tokens blocks of each length give, had the guesses that were seen been those at successive tokens.
+    """Counts how many tokens a step gives with drafts of each length, for the guesses seen so far.
 
-    Counted and not computed from their mean: right guesses come in runs. A run of r and the wrong guess after it take
-    r // (length + 1) blocks that are right to the end, each with a token more, and one that is not. Older ones count
-    half every `half` tokens.
+    The mean acceptance is not enough, because right guesses come in runs. A run is r right guesses and the wrong one
+    after them. With drafts of length n it takes r // (n + 1) drafts that are right to the end, and one that is not. A
+    draft that is right to the end gives n + 1 tokens. A guess counts half after `half` tokens.
     """
 
     def __init__(self, lengths: Sequence[int], half: float = float("inf")) -> None:
@@ -51,7 +51,7 @@ class AcceptanceRuns:
         self._run = 0
 
     def saw(self, hits: Iterable[bool | None]) -> None:
-        """Which of the guesses at successive tokens were right; None where an answer ended, cutting its block short."""
+        """Count guesses: whether each was right, in order. None is the end of an answer, which cuts a draft short."""
         for hit in hits:
             if hit is not None:
                 self._run += 1
@@ -65,34 +65,34 @@ class AcceptanceRuns:
                 self._run = 0
 
     def per_block(self, length: int) -> float:
-        """Tokens a block; 1 where nothing was seen."""
-        blocks = self._blocks[length] + self._run / (length + 1)  # the run goes on
+        """Mean tokens of a step with drafts of this length; 1 if no guess was counted."""
+        blocks = self._blocks[length] + self._run / (length + 1)  # the run is not over
         return (self._tokens + self._run) / blocks if blocks else 1.0
 
 
 class CostEstimate:
-    """Seconds of one kind of decode, as they would be at the machine's usual speed."""
+    """The cost of one kind of decode in seconds, when the machine runs at its usual speed."""
 
     def __init__(self) -> None:
         self._last: deque[float] = deque(maxlen=SAMPLES)
-        self._evidence = 0.0  # how many times, older ones counting less ...
-        self._when = 0  # ... as of this block
-        self.usual = 0.0
+        self._evidence = 0.0  # how many times were measured; older ones count less
+        self._when = 0  # the step of the last time, for which `_evidence` holds
+        self.usual = 0.0  # median of the last times
 
     def add(self, seconds: float, block: int) -> None:
-        """It took so long, in that block."""
+        """Add a measured time, in the step number `block`."""
         self._evidence = min(SAMPLES, self._left(block) + 1)
         self._when = block
         self._last.append(seconds)
         self.usual = median(self._last)
 
     def least(self, block: int) -> float:
-        """What it may cost at best, as far as is known in that block."""
+        """The lowest cost that is still plausible in the step number `block`."""
         return self.usual * (1 - min(STALE, UNSURE / self._left(block)))
 
     @property
     def several(self) -> bool:
-        """Whether one unlucky time is not all that is known."""
+        """Whether more than one time is known. A single time may be far off."""
         return len(self._last) > 1
 
     def _left(self, block: int) -> float:
@@ -100,24 +100,24 @@ class CostEstimate:
 
 
 class DraftLength:
-    """Measures blocks of guesses and chooses their length; 0 where guessing does not pay."""
+    """Learns what drafts cost and gain, and chooses their length. 0 means that a draft would not be faster."""
 
     def __init__(self, lengths: Sequence[int] = LENGTHS) -> None:
         self._lengths = lengths
         self._runs = AcceptanceRuns(LENGTHS, HALF_TOKENS)
         self._runs.saw(PRIOR)
-        self._repeats = {long: AcceptanceRuns(LENGTHS, HALF_TOKENS) for long in (False, True)}
-        for runs in self._repeats.values():
+        self._lookup_runs = {long: AcceptanceRuns(LENGTHS, HALF_TOKENS) for long in (False, True)}
+        for runs in self._lookup_runs.values():
             runs.saw(LOOKED_UP)
-        self._checks: dict[int, CostEstimate] = {}  # by rows
-        self._copies: dict[int, CostEstimate] = {}  # where guesses were looked up: the drafter reads them too
-        self._drafts: dict[int, CostEstimate] = {}  # of one guess for each of so many sequences
-        self._slow: deque[float] = deque([1.0], maxlen=RECENT)  # times over usual ones: what all decodes have in common
-        self._block = 0
-        self._rate = 0.0  # tokens a second and sequence that the chosen length may give
+        self._checks: dict[int, CostEstimate] = {}  # number of rows -> cost of a check
+        self._lookups: dict[int, CostEstimate] = {}  # the same for guesses from prompt look-up
+        self._drafts: dict[int, CostEstimate] = {}  # number of sequences -> cost of one guess
+        self._slow: deque[float] = deque([1.0], maxlen=RECENT)  # time / usual time: how much the machine is slowed
+        self._block = 0  # number of the step
+        self._rate = 0.0  # tokens a second for each sequence, at best, with the chosen length
 
-    def length(self, most: int, sequences: int = 1) -> int:
-        """How many guesses the drafter is to make for the next block, at most `most`, for so many sequences at once."""
+    def draft_model(self, most: int, sequences: int = 1) -> int:
+        """How many tokens the draft model should guess next for each of `sequences`; at most `most`."""
         self._block += 1
         if not self._checks:
             return 0
@@ -127,61 +127,60 @@ class DraftLength:
         self._rate = rates[best]
         return best
 
-    def copied(self, matched: int, most: int, sequences: int = 1) -> int:
-        """How many guesses are to be looked up instead, after a repetition of so many tokens; 0 where the drafter's, or
-        none, give more tokens a second.
+    def lookup(self, matched: int, most: int, sequences: int = 1) -> int:
+        """How many tokens to guess by prompt look-up instead, after a match of `matched` tokens.
+
+        0 if the draft model, or no draft at all, promises more tokens a second. Call `draft_model` first.
         """
         if not self._checks or not matched:
             return 0
-        runs = self._repeats[matched >= LONG]
-        rates = {n: runs.per_block(n) / self._copy(n, sequences) for n in LENGTHS if 0 < n <= most}
+        runs = self._lookup_runs[matched >= LONG]
+        rates = {n: runs.per_block(n) / self._lookup(n, sequences) for n in LENGTHS if 0 < n <= most}
         best = max(rates, key=lambda n: rates[n], default=0)
         return best if best and rates[best] > self._rate else 0
 
     def drafted(self, guesses: int, seconds: float, sequences: int = 1) -> None:
-        """So many guesses for each sequence, one decode each, took so long."""
+        """Learn that the draft model took `seconds` for `guesses` decodes. Each made one guess for each sequence."""
         self._drafts.setdefault(sequences, CostEstimate()).add(seconds / guesses / median(self._slow), self._block)
 
-    def checked(self, rows: int, seconds: float, *, copied: bool = False) -> None:
-        """The check of a block with so many rows took so long, with what was drawn from them; `copied`: whether guesses
-        were looked up.
-        """
-        times = (self._copies if copied else self._checks).setdefault(_alike(rows), CostEstimate())
+    def checked(self, rows: int, seconds: float, *, looked_up: bool = False) -> None:
+        """Learn that checking `rows` and drawing from them took `seconds`. `looked_up`: guesses came from look-up."""
+        times = (self._lookups if looked_up else self._checks).setdefault(_alike(rows), CostEstimate())
         if times.several:
             self._slow.append(seconds / times.usual)
         times.add(seconds / median(self._slow), self._block)
 
     def saw(self, hits: Sequence[bool | None]) -> None:
-        """Which of the guesses at successive tokens were right; None where an answer ended."""
+        """Learn whether each guess was right, in order; None where an answer ended."""
         self._runs.saw(hits)
 
     def repeated(self, seen: Sequence[tuple[int, bool]]) -> None:
-        """Where the text repeated itself: after how many tokens, and whether it went on to."""
+        """Learn from prompt look-up: for each token after a match, its length and whether the guess was right."""
         for matched, hit in seen:
-            self._repeats[False].saw([hit])
+            self._lookup_runs[False].saw([hit])
             if matched >= LONG:
-                self._repeats[True].saw([hit])
+                self._lookup_runs[True].saw([hit])
 
     def _least(self, length: int, sequences: int) -> float:
-        """Seconds that a block may take at best."""
+        """The lowest plausible seconds of a step with a draft of this length."""
         guess = 0.0
         if length and self._drafts:
             guess = self._drafts[min(self._drafts, key=lambda n: abs(n - sequences))].least(self._block)
         return length * guess + self._check(self._checks, length, sequences)
 
-    def _copy(self, length: int, sequences: int) -> float:
-        """The same of one whose guesses are looked up."""
-        return self._check(self._copies or self._checks, length, sequences)
+    def _lookup(self, length: int, sequences: int) -> float:
+        """The same for guesses from prompt look-up."""
+        return self._check(self._lookups or self._checks, length, sequences)
 
     def _check(self, known: Mapping[int, CostEstimate], length: int, sequences: int) -> float:
-        """Seconds of a check at best: more rows may cost less than fewer, but not less than those without guesses."""
+        """The lowest plausible seconds of a check. It is never below that of a step without guesses."""
         rows, plain = _alike(sequences * (length + 1)), self._checks.get(_alike(sequences))
         least = known[rows].least(self._block) if rows in known else (1 - UNKNOWN) * _curve(known, rows)
         return least if plain is None else max(least, plain.least(self._block))
 
 
 def _curve(known: Mapping[int, CostEstimate], rows: int) -> float:
-    """The usual cost of checks that were not measured, on a line between those that were."""
+    """The cost of a check that was not measured, interpolated between the usual costs of those that were."""
     measured = sorted(known)
     at = bisect_left(measured, rows)
     if at in (0, len(measured)):
@@ -193,5 +192,5 @@ def _curve(known: Mapping[int, CostEstimate], rows: int) -> float:
 
 
 def _alike(rows: int) -> int:
-    """The largest number of rows that costs what these do."""
+    """The largest number of rows that costs as much as these: above EXACT, the next multiple of 4."""
     return rows if rows <= EXACT else -(-rows // 4) * 4

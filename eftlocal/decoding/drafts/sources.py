@@ -1,6 +1,7 @@
-"""Where guesses at the next tokens come from: a constraint that leaves no choice, a look-up in what was said, a member.
+"""The sources of draft tokens: a constraint that leaves no choice, prompt look-up, and a draft model.
 
-A guess never changes an answer (see `speculate`): it only lets the large members compute several positions at once.
+A guess never changes the distribution of an answer (see `arithmetic.speculate`). It only lets the large members compute
+several positions at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,198 +13,192 @@ import numpy as np
 from eftlocal.arithmetic.combine import Logits
 from eftlocal.arithmetic.sample import Distribution
 from eftlocal.decoding.generation import Generation
-from eftlocal.engine.engine import Engine, Known, Request, Slot
+from eftlocal.engine.engine import Engine
+from eftlocal.engine.slots import Known, Request, Slot
 from eftlocal.errors import EftError
 
-__all__ = ["Block", "CertainDrafts", "LookupDrafts", "MemberDrafts", "Source"]
+__all__ = ["Draft", "DraftModelSource", "ForcedSource", "LookupSource", "Source"]
 
 
 @dataclass(slots=True)
-class Block:
-    """What is guessed to come next in one sequence, and what the guessing computed that need not be computed again."""
+class Draft:
+    """The guesses for the next tokens of one sequence.
 
-    guesses: list[int] = field(default_factory=list)
-    offered: list[Distribution] = field(default_factory=list)  # what each of them was drawn from
+    offered  the distribution that each guess was drawn from, if a draft model made them. There may be one more: that
+             of a guess which would end the answer and is not in `tokens`
+    known    the draft model's logits at these positions; they need not be computed again
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    offered: list[Distribution] = field(default_factory=list)
     known: Known | None = None
 
     @property
     def rows(self) -> int:
-        """The positions that check the guesses, and one more: for the token after the last of them."""
-        return len(self.guesses) + 1
+        """How many positions the check needs: one for each guess, and one for the token after the last guess."""
+        return len(self.tokens) + 1
 
     def request(self, slot: Slot, members: Sequence[int]) -> Request:
-        """What has to be computed to check the guesses."""
+        """The request for the logits that check the guesses."""
         return Request(slot, self.rows, members, self.known)
 
 
 class Source(Protocol):
-    """A maker of guesses for several sequences at once."""
+    """Guesses the next tokens of several sequences at once."""
 
-    def guess(
-        self, running: Mapping[Slot, Generation], n: int, cancelled: Callable[[], bool] | None
-    ) -> dict[Slot, Block]:
-        """At most `n` guesses for each sequence; every slot's tokens end with them then. May raise as forward does."""
+    def guess(self, decoding: Mapping[Slot, Generation], n: int) -> dict[Slot, Draft]:
+        """Make at most `n` guesses for each sequence, and append them to the slot's tokens. Raises DecodeError."""
 
 
-class Further(NamedTuple):
-    """Guesses that were made while a block was checked: the next block, if the answer goes on as `expected`."""
+class Ahead(NamedTuple):
+    """A draft that was made while the one before it was checked. It counts only if the answer has `expected` tokens."""
 
     generation: Generation
     expected: list[int]
-    block: Block
+    draft: Draft
 
 
-class MemberDrafts:
-    """Guesses drawn from a small member's own distribution, warped as the emulator's is, one token at a time.
+class DraftModelSource:
+    """Guesses with a draft model: draws each guess from a small member's own distribution, one decode for each guess.
 
-    The rows of logits that it computes are kept: the combination needs them anyway. `n_real`: their length.
+    The answer's sampling settings and constraint apply to that distribution. The logits are kept, because the
+    combination needs them too. `n_real` is the number of token ids that all members share.
     """
 
     def __init__(self, engine: Engine, n_real: int) -> None:
         self._engine = engine
         self._n_real = n_real
-        self._rows: list[Logits] = []  # (positions, n_real) of each sequence, reused
-        self._spare = np.empty((0, n_real), np.float32)  # of as many positions: the next block's
-        self._further: Further | None = None
+        self._rows: list[Logits] = []  # (positions, n_real) for each sequence, reused
+        self._spare = np.empty((0, n_real), np.float32)  # (positions, n_real) for the draft that is made ahead
+        self._ahead: Ahead | None = None
 
-    def guess(
-        self, running: Mapping[Slot, Generation], n: int, cancelled: Callable[[], bool] | None
-    ) -> dict[Slot, Block]:
-        """As Source's. A sequence's guesses end before a token that would end it."""
-        self._reserve(len(running), n + 1)
-        blocks = {slot: Block() for slot in running}
-        further, self._further = self._further, None
-        if further is not None and len(running) == 1:
-            for slot, generation in running.items():
-                blocks[slot] = self._taken_up(further, slot, generation, n)
-        places = dict(zip(running, self._rows, strict=False))
-        for i in range(min((len(block.guesses) for block in blocks.values()), default=0), n):
+    def guess(self, decoding: Mapping[Slot, Generation], n: int) -> dict[Slot, Draft]:
+        """As Source.guess. A draft stops before a guess that would end the answer."""
+        self._reserve(len(decoding), n + 1)
+        drafts = {slot: Draft() for slot in decoding}
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and len(decoding) == 1:
+            for slot, generation in decoding.items():
+                drafts[slot] = self._made_ahead(ahead, slot, generation, n)
+        places = dict(zip(decoding, self._rows, strict=False))
+        for i in range(min((len(draft.tokens) for draft in drafts.values()), default=0), n):
             still = {
                 slot: generation.drafter
-                for slot, generation in running.items()
+                for slot, generation in decoding.items()
                 if generation.drafter is not None
-                and len(blocks[slot].offered) == len(blocks[slot].guesses) == i < generation.room(self._engine.n_ctx)
+                and len(drafts[slot].offered) == len(drafts[slot].tokens) == i < generation.room(self._engine.n_ctx)
             }
             if not still:
                 break
-            rows = self._engine.forward([Request(slot, 1, (member,)) for slot, member in still.items()], cancelled)
+            rows = self._engine.forward([Request(slot, 1, (member,)) for slot, member in still.items()])
             for at, (slot, member) in enumerate(still.items()):
                 logits, which = rows[member]
                 row = places[slot][i]
                 row[:] = logits[at if isinstance(which, slice) else int(np.searchsorted(which, at)), : self._n_real]
-                self._take(running[slot], slot, blocks[slot], row)
-                blocks[slot].known = Known(member, places[slot], len(blocks[slot].offered))
-        return blocks
+                self._take(decoding[slot], slot, drafts[slot], row)
+                drafts[slot].known = Known(member, places[slot], len(drafts[slot].offered))
+        return drafts
 
-    def go_on(
-        self,
-        slot: Slot,
-        generation: Generation,
-        block: Block,
-        checked: Callable[[], bool],
-        cancelled: Callable[[], bool] | None,
-    ) -> Logits:
-        """The member's own rows of the block, (rows, n_real); then guesses until the others have `checked` it.
+    def guess_on(self, slot: Slot, generation: Generation, draft: Draft, checked: Callable[[], bool]) -> Logits:
+        """Guess on while the other members check `draft`, until `checked` returns True.
 
-        They begin the next block, if all of this one is right and its last token too. The slot's tokens end with them.
+        Returns the draft model's logits for the draft, (rows, n_real). The new guesses become the next draft if all
+        guesses of this one are right, and the guess for the token after it as well. They are appended to the slot's
+        tokens.
         """
-        assert block.known is not None
-        member, rows, n = block.known.member, block.known.logits[: block.rows], len(block.guesses)
-        if block.known.n > n:  # a guess that would end the answer: nothing follows
+        assert draft.known is not None
+        member, rows, n = draft.known.member, draft.known.logits[: draft.rows], len(draft.tokens)
+        if draft.known.n > n:  # the last guess ends the answer: nothing follows
             return rows
-        self._compute(slot, member, rows[n], cancelled)
-        last = Block([*block.guesses], block.offered)
+        self._compute(slot, member, rows[n])
+        last = Draft([*draft.tokens], draft.offered)
         self._take(generation, slot, last, rows[n])
-        if len(last.guesses) == n:
+        if len(last.tokens) == n:
             return rows
-        further = Further(generation, [*generation.tokens, *last.guesses], Block())
+        ahead = Ahead(generation, [*generation.tokens, *last.tokens], Draft())
         for i in range(min(n, generation.room(self._engine.n_ctx) - n - 1)):
-            if checked() or len(further.block.guesses) < i:
+            if checked() or len(ahead.draft.tokens) < i:
                 break
-            self._compute(slot, member, self._spare[i], cancelled)
-            self._take(generation, slot, further.block, self._spare[i], last.guesses)
-        self._further = further
+            self._compute(slot, member, self._spare[i])
+            self._take(generation, slot, ahead.draft, self._spare[i], last.tokens)
+        self._ahead = ahead
         return rows
 
-    def _taken_up(self, further: Further, slot: Slot, generation: Generation, n: int) -> Block:
-        """The next block, as far as it was guessed already."""
-        if further.generation is not generation or further.expected != generation.tokens:
-            return Block()
+    def _made_ahead(self, ahead: Ahead, slot: Slot, generation: Generation, n: int) -> Draft:
+        """The next draft as far as it was made ahead; an empty draft if the answer has other tokens than expected."""
+        if ahead.generation is not generation or ahead.expected != generation.tokens:
+            return Draft()
         assert generation.drafter is not None
         self._rows[0], self._spare = self._spare, self._rows[0]
-        guesses, offered = further.block.guesses, further.block.offered
-        block = Block(guesses[:n], offered if len(guesses) <= n else offered[:n])
-        slot.tokens += block.guesses
+        guesses, offered = ahead.draft.tokens, ahead.draft.offered
+        draft = Draft(guesses[:n], offered if len(guesses) <= n else offered[:n])
+        slot.tokens += draft.tokens
         slot.regain(generation.drafter)
-        if block.offered:
-            block.known = Known(generation.drafter, self._rows[0], len(block.offered))
-        return block
+        if draft.offered:
+            draft.known = Known(generation.drafter, self._rows[0], len(draft.offered))
+        return draft
 
-    def _compute(self, slot: Slot, member: int, row: Logits, cancelled: Callable[[], bool] | None) -> None:
-        logits, _ = self._engine.forward([Request(slot, 1, (member,))], cancelled)[member]
+    def _compute(self, slot: Slot, member: int, row: Logits) -> None:
+        logits, _ = self._engine.forward([Request(slot, 1, (member,))])[member]
         row[:] = logits[0, : self._n_real]
 
-    def _take(self, generation: Generation, slot: Slot, block: Block, row: Logits, before: Sequence[int] = ()) -> None:
-        """One guess more, from the row that follows the answer, `before` and the block's guesses."""
-        guesses = [*before, *block.guesses]
+    def _take(self, generation: Generation, slot: Slot, draft: Draft, row: Logits, before: Sequence[int] = ()) -> None:
+        """Draw one more guess from `row`: the position after the answer, the tokens `before` and the draft's tokens."""
+        guesses = [*before, *draft.tokens]
         try:
             offered = generation.distribution(row, guesses)
-        except EftError:  # no guess: whatever is wrong with this answer's settings comes up when the emulator draws
+        except EftError:  # the settings are wrong: drawing the answer's own token raises this again
             return
         guess = generation.offer(offered, len(guesses))
-        block.offered.append(offered)
+        draft.offered.append(offered)
         if not self._engine.is_eog(guess):
-            block.guesses.append(guess)
+            draft.tokens.append(guess)
             slot.tokens.append(guess)
 
     def _reserve(self, n_sequences: int, n_rows: int) -> None:
         if len(self._spare) < n_rows:
             self._rows = []
             before, self._spare = self._spare, np.empty((n_rows, self._n_real), np.float32)
-            self._spare[: len(before)] = before  # what was guessed ahead
+            self._spare[: len(before)] = before  # the draft that was made ahead
         while len(self._rows) < n_sequences:
             self._rows.append(np.empty_like(self._spare))
 
 
-class CertainDrafts:
-    """What a constraint leaves no choice in."""
+class ForcedSource:
+    """Guesses the tokens that a constraint forces."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def guess(
-        self, running: Mapping[Slot, Generation], n: int, cancelled: Callable[[], bool] | None
-    ) -> dict[Slot, Block]:
-        """As Source's."""
-        blocks = {}
-        for slot, generation in running.items():
+    def guess(self, decoding: Mapping[Slot, Generation], n: int) -> dict[Slot, Draft]:
+        """As Source.guess."""
+        drafts = {}
+        for slot, generation in decoding.items():
             certain = [] if generation.matcher is None else generation.matcher.forced(generation.tokens)
-            blocks[slot] = _block(slot, certain[: min(n, generation.room(self._engine.n_ctx))])
-        return blocks
+            drafts[slot] = _unseen(slot, certain[: min(n, generation.room(self._engine.n_ctx))])
+        return drafts
 
 
-class LookupDrafts:
-    """Guesses that the text, prompt and answer, goes on repeating itself."""
+class LookupSource:
+    """Guesses by prompt look-up: what followed the text's last tokens at an earlier place may follow again."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def guess(
-        self, running: Mapping[Slot, Generation], n: int, cancelled: Callable[[], bool] | None
-    ) -> dict[Slot, Block]:
-        """As Source's. Nothing is guessed where nothing repeats."""
-        blocks = {}
-        for slot, generation in running.items():
+    def guess(self, decoding: Mapping[Slot, Generation], n: int) -> dict[Slot, Draft]:
+        """As Source.guess. A draft is empty if nothing repeats."""
+        drafts = {}
+        for slot, generation in decoding.items():
             room = min(n, generation.room(self._engine.n_ctx))
-            guesses = generation.repeats.following(room) if generation.repeats is not None else []
-            if generation.matcher is not None:  # a guess that may not come is wrong for certain
+            guesses = generation.lookup.following(room) if generation.lookup is not None else []
+            if generation.matcher is not None:  # a forbidden guess is always wrong
                 del guesses[generation.matcher.fitting(generation.tokens, guesses) :]
             end = next((i for i, guess in enumerate(guesses) if self._engine.is_eog(guess)), len(guesses))
-            blocks[slot] = _block(slot, guesses[:end])
-        return blocks
+            drafts[slot] = _unseen(slot, guesses[:end])
+        return drafts
 
 
-def _block(slot: Slot, guesses: list[int]) -> Block:
-    """Guesses that no member has seen yet."""
+def _unseen(slot: Slot, guesses: list[int]) -> Draft:
+    """A draft of these guesses, appended to the slot; no member has computed their logits yet."""
     slot.tokens += guesses
-    return Block(guesses)
+    return Draft(guesses)

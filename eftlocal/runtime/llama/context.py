@@ -1,10 +1,10 @@
-"""The KV cache of one member: tokens go in, logits come out; it can be rewound and forked.
+"""The context of one member: its KV cache, which takes tokens, returns logits, and can be rewound and forked.
 
-llama.cpp answers a bad call by aborting the process, so every limit (batch, context, token range) is checked first.
+llama.cpp aborts the process on a bad call, so each limit (batch, context, token range) is checked before a call.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -20,18 +20,14 @@ from eftlocal.runtime.plan.memory import CPU_BATCH, GPU_BATCH, MAX_ROWS
 
 Logits = NDArray[np.float32]
 
-VIEWS = 64  # arrays over a context's logits that are kept
-MAX_THREADS = 512  # GGML_MAX_N_THREADS; far beyond it, starting the threads ends the process
+VIEWS = 64  # how many arrays over a context's logits are kept
+MAX_THREADS = 512  # GGML_MAX_N_THREADS; with far more, starting the threads ends the process
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ in llama.cpp's src/llama-cparams.h
 KV_TYPES = {"f32": lib.GGML_TYPE_F32, "f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
 
 
-class Cancelled(Exception):  # noqa: N818 - a request, not an error; the engine turns it into a finish reason
-    """The caller asked to stop between two chunks of a prefill."""
-
-
 class Feed(NamedTuple):
-    """Tokens that continue one sequence, and for how many of the last of them logits are wanted."""
+    """Tokens that continue one sequence. Logits are returned for the last `rows` of them."""
 
     sequence: int
     tokens: Sequence[int]
@@ -44,9 +40,9 @@ Cell = tuple[int, int, int]  # a token, its position, its sequence
 class Context:
     """The KV cache of one member, for several sequences: feed tokens, get logits, rewind, fork.
 
-    It knows how many tokens of each sequence it holds for certain. A feed that fails or is cancelled leaves that count
-    at what was decoded whole; what lies beyond it is removed before the sequence is used again.
-    Not thread-safe: one call at a time (different contexts may run at the same time).
+    It counts how many tokens of each sequence it holds for certain. After a feed that failed or was interrupted, the
+    count covers only the tokens decoded completely. What lies beyond it is removed before the sequence is used again.
+    Not thread-safe: make one call at a time. Different contexts may run at the same time.
     """
 
     def __init__(
@@ -59,13 +55,13 @@ class Context:
         lora: tuple[Path, float] | None = None,
         kv_type: str = "f16",
     ) -> None:
-        """A cache for `n_seq` sequences of `n_ctx` tokens each, with keys and values stored as `kv_type`.
+        """Creates a cache for `n_seq` sequences of `n_ctx` tokens each, with keys and values stored as `kv_type`.
 
-        f32 also turns flash attention off: then logits do not depend on how tokens were batched, to about 1e-5.
-        Raises ModelLoadError, and SettingError for a number of threads that llama.cpp does not take.
+        f32 also turns flash attention off. Logits then do not depend on how tokens are batched, to about 1e-5.
+        Raises ModelLoadError, and SettingError for a number of threads that llama.cpp does not support.
         """
         if not 1 <= n_threads <= MAX_THREADS:
-            raise SettingError(f"{n_threads} threads were asked for; it must be 1 to {MAX_THREADS}.")
+            raise SettingError(f"threads is {n_threads}; it must be between 1 and {MAX_THREADS}.")
         library.recent.clear()
         self.model = model
         self.n_batch = GPU_BATCH if model.on_device else CPU_BATCH
@@ -79,8 +75,8 @@ class Context:
         params.type_k = params.type_v = KV_TYPES[kv_type]
         if kv_type == "f32":
             params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.swa_full = True  # a sliding window that forgot could not be rewound
-        params.kv_unified = False  # each sequence attends over its own cells only
+        params.swa_full = True  # otherwise a sliding window forgets tokens and cannot be rewound
+        params.kv_unified = False  # each sequence has its own cells and attends only to those
         handle = lib.llama_init_from_model(model.handle, params)
         if not handle:
             raise ModelLoadError(
@@ -91,8 +87,8 @@ class Context:
         self._memory = lib.llama_get_memory(handle)
         self.n_ctx = min(n_ctx, int(lib.llama_n_ctx_seq(handle)))
         self.n_seq = n_seq
-        self._held = [0] * n_seq  # tokens of each sequence that were decoded whole
-        self._torn = [False] * n_seq  # whether the cache may hold more than that
+        self._held = [0] * n_seq  # how many tokens of each sequence were decoded completely
+        self._torn = [False] * n_seq  # whether the cache may contain more than those
         self.n_fed = 0  # tokens decoded since the start
         if lora is not None:
             adapters = (lib.llama_adapter_lora_p_ctypes * 1)(
@@ -101,7 +97,7 @@ class Context:
             if lib.llama_set_adapters_lora(handle, adapters, 1, (ctypes.c_float * 1)(lora[1])) != 0:
                 raise ModelLoadError(f"{lora[0]}: llama.cpp could not set this adapter on {model.path}")
         self._n_threads = n_threads
-        self._views: dict[tuple[int, int], Logits] = {}  # of llama.cpp's buffer, by address and rows
+        self._views: dict[tuple[int, int], Logits] = {}  # arrays over llama.cpp's buffer, by address and rows
         self._tokens = np.zeros(params.n_batch, np.int32)
         self._positions = np.zeros(params.n_batch, np.int32)
         self._sequences = np.zeros(params.n_batch, np.int32)
@@ -109,18 +105,18 @@ class Context:
         self._batch = _batch(self._tokens, self._positions, self._sequences, self._wanted)
 
     def held(self, sequence: int) -> int:
-        """How many tokens of `sequence` the cache holds for certain; to be asked again after an error."""
-        return self.rewind(sequence, self._held[sequence])  # a torn recurrent state is lost as a whole
+        """Returns how many tokens of `sequence` the cache holds for certain. It may be fewer after an error."""
+        return self.rewind(sequence, self._held[sequence])  # an incomplete recurrent state is lost as a whole
 
     def rewind(self, sequence: int, n: int) -> int:
-        """Keep the first `n` tokens of `sequence`; returns how many are really kept.
+        """Keeps the first `n` tokens of `sequence`. Returns how many it keeps.
 
-        That is fewer than `n` where the cache holds fewer, and 0 where a recurrent state cannot be cut.
+        These are fewer than `n` when the cache holds fewer, and 0 when a recurrent state cannot be cut.
         """
         if n >= self._held[sequence] and not self._torn[sequence]:
             return self._held[sequence]
         n = min(n, self._held[sequence])
-        self._held[sequence], self._torn[sequence] = n, True  # until it is done: a KeyboardInterrupt may come between
+        self._held[sequence], self._torn[sequence] = n, True  # torn until done: Ctrl-C may interrupt here
         if n == 0 or not lib.llama_memory_seq_rm(self._memory, sequence, n, -1):
             lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)  # a whole sequence can always be removed
             self._held[sequence] = n = 0
@@ -128,8 +124,8 @@ class Context:
         return n
 
     def fork(self, source: int, target: int, n: int) -> int:
-        """Make `target` hold the first `n` tokens of `source` (computed once); returns how many it holds."""
-        self.rewind(source, self._held[source])  # a torn tail must not be copied
+        """Copies the first `n` tokens of the sequence `source` to `target`. Returns how many `target` then holds."""
+        self.rewind(source, self._held[source])  # an incomplete tail must not be copied
         self.rewind(target, 0)
         self._torn[target] = True
         lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
@@ -137,33 +133,32 @@ class Context:
         return self.rewind(target, n)
 
     def set_threads(self, n: int) -> None:
-        """Decode with `n` threads from now on."""
+        """Sets the number of threads for the following decodes."""
         if n != self._n_threads:
             lib.llama_set_n_threads(self._handle, n, n)
             self._n_threads = n
 
-    def feed(self, feeds: Sequence[Feed], cancelled: Callable[[], bool] | None = None) -> Logits:
-        """Decode tokens after what each sequence holds; returns the wanted rows, (rows, n_vocab) float32.
+    def feed(self, feeds: Sequence[Feed]) -> Logits:
+        """Decodes tokens that continue each sequence. Returns the logits asked for, (rows, n_vocab) float32.
 
-        Rows come in the order of `feeds`. They are a view into llama.cpp's own buffer: the next feed overwrites it.
-        A long feed is decoded in chunks of n_batch; `cancelled` is asked before each.
+        The rows are in the order of `feeds`. They are a view into llama.cpp's buffer, which the next feed overwrites. A
+        long feed is decoded in chunks of n_batch.
 
-        Raises Cancelled, and DecodeError when llama.cpp refuses a batch; both leave every sequence usable.
+        Raises DecodeError when llama.cpp refuses a batch. All sequences stay usable.
         """
         for sequence in {f.sequence for f in feeds}:
             self.rewind(sequence, self._held[sequence])
         quiet, wanted = self._lay_out(feeds)
         rows = len(wanted)
-        # llama.cpp decodes sequences with as many tokens together. Where they have more and fewer, those of a prompt go
-        # first: mixed into the rows of others, its first token would make 17 of 16, which cost as much as 20.
+        # llama.cpp decodes sequences with the same number of tokens together. When the numbers differ, the tokens
+        # without logits (a prompt's) are decoded first. Mixed with 16 rows of others, a prompt's first token would make
+        # 17 rows, which cost as much as 20.
         alike = len({len(feed.tokens) for feed in feeds}) <= 1
         parts = [quiet + wanted] if alike else [part for part in (quiet, wanted) if part]
         for part in parts:
             start, last = 0, rows if part is parts[-1] else 0
             while start < len(part):
-                if cancelled is not None and cancelled():
-                    raise Cancelled
-                # The wanted rows share the last decode, since each decode overwrites the rows of the one before.
+                # All wanted rows must be in the last decode, because each decode overwrites the rows of the one before.
                 left, room = len(part) - start, len(self._tokens)
                 stop = len(part) if left <= room else min(start + room, len(part) - last)
                 self._decode(part[start:stop], max(0, stop - (len(part) - last)))
@@ -171,7 +166,10 @@ class Context:
         return self._logits([sequence for _, _, sequence in wanted])
 
     def _lay_out(self, feeds: Sequence[Feed]) -> tuple[list[Cell], list[Cell]]:
-        """What is to be decoded: what no logits are wanted of, and then, in order, the rest."""
+        """Returns the cells to decode: those without logits, and those with logits, in the order of `feeds`.
+
+        Raises DecodeError for too many tokens, an unknown token or too many rows of logits.
+        """
         quiet: list[Cell] = []
         wanted: list[Cell] = []
         for sequence, tokens, rows in feeds:
@@ -188,15 +186,15 @@ class Context:
                 (wanted if i >= len(tokens) - rows else quiet).append((token, held + i, sequence))
         if len(wanted) > self._max_rows:  # more would abort the process
             raise DecodeError(
-                f"{self.model.path}: {len(wanted)} rows of logits asked for, at most {self._max_rows} at once"
+                f"{self.model.path}: {len(wanted)} rows of logits were asked for, but at most {self._max_rows} fit"
             )
         return quiet, wanted
 
     def _decode(self, cells: list[Cell], rows: int) -> None:
-        """Decode these, with logits of the last `rows`: in ascending order of sequences, as `_logits` knows."""
+        """Decodes the cells, with logits for the last `rows`. The batch is in ascending order of sequences."""
         n = len(cells)
         flags = [0] * (n - rows) + [1] * rows
-        if n > 1:  # llama.cpp computes neighbours together only where they ascend
+        if n > 1:  # llama.cpp computes sequences together only in ascending order
             order = sorted(range(n), key=lambda i: cells[i][2])
             cells, flags = [cells[i] for i in order], [flags[i] for i in order]
         tokens, positions, sequences = zip(*cells, strict=True)
@@ -210,19 +208,19 @@ class Context:
             raise DecodeError(
                 f"{self.model.path}: llama.cpp could not decode {n} tokens (code {code}): {library.reason()}"
             )
-        for sequence, position in dict(zip(sequences, positions, strict=True)).items():  # each one's last
+        for sequence, position in dict(zip(sequences, positions, strict=True)).items():  # the last position of each
             self._held[sequence], self._torn[sequence] = position + 1, False
         self.n_fed += n
 
     def _logits(self, sequences: list[int]) -> Logits:
-        """The last decode's rows, in the order of their sequences here."""
+        """Returns the logits of the last decode, in the order of `sequences`."""
         rows = len(sequences)
         if rows == 0:
             return np.empty((0, self.model.n_vocab), np.float32)
         pointer = lib.llama_get_logits(self._handle)
         address = ctypes.addressof(pointer.contents)
         if (logits := self._views.get((address, rows))) is None:
-            if len(self._views) >= VIEWS:  # the buffer grows a few times, and then stays
+            if len(self._views) >= VIEWS:  # the buffer moves a few times while it grows
                 self._views.clear()
             logits = self._views[address, rows] = np.ctypeslib.as_array(pointer, (rows, self.model.n_vocab))
         if all(a <= b for a, b in pairwise(sequences)):
@@ -230,7 +228,7 @@ class Context:
         return logits[np.argsort(np.argsort(sequences, kind="stable"))]  # the batch was in ascending order
 
     def close(self) -> None:
-        """Free the cache."""
+        """Frees the cache."""
         if self._handle:
             lib.llama_free(self._handle)
             self._handle = None
@@ -239,7 +237,7 @@ class Context:
 def _batch(
     tokens: NDArray[np.int32], positions: NDArray[np.int32], sequences: NDArray[np.int32], wanted: NDArray[np.int8]
 ) -> lib.llama_batch:
-    """A llama_batch over our own arrays, so that a step is filled by numpy and not token by token."""
+    """Returns a llama_batch over our own arrays, so that numpy fills it at once instead of token by token."""
     integers, n = ctypes.POINTER(ctypes.c_int32), len(tokens)
     first = sequences.ctypes.data
     rows = (integers * n)(*(ctypes.cast(first + 4 * i, integers) for i in range(n)))

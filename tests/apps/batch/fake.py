@@ -1,10 +1,9 @@
-"""A scripted emulator with the side of the real one that a run needs: answers at any speed, and none of the weights."""
+"""A scripted emulator: it has the interface that a run needs, but no models, and answers at any speed."""
 
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace, TracebackType
 from typing import Any, cast
 
@@ -18,69 +17,44 @@ from eftlocal.errors import ContextError, EftError, SettingError
 
 
 def over(source: object, target: object, **more: Any) -> Options:
-    """A run from this file to that one."""
+    """The options of a run from the file `source` to the file `target`."""
     return Options(source=str(source), target=str(target), **more)
 
 
 class Scripted:
-    """Answers a prompt with its last message and a number drawn from (seed, stream).
+    """Answers a prompt with the prompt's text and a number drawn from (seed, rng_key).
 
-    `fail ...` is too long for the context; `slow N ...` takes N steps, all others one. Every step takes all that run.
+    A prompt `fail ...` gets a ContextError; `refused ...` gets it at once. `slow N ...` takes N steps, other prompts
+    take one. Each step works on all jobs.
     """
 
     name = "scripted"
     betas: Mapping[str, float] = {"kind": 1.0}
     context = 512
+    kv_type = "f32"
+    members = SimpleNamespace(specs=(), views=())
 
     def __init__(self, *, parallel: int = 4, on_step: Callable[[int], None] = lambda _: None, **dials: Any) -> None:
         self.settings = Settings().turned(**dials)
-        self.engine = SimpleNamespace(specs=(), kv_type="f32")
-        self.views = ()
         self.parallel = parallel
-        self.on_step = on_step  # is told how many steps were made
-        self.pulled = 0
+        self.on_step = on_step  # called in each step, with its number
+        self.pulled = 0  # how many jobs were added
         self.closed = False
-        self.places = 0  # for jobs, in the last run
-        self.most = 0  # that ran at once
+        self.places = 0  # `parallel` of the last run
+        self.most = 0  # the most jobs that ran at the same time
 
-    def answers(
-        self, jobs: Iterable[Job | None], *, parallel: int | None = None, cancelled: Callable[[], bool] | None = None
-    ) -> Iterator[Answer]:
-        waiting, running = iter(jobs), dict[int, tuple[Job, int]]()
-        steps, end = 0, object()
-        job: Any = None
+    def batch(self, parallel: int | None = None) -> ScriptedBatch:
         self.places = parallel or self.parallel
-        while True:
-            while len(running) < self.places and isinstance(job := next(waiting, end), Job):
-                self.pulled += 1
-                words = _text(job).split()
-                running[self.pulled] = job, int(words[1]) if words[:1] == ["slow"] else 1
-            self.most = max(self.most, len(running))
-            stopped = cancelled is not None and cancelled()
-            if not running and (job is end or stopped):
-                return
-            if not running:
-                time.sleep(0.001)
-                continue
-            steps += 1
-            self.on_step(steps)
-            stopped = cancelled is not None and cancelled()
-            for key, (job, left) in list(running.items()):
-                running[key] = job, left - 1
-                if stopped or left == 1:
-                    del running[key]
-                    yield Answer(job.tag, self._reply(job, "cancelled" if stopped else "stop"))
-            if stopped:
-                return
+        return ScriptedBatch(self)
 
-    def _reply(self, job: Job, reason: str) -> Reply | EftError:
+    def reply(self, job: Job, reason: str) -> Reply | EftError:
         settings, text = self.settings.turned(**job.dials), _text(job)
         if text.startswith("fail"):
             return ContextError("The prompt is 600 tokens long, and the context holds 512.")
         for name in settings.mix:
             if name not in self.betas:
                 return SettingError(f"There is no reward named {name!r}.")
-        drawn = random.Random(f"{settings.seed} {job.stream}").randrange(1000)
+        drawn = random.Random(f"{settings.seed} {job.rng_key}").randrange(1000)
         return Reply(
             text=f"{text} {settings.beta:g} {drawn}",
             tokens=(1, 2, 3),
@@ -122,6 +96,50 @@ class Scripted:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.closed = True
+
+
+class ScriptedBatch:
+    """The running jobs of a scripted emulator."""
+
+    def __init__(self, owner: Scripted) -> None:
+        self.owner = owner
+        self.running: dict[int, tuple[Job, int]] = {}  # (job, steps that are left)
+        self.steps = 0
+        self.cancelled = False
+
+    def __len__(self) -> int:
+        return len(self.running)
+
+    @property
+    def room(self) -> int:
+        return self.owner.places - len(self.running)
+
+    def add(self, job: Job) -> Answer | None:
+        self.owner.pulled += 1
+        words = _text(job).split()
+        if words[:1] == ["refused"]:
+            return Answer(job.tag, ContextError("The prompt is 600 tokens long, and the context holds 512."))
+        self.running[self.owner.pulled] = job, int(words[1]) if words[:1] == ["slow"] else 1
+        self.owner.most = max(self.owner.most, len(self.running))
+        return None
+
+    def step(self) -> list[Answer]:
+        if not self.cancelled:
+            self.steps += 1
+            self.owner.on_step(self.steps)
+        answers = []
+        for key, (job, left) in list(self.running.items()):
+            self.running[key] = job, left - 1
+            if self.cancelled or left == 1:
+                del self.running[key]
+                answers.append(Answer(job.tag, self.owner.reply(job, "cancelled" if self.cancelled else "stop")))
+        return answers
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def close(self) -> None:
+        self.running.clear()
 
 
 def _text(job: Job) -> str:

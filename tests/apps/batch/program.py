@@ -1,7 +1,12 @@
-"""A run in a process of its own, to be killed: `python -m tests.apps.batch.program IN OUT KEY=VALUE ...`.
+"""Runs a batch in its own process, which tests can kill: `python -m tests.apps.batch.program IN OUT KEY=VALUE ...`.
 
-`kind`: scripted, or an emulator of the catalogue. `limit`: bytes that a file may have. `user`: whom to become.
-`score`: scores instead of answers. The rest are dials.
+kind   "scripted", or an emulator of the catalogue
+step   seconds that a step of the scripted emulator takes
+limit  the most bytes that a file may have
+user   id of the user who runs it
+score  write scores instead of answers
+
+quiet, ordered, parallel and samples are options of the run. All other keys are settings.
 """
 
 import json

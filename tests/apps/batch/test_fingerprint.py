@@ -1,4 +1,4 @@
-"""A model's fingerprint: the same for the same file, wherever it lies; another for other weights."""
+"""A model's fingerprint is the same for a copy of its file, and another one for other weights."""
 
 import shutil
 from dataclasses import replace
@@ -18,7 +18,7 @@ def test_a_copy_has_the_same_fingerprint_and_other_weights_another(family: Famil
     assert first == fingerprint(gguf.check(family.base)) and len(first) == 16
     assert first not in (fingerprint(gguf.check(family.tuned)), fingerprint(gguf.check(family.reference)))
     data = bytearray(copy.read_bytes())
-    data[header.tensors[-1].offset + 1] ^= 1  # one weight, and nothing of the header
+    data[header.tensors[-1].offset + 1] ^= 1  # changes one weight, and nothing in the header
     copy.write_bytes(data)
     assert fingerprint(gguf.check(copy)) != first
 

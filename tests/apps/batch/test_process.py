@@ -1,4 +1,4 @@
-"""A run as a process among others: killed, interrupted, its disk full, its reader gone, another one beside it."""
+"""A run as a process: it is killed or interrupted, the disk is full, the pipe is closed, another run is beside it."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def finish(*words: object, **options: Any) -> tuple[int, str]:
 
 
 def wait_for(path: Path, lines: int) -> None:
-    """Until the file has so many lines."""
+    """Wait until the file has so many lines."""
     deadline = time.monotonic() + 60
     while not path.exists() or path.read_bytes().count(b"\n") < lines:
         assert time.monotonic() < deadline
@@ -61,7 +61,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-# --- the real thing ---------------------------------------------------------------------------------------------------
+# --- runs with real models --------------------------------------------------------------------------------------------
 
 
 def test_answers_are_those_that_single_calls_give(tmp_path: Path, out: Path) -> None:
@@ -79,7 +79,7 @@ def test_answers_are_those_that_single_calls_give(tmp_path: Path, out: Path) -> 
             reply = emulator.generate(text, **own)
             assert (got["text"], got["finish_reason"]) == (reply.text, reply.finish_reason)
             assert got["usage"]["prompt_tokens"] == reply.prompt_tokens
-        assert set(written[0]["models"]) == {spec.name for spec in emulator.engine.specs}
+        assert set(written[0]["models"]) == {spec.name for spec in emulator.members.specs}
 
 
 def test_a_constraint_and_log_probabilities_are_told(tmp_path: Path, out: Path) -> None:
@@ -132,10 +132,10 @@ def test_killed_at_any_moment_the_next_run_ends_with_the_same_bytes(tmp_path: Pa
             time.sleep(rng.uniform(0.2, 0.9) * span)
             process.kill()
         killed += process.returncode == -signal.SIGKILL
-        if rng.random() < 0.5 and out.exists():  # as if the kill had come in the middle of a write
+        if rng.random() < 0.5 and out.exists():  # as if it was killed in the middle of a write
             data = out.read_bytes()
             out.write_bytes(data[: max(0, len(data) - rng.randrange(2000))])
-        if process.returncode == 0:  # it was done before
+        if process.returncode == 0:  # it had finished before the kill
             out.unlink()
     assert finish(path, out, *words) == (0, "")
     assert out.read_bytes() == whole.read_bytes()
@@ -174,7 +174,7 @@ def test_a_reader_that_leaves_ends_it_quietly(source: Path) -> None:
 
 
 def answered(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
-    """The next line that it writes."""
+    """The next line that the process writes."""
     assert process.stdout is not None
     line: dict[str, Any] = json.loads(process.stdout.readline())
     return line
@@ -192,7 +192,7 @@ def test_a_line_is_answered_while_the_next_one_is_still_held_back(words: tuple[s
         for number in (1, 2):
             give(process, f'{{"prompt": "p{number}", "completion": "c"}}\n')
             assert answered(process)["index"] == number
-        give(process, '{"prompt": "p3", "completion": "c"}')  # without an end of the line
+        give(process, '{"prompt": "p3", "completion": "c"}')  # without a line end
         rest, err = process.communicate(timeout=30)
     assert process.returncode == 0 and json.loads(rest)["index"] == 3
     assert err == b"" or "score=true" in words
@@ -243,7 +243,7 @@ def test_one_ctrl_c_ends_the_wait_for_a_line(words: tuple[str, ...]) -> None:
         assert answered(process)["index"] == 1
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 130  # and its input is still open
+        assert process.wait(timeout=10) == 130  # although its input is still open
         assert process.stderr is not None
         err = process.stderr.read()
     assert b"1 answer" in err or b"1 score" in err
@@ -273,7 +273,8 @@ def test_an_input_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 @posix
 def test_a_full_disk_is_told_and_nothing_is_lost(source: Path, out: Path) -> None:
     code, err = finish(source, out, "limit=40000", "seed=1")
-    assert code == 1 and f"{out} cannot be written: File too large.\n" in err and "the same command goes on" in err
+    assert code == 1 and f"{out} cannot be written: File too large.\n" in err
+    assert "Run the same command again to continue." in err
     assert "of 300 answers" in err and "Traceback" not in err
     data = out.read_bytes()
     assert data.endswith(b"\n") and 39_000 < len(data) <= 40_000
@@ -292,7 +293,7 @@ def test_a_full_device_is_told(source: Path, target: str) -> None:
 
 @pytest.fixture
 def locked_folder() -> Iterator[Path]:
-    """A folder whose owner may not write into it, where everybody may look."""
+    """A folder that everybody can read, but its owner cannot write to."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "in.txt").write_text("a\n")
@@ -305,7 +306,7 @@ def locked_folder() -> Iterator[Path]:
 @posix
 @pytest.mark.parametrize("name", ["new.jsonl", "there.jsonl"])
 def test_a_read_only_folder_or_file_is_told(locked_folder: Path, name: str) -> None:
-    become = ["user=65534"] if os.geteuid() == 0 else []  # root may write everywhere
+    become = ["user=65534"] if os.geteuid() == 0 else []  # root can write everywhere
     code, err = finish(locked_folder / "in.txt", locked_folder / name, *become)
     assert (code, err) == (1, f"eftlocal: {locked_folder / name} cannot be written: Permission denied.\n")
 
@@ -326,7 +327,7 @@ def test_a_named_pipe_is_a_stream(source: Path, tmp_path: Path) -> None:
         assert process.wait(timeout=30) == 0
 
 
-# --- two of them, and many lines --------------------------------------------------------------------------------------
+# --- two runs at the same time, and many lines ------------------------------------------------------------------------
 
 
 @posix

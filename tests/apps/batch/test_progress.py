@@ -1,4 +1,4 @@
-"""What a run says on stderr: a line a minute, a bar where a terminal watches, a summary."""
+"""What a run prints on stderr: a line each minute, or a bar in a terminal, and a summary."""
 
 import io
 
@@ -80,5 +80,10 @@ def test_a_terminal_has_a_bar_that_leaves(monkeypatch: pytest.MonkeyPatch) -> No
     ("seconds", "text"),
     [(0, "0.0 s"), (9.9, "9.9 s"), (45.4, "45 s"), (100, "2 min"), (5900, "98 min"), (12_000, "3 h 20 min")],
 )
-def test_a_span_reads_as_one_says_it(seconds: float, text: str) -> None:
-    assert progress._span(seconds) == text
+def test_a_span_reads_as_one_says_it(seconds: float, text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with report(clock) as shown:
+        clock.now = seconds
+        shown.answered(5, "stop")
+        shown.summary()
+    assert f", 5 tokens in {text}, " in capfd.readouterr().err.splitlines()[-1]

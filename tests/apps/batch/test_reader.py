@@ -1,4 +1,4 @@
-"""The input: every line is a record or an error with its number, whatever its bytes are."""
+"""The input: each line becomes a record, or an error with the line's number, for any bytes."""
 
 import csv
 import io
@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from eftlocal.apps.batch import reader
 from eftlocal.apps.batch.reader import Format, Source
-from eftlocal.apps.batch.records import SETTINGS, Form, LineError, Record, carried, line_of
+from eftlocal.apps.batch.records import Form, LineError, Record, carried, line_of
 from eftlocal.decoding.settings import Dials
 from eftlocal.emulation.emulator import Raw
+from eftlocal.emulation.from_json import SETTINGS
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runtime.views import Message
 
@@ -158,7 +159,7 @@ def test_a_line_beyond_the_limit_is_an_error_and_the_next_is_read(
     assert [p.partition(": ")[2] for p in problems(found)] == ["is longer than 1 MB"] * 2
 
 
-# --- what a line says -------------------------------------------------------------------------------------------------
+# --- the fields of a line ---------------------------------------------------------------------------------------------
 
 MISTAKES = [
     ("[1]", "is no JSON object"),
@@ -259,7 +260,7 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
         Source.of("-", "xml")
     with pytest.raises(EftError, match="cannot be read"):
         Source.of("nul\0l")
-    monkeypatch.setattr(sys, "stdin", None)  # as with <&-
+    monkeypatch.setattr(sys, "stdin", None)  # Python's stdin if it is closed (<&-)
     with pytest.raises(EftError, match="Standard input is closed"):
         Source.of("-")
 
@@ -281,7 +282,7 @@ def test_standard_input_is_json_lines_where_it_begins_with_a_brace(
     assert [r.prompt for r in found if isinstance(r, Record)] == [user(p) for p in prompts]
 
 
-# --- whatever comes ---------------------------------------------------------------------------------------------------
+# --- any bytes --------------------------------------------------------------------------------------------------------
 
 LINES = st.one_of(
     st.binary(max_size=40),
@@ -296,7 +297,7 @@ LINES = st.one_of(
 def test_no_bytes_crash_it_and_every_line_is_numbered(read: Read, data: bytes, format: Format) -> None:
     try:
         found = read(data, format)
-    except EftError:  # a CSV header, UTF-16
+    except EftError:  # a bad CSV header, or UTF-16
         return
     numbers = [record.line for record in found]
     assert numbers == sorted(set(numbers)) and all(1 <= n <= data.count(b"\n") + 1 for n in numbers)

@@ -1,4 +1,4 @@
-"""A run over a scripted emulator: what is written, in which order, what a mistake does, and how it goes on again."""
+"""Runs with a scripted emulator: what is written in which order, what a mistake does, and how a run is continued."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def go(tmp_path: Path, out: Path, capfd: pytest.CaptureFixture[str]) -> Go:
-    """Run over these lines: texts, or fields. `dials` are the emulator's."""
+    """Run these lines, given as texts or as fields. `dials` are the settings of the emulator."""
 
     def go(lines: Sequence[str | dict[str, Any]], emulator: Scripted | None = None, **options: Any) -> Ended:
         dials = options.pop("dials", {})
@@ -149,7 +149,7 @@ def test_a_bad_line_stops_it_before_anything_is_loaded(go: Go, out: Path, bad: s
         raise AssertionError
 
     emulator = Scripted()
-    emulator.__enter__ = load  # type: ignore[method-assign]  # of this fake alone
+    emulator.__enter__ = load  # type: ignore[method-assign]  # only of this fake
     with pytest.raises(EftError, match=r"in\.jsonl:3: "):
         go([*prompts(2), bad], emulator)
     assert not out.exists()
@@ -186,15 +186,15 @@ def test_options_out_of_range_are_an_error(go: Go) -> None:
         for value in values:
             with pytest.raises(SettingError, match=f"is {value}; it must be between 1 and"):
                 go(prompts(1), **{name: value})
-    with pytest.raises(SettingError, match="no system text"):
+    with pytest.raises(SettingError, match="cannot have a system text"):
         go(prompts(1), raw=True, system="x")
 
 
-# --- again ------------------------------------------------------------------------------------------------------------
+# --- continued runs ---------------------------------------------------------------------------------------------------
 
 
 def broken_off(go: Go, lines: Sequence[Any], after: int, **options: Any) -> Ended:
-    """The run, interrupted in its step `after`."""
+    """The run, interrupted in step number `after`."""
 
     def interrupt(step: int) -> None:
         if step == after:
@@ -230,7 +230,7 @@ def test_a_torn_last_line_is_mended(go: Go, out: Path, cut: int) -> None:
         out.write_bytes(data[:end])
         assert go(prompts(5), dials={"seed": 1}).lines == whole
         assert out.read_bytes() == data
-    out.write_bytes(data[: starts[3]] + bytes(400))  # as a file system leaves it after a power cut
+    out.write_bytes(data[: starts[3]] + bytes(400))  # zeros, as a file system may leave them after a power cut
     assert go(prompts(5), dials={"seed": 1}).lines == whole
 
 
@@ -299,7 +299,7 @@ def test_a_bad_line_that_was_mended_since_is_an_edit(go: Go) -> None:
 )
 def test_a_file_of_other_things_is_refused_and_stays(go: Go, out: Path, content: bytes) -> None:
     out.write_bytes(content)
-    with pytest.raises(EftError, match=r"out\.jsonl:1: is no line of such a run"):
+    with pytest.raises(EftError, match=r"out\.jsonl:1: is not a line that a run wrote"):
         go(prompts(1))
     assert out.read_bytes() == content
 
@@ -310,7 +310,7 @@ def test_the_inputs_file_is_no_output(tmp_path: Path) -> None:
     path.write_text('{"prompt": "a"}\n')
     (tmp_path / "link.jsonl").symlink_to(path)
     for overwrite in (True, False):
-        with pytest.raises(EftError, match=r"is the input's file|is no line of such a run"):
+        with pytest.raises(EftError, match=r"is the input file|is not a line that a run wrote"):
             batch.generate(Scripted().__enter__, over(path, str(tmp_path / "link.jsonl"), overwrite=overwrite))
     assert path.read_text() == '{"prompt": "a"}\n'
 

@@ -1,6 +1,7 @@
-"""Grammars in llama.cpp's notation: which texts a constraint made of one takes, against a plain reading of the rules.
+"""Grammars in llama.cpp's notation: a constraint accepts the same texts as a simple interpreter of the rules.
 
-Not tried: rules with recursion in which one terminal is the beginning of another, where the longer one wins (lark.py).
+Not tested: recursive rules in which one terminal is the beginning of another; there the longer one wins (see
+constraints/llguidance.py).
 """
 
 import itertools
@@ -25,7 +26,7 @@ def matcher(text: str) -> Matcher:
 
 
 def takes(rules: Mapping[str, Node], text: str) -> bool:
-    """Whether `root` derives `text`; by trying everything, so only for short texts and no left recursion."""
+    """Whether `root` derives `text`. It tries everything, so texts must be short, and left recursion must not occur."""
 
     @cache
     def ends(node: Node, start: int) -> frozenset[int]:
@@ -58,7 +59,7 @@ def takes(rules: Mapping[str, Node], text: str) -> bool:
 
 
 def same_language(grammar: str, alphabet: str, length: int) -> None:
-    """For all texts of an alphabet up to a length."""
+    """Checks that constraint and interpreter agree on all texts of an alphabet up to a length."""
     rules, constraint, taken = gbnf.read(grammar), matcher(grammar), 0
     for n in range(length + 1):
         for letters in itertools.product(alphabet, repeat=n):
@@ -72,14 +73,14 @@ def same_language(grammar: str, alphabet: str, length: int) -> None:
 @pytest.mark.parametrize(
     ("grammar", "alphabet", "length"),
     [
-        ('root ::= [a-b]+ "ab"', "abc", 6),  # the first part could take all of it
+        ('root ::= [a-b]+ "ab"', "abc", 6),  # the first part could take the whole text
         ('root ::= "a"? "ab" | ([^a] "b"?){2,3} | ""', "abc", 5),
         ('root ::= x{2} y{0,2} x{1,}\nx ::= "a" | "b"\ny ::= "a"', "ab", 7),
         ("root ::= . [^\\x62] ()", "abc\n", 3),
         ('root ::= "(" root? ")" root?', "()", 8),
         ('root ::= "a" root "a" | "b" root "b" | "c"', "abc", 6),
         ('root ::= ident ("+" root)?\nident ::= [a-b] [ab]* ws\nws ::= " "*', "ab +", 5),
-        ('root ::= (expr "=" ws term "\\n")+\nexpr ::= term ("+" term)*\n'  # llama.cpp's arithmetic.gbnf in short
+        ('root ::= (expr "=" ws term "\\n")+\nexpr ::= term ("+" term)*\n'  # llama.cpp's arithmetic.gbnf, shortened
          'term ::= ident | "(" ws expr ")" ws\nident ::= "a" ws\nws ::= [ \\n]*', "a=+(\n", 6),
         ('root ::= item | "[" root ("," root)* "]"\nitem ::= "a"+ (";" "a")?', "a[,;]", 5),
     ],
@@ -165,15 +166,15 @@ def test_llama_cpps_own_json_grammar_takes_json() -> None:
         ('rot ::= "a"', "no rule named root"),
         ("root ::= foo", "rule root refers to foo, which is not defined"),
         ('root := "a"', "expected ::=: line 1: root <here>:= "),
-        ('root ::= "a"\nx ::= "un', "ends inside of a literal or a class: line 2"),
+        ('root ::= "a"\nx ::= "un', "ends inside a literal or a class: line 2"),
         ('root ::= "a" )', "expected a rule's name"),
         ('root ::= ("a"', r"expected \)"),
         ("root ::= [z-a]", "range 'z' to 'a' is empty"),
         ("root ::= []", "class of characters is empty"),
-        ('root ::= "a"{3,2}', "is no number of times"),
+        ('root ::= "a"{3,2}', "is not a valid number of repetitions"),
         ('root ::= "a"{x}', "expected {m}"),
         ('root ::= "\\q"', r"unknown escape \\q"),
-        ('root ::= "\\uD800"', "is no character"),
+        ('root ::= "\\uD800"', "is not a character"),
         ('root ::= "a"\nroot ::= "b"', "root is defined a second time"),
         ("root ::= <think> .*", "tokens .* are not supported"),
     ],

@@ -1,7 +1,8 @@
-"""A member's KV cache: its limits are errors and never an abort, its logits the oracle's, its cache exact."""
+"""Tests of a member's KV cache: its logits equal the oracle's, rewinds are exact, and no bad call aborts."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -10,12 +11,13 @@ import pytest
 from eftlocal.errors import DecodeError, ModelLoadError, SettingError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.llama import context as llama_context
-from eftlocal.runtime.llama.context import Cancelled, Context, Feed, Logits
+from eftlocal.runtime.llama.context import Context, Feed, Logits
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.memory import MAX_ROWS
 from eftlocal.runtime.plan.placement import Offload
 from tests import families, oracle
 from tests.families import VOCAB, Family
+from tests.faults import fail_decode
 
 PROMPT = list(range(1, 21))
 ANSWER = [72, 101, 108, 108, 111, 44, 32, 119]
@@ -23,7 +25,7 @@ TOLERANCE = {"sliding": 5e-3}  # gemma3 looks its GELU up in a table of F16 valu
 
 
 def context(model: Model, *, n_ctx: int = 64, n_seq: int = 1, lora: tuple[Path, float] | None = None) -> Context:
-    """An exact context: its logits do not depend on how tokens were batched."""
+    """Makes an exact context: its logits do not depend on how tokens are batched."""
     return Context(model, n_ctx=n_ctx, n_seq=n_seq, n_threads=1, lora=lora, kv_type="f32")
 
 
@@ -35,7 +37,7 @@ def one(model: Model) -> Iterator[Context]:
 
 
 def cold(path: Path, tokens: list[int], rows: int = 1) -> Logits:
-    """The last rows' logits from a context that has never seen anything, in one decode."""
+    """Returns the logits of the last rows, decoded in one batch in a new context."""
     made = Model(gguf.check(path))
     fresh = context(made, n_ctx=128)
     try:
@@ -62,10 +64,20 @@ def test_logits_are_the_oracles_at_every_position(family: Family, kind: str) -> 
     np.testing.assert_allclose(got, oracle.log_probabilities(path, tokens), atol=TOLERANCE.get(kind, 1e-4))
 
 
-def test_logits_are_a_view_into_llama_cpps_own_buffer_that_the_next_feed_overwrites(one: Context) -> None:
+def test_logits_are_a_view_into_llama_cpps_own_buffer_that_the_next_feed_overwrites(
+    one: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pointers: list[Any] = []
+    real = llama_cpp.llama_get_logits
+
+    def spy(*args: Any) -> Any:
+        pointers.append(real(*args))
+        return pointers[-1]
+
+    monkeypatch.setattr(llama_cpp, "llama_get_logits", spy)
     z = one.feed([Feed(0, PROMPT, 3)])
     assert z.shape == (3, len(VOCAB)) and z.dtype == np.float32
-    pointer = llama_cpp.llama_get_logits(one._handle)
+    (pointer,) = pointers
     assert np.shares_memory(z, np.ctypeslib.as_array(pointer, z.shape)) and not z.flags.owndata
     before = z[0].copy()
     one.feed([Feed(0, [5], 1)])
@@ -73,7 +85,7 @@ def test_logits_are_a_view_into_llama_cpps_own_buffer_that_the_next_feed_overwri
 
 
 def test_views_of_the_buffer_stay_right_when_it_grows(family: Family, one: Context) -> None:
-    for rows in (1, 3, 40, 1, 3, 64, 40, 1):  # (a longer feed than any before moves the buffer)
+    for rows in (1, 3, 40, 1, 3, 64, 40, 1):  # a longer feed than all before moves the buffer
         one.rewind(0, 0)
         tokens = [(7 * rows + i) % 250 for i in range(rows)]
         np.testing.assert_allclose(one.feed([Feed(0, tokens, rows)]), cold(family.tuned, tokens, rows), atol=1e-4)
@@ -93,7 +105,7 @@ def test_chunks_of_n_batch_give_the_logits_of_one_batch(
     tokens = [i % 250 for i in range(100)]
     expected = cold(family.tuned, tokens, 7)
     monkeypatch.setattr(llama_context, "CPU_BATCH", 8)
-    for n in (100, 96, 95):  # the wanted rows may fall on a chunk's border, or lie across one
+    for n in (100, 96, 95):  # the wanted rows may end at a chunk's border or cross it
         small = context(model, n_ctx=128)
         assert small.n_batch == 8
         small.feed([Feed(0, tokens[: 100 - n], 0)])
@@ -146,7 +158,7 @@ def test_after_a_rewind_the_logits_are_those_of_tokens_never_taken(family: Famil
         kept = cut.rewind(0, 12)
         assert kept == cut.held(0) == (12 if made.rewinds else 0)
         z = cut.feed([Feed(0, [*PROMPT[kept:12], 9, 8], 2)]).copy()
-        assert cut.rewind(0, 100) == cut.held(0) == 14  # no more than there is
+        assert cut.rewind(0, 100) == cut.held(0) == 14  # all there are
         assert cut.rewind(0, 0) == cut.held(0) == 0
         again = cut.feed([Feed(0, PROMPT, 1)]).copy()
     finally:
@@ -165,7 +177,7 @@ def test_a_fork_goes_on_as_its_source_would_and_leaves_it_alone(family: Family, 
     forked = context(made, n_seq=3)
     try:
         forked.feed([Feed(0, PROMPT, 0), Feed(2, ANSWER, 0)])
-        kept = forked.fork(0, 2, n)  # over what 2 held
+        kept = forked.fork(0, 2, n)  # replaces what sequence 2 held
         assert kept == forked.held(2) == (n if made.rewinds or n == len(PROMPT) else 0)
         again = forked.fork(2, 1, n)  # a copy of a copy, before anything was decoded
         assert again == kept
@@ -202,7 +214,7 @@ def test_an_interrupt_in_the_middle_of_a_rewind_or_a_fork_leaves_no_wrong_count(
                 cut.fork(0, 1, 12)
             with pytest.raises(KeyboardInterrupt):
                 cut.rewind(0, 12)
-                raise KeyboardInterrupt  # where it is the copy that is interrupted
+                raise KeyboardInterrupt  # when only the copy is interrupted
         for sequence in (0, 1):
             kept = cut.held(sequence)
             assert kept <= 12
@@ -213,10 +225,19 @@ def test_an_interrupt_in_the_middle_of_a_rewind_or_a_fork_leaves_no_wrong_count(
         made.close()
 
 
-def test_closed_twice_is_closed(model: Model) -> None:
+def test_a_context_that_is_closed_twice_is_freed_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    freed: list[object] = []
+    real = llama_cpp.llama_free
+
+    def spy(handle: Any) -> None:
+        freed.append(handle)
+        real(handle)
+
+    monkeypatch.setattr(llama_cpp, "llama_free", spy)
     made = context(model)
     made.close()
     made.close()
+    assert len(freed) == 1 and freed[0]
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
@@ -229,7 +250,7 @@ def test_closed_twice_is_closed(model: Model) -> None:
         ([Feed(0, [1, len(VOCAB)], 1)], f"token {len(VOCAB)} is not in its vocabulary of {len(VOCAB)}"),
         ([Feed(0, [1, -1], 1)], "token -1 is not in its vocabulary"),
         ([Feed(0, [2**40], 1)], "is not in its vocabulary"),
-        ([Feed(0, [1] * 9, 9)], "9 rows of logits asked for, at most 8"),
+        ([Feed(0, [1] * 9, 9)], "9 rows of logits were asked for, but at most 8 fit"),
     ],
 )
 def test_what_llama_cpp_would_abort_on_is_an_error_and_the_context_works_after_it(
@@ -262,26 +283,27 @@ def test_the_last_position_of_the_context_can_be_used_and_no_further(model: Mode
 
 
 @pytest.mark.parametrize("kind", ["tuned", "sliding", "recurrent"])
-def test_a_prefill_that_was_cancelled_or_refused_midway_keeps_what_was_decoded_whole(
+def test_a_prefill_that_was_interrupted_or_refused_midway_keeps_what_was_decoded_whole(
     family: Family, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     path: Path = getattr(family, kind)
     monkeypatch.setattr(llama_context, "CPU_BATCH", 8)
     made = Model(gguf.check(path))
     cut = context(made)
-    asked = iter([False, True])
     try:
-        with pytest.raises(Cancelled):
-            cut.feed([Feed(0, PROMPT, 1)], lambda: next(asked))
+        with monkeypatch.context() as patch:
+            fail_decode(patch, 2, KeyboardInterrupt(), after=False)
+            with pytest.raises(KeyboardInterrupt):
+                cut.feed([Feed(0, PROMPT, 1)])
         assert cut.held(0) == 8
         real, calls = llama_cpp.llama_decode, iter([True, False])
         with monkeypatch.context() as patch:
-            # The second chunk is decoded and then told to have failed: what lies in the cache is not to be trusted.
+            # The second chunk is decoded but reported as failed, so its tokens in the cache cannot be trusted.
             patch.setattr(llama_cpp, "llama_decode", lambda *args: real(*args) if next(calls) else real(*args) or -3)
             with pytest.raises(DecodeError, match="code -3"):
                 cut.feed([Feed(0, PROMPT[8:], 1)])
         kept = cut.held(0)
-        assert kept == (16 if made.rewinds else 0)  # half a step cannot be cut from a recurrent state
+        assert kept == (16 if made.rewinds else 0)  # a recurrent state cannot be cut in the middle
         z = cut.feed([Feed(0, [*PROMPT[kept:16], 9], 1)]).copy()
     finally:
         cut.close()
@@ -291,7 +313,7 @@ def test_a_prefill_that_was_cancelled_or_refused_midway_keeps_what_was_decoded_w
 
 @pytest.mark.parametrize("n_threads", [0, -1, 513, 100_000])
 def test_a_number_of_threads_that_llama_cpp_does_not_take_is_an_error(model: Model, n_threads: int) -> None:
-    with pytest.raises(SettingError, match="threads"):
+    with pytest.raises(SettingError, match=f"threads is {n_threads}; it must be between 1 and 512"):
         Context(model, n_ctx=64, n_threads=n_threads)
 
 
@@ -303,11 +325,11 @@ def test_more_sequences_than_llama_cpp_takes_are_an_error_with_its_reason(model:
 def test_a_batch_of_a_device_has_no_more_rows_of_logits_than_one_of_the_cpu(
     family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llama_context, "CPU_BATCH", 512)  # a device's; one row more would abort the process
+    monkeypatch.setattr(llama_context, "CPU_BATCH", 512)  # as on a device; one more row of logits would abort
     model = Model(gguf.check(family.base), Offload())
     wide = Context(model, n_ctx=512)
     assert wide.feed([Feed(0, [5] * 300, MAX_ROWS)]).shape == (MAX_ROWS, model.n_vocab)
-    with pytest.raises(DecodeError, match=f"{MAX_ROWS + 1} rows of logits asked for, at most {MAX_ROWS}"):
+    with pytest.raises(DecodeError, match=f"{MAX_ROWS + 1} rows of logits were asked for, but at most {MAX_ROWS} fit"):
         wide.feed([Feed(0, [5] * 150, MAX_ROWS + 1)])
     wide.close()
     model.close()

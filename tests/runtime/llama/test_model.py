@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import gguf as gguf_writer
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,15 +29,18 @@ def test_a_file_that_passes_the_header_check_but_not_llama_cpp_gives_its_reason(
 
 def test_an_adapter_of_another_shape_gives_llama_cpps_reason(family: Family) -> None:
     made = Model(gguf.check(family.base))
+    before = Context(made, n_ctx=64)
     try:
+        expected = before.feed([Feed(0, [1, 2, 3], 1)]).copy()
         with pytest.raises(ModelLoadError, match=r"lora\.gguf: .*could not apply this adapter to .*base\.gguf: .+"):
             Context(made, n_ctx=64, lora=(family.lora, 1.0))
         with pytest.raises(ModelLoadError):  # a model is not an adapter
             Context(made, n_ctx=64, lora=(family.tuned, 1.0))
         fine = Context(made, n_ctx=64)  # the weights can still be used
-        fine.feed([Feed(0, [1, 2, 3], 1)])
+        np.testing.assert_array_equal(fine.feed([Feed(0, [1, 2, 3], 1)]), expected)
         fine.close()
     finally:
+        before.close()
         made.close()
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
+import io
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import llama_cpp as lib
@@ -21,18 +21,15 @@ MIB = 1 << 20
 
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """Collects the lines of llama.cpp's log inside the block."""
+    """Collects llama.cpp's log of the block. The lines are there when the block has ended."""
     lines: list[str] = []
-
-    @lib.llama_log_callback  # type: ignore[untyped-decorator]  # a ctypes function type
-    def keep(level: int, text: bytes, _: ctypes.c_void_p) -> None:
-        lines.append(text.decode("utf-8", "replace"))
-
-    lib.llama_log_set(keep, ctypes.c_void_p())
-    try:
-        yield lines
-    finally:
-        lib.llama_log_set(library._log, ctypes.c_void_p())
+    with redirect_stderr(io.StringIO()) as log:
+        library.set_verbose(True)
+        try:
+            yield lines
+        finally:
+            library.set_verbose(False)
+            lines += log.getvalue().splitlines()
 
 
 def _sum(lines: list[str], pattern: str) -> int:

@@ -59,7 +59,7 @@ def test_rows_cost_more_and_threads_share_more_of_them() -> None:
 
 
 @given(st.lists(COSTS, min_size=1, max_size=6), st.integers(1, 64))
-def test_every_member_runs_once_and_lanes_share_the_cores(own: list[Cost], n_threads: int) -> None:
+def test_every_member_runs_once_and_chains_share_the_cores(own: list[Cost], n_threads: int) -> None:
     costs = dict(enumerate(own))
     split = split_threads(costs, n_threads)
     checked(split, len(own), n_threads)

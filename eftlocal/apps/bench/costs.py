@@ -1,4 +1,4 @@
-"""What decodes cost on this machine, measured on the members themselves: the limit that blocks of guesses can reach."""
+"""Measures what the decodes of drafts cost on this machine, which limits the gain of speculative decoding."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,15 @@ from statistics import median
 import numpy as np
 
 from eftlocal.arithmetic.combine import Mix
-from eftlocal.engine.engine import Engine, Known, Request
+from eftlocal.engine.engine import Engine
+from eftlocal.engine.slots import Known, Request
 
-__all__ = ["block_seconds"]
+__all__ = ["draft_seconds"]
 
-TOKEN = 1  # decoded over and over: what it is does not matter
+TOKEN = 1  # every decode gets this token; any other would cost the same
 
 
-def block_seconds(
+def draft_seconds(
     engine: Engine,
     mix: Mix,
     drafter: int | None,
@@ -23,12 +24,13 @@ def block_seconds(
     *,
     repeats: int = 7,
 ) -> dict[int, float]:
-    """Seconds that the decodes of a block of so many guesses take, after these prompts: medians.
+    """Draft length -> median seconds of the decodes of one draft of that length, after these prompts.
 
-    The guesses are the drafter's, one decode each; then all members check them together. No sampling is in it.
+    The draft model makes the guesses, one decode for each, and all members check them in one decode. Sampling does not
+    count. Without a `drafter` (a member index), only the check is timed. Raises DecodeError and ModelLoadError.
     """
     times: dict[int, list[float]] = {n: [] for n in lengths}
-    rows = np.empty((max(lengths) + 1, engine.model(mix.base).n_vocab), np.float32)
+    rows = np.empty((max(lengths) + 1, engine.workers.model(mix.base).n_vocab), np.float32)
     slot = engine.begin(prompts)
     try:
         engine.forward([Request(slot, 1, mix.active)])
@@ -46,4 +48,4 @@ def block_seconds(
                 times[n].append(time.perf_counter() - started)
     finally:
         engine.end(slot)
-    return {n: median(seconds[1:]) for n, seconds in times.items()}  # the first of a shape builds llama.cpp's graph
+    return {n: median(seconds[1:]) for n, seconds in times.items()}  # the first one builds llama.cpp's graph

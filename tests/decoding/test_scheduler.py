@@ -1,0 +1,292 @@
+"""The scheduler: answers come, go, fail and are cancelled, and this never changes the other answers."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Unpack
+
+import pytest
+
+from eftlocal import Emulator, Raw
+from eftlocal.decoding.generation import Generation
+from eftlocal.decoding.scheduler import Scheduler
+from eftlocal.decoding.settings import Dials
+from eftlocal.emulation.batch import Job
+from eftlocal.emulation.loading import Loaded
+from eftlocal.errors import DecodeError, ModelLoadError
+from eftlocal.runtime.llama import context as llama_context
+from tests.builders import load_members
+from tests.families import Family
+
+PLACES = 3
+LONG = "a long prompt that is read in chunks. " * 4
+
+
+class House(NamedTuple):
+    """An emulator with slots for three answers, and its engine."""
+
+    loaded: Loaded
+    emulator: Emulator
+
+    def prepared(self, prompt: str, **dials: Unpack[Dials]) -> Generation:
+        return self.emulator.prepare(Job(Raw(prompt), dials))
+
+    def tokens(self, prompt: str, **dials: Unpack[Dials]) -> tuple[int, ...]:
+        """The tokens of the answer if nothing else runs."""
+        return self.emulator.generate(Raw(prompt), **dials).tokens
+
+    @property
+    def free(self) -> int:
+        return sum(slot.free for slot in self.loaded.engine.slots)
+
+
+@pytest.fixture
+def house(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    monkeypatch.setattr(llama_context, "CPU_BATCH", 16)  # tokens of a chunk of a prompt
+    paths = {name: getattr(family, name) for name in ("base", "tuned", "reference")}
+    loaded = load_members(tmp_path, paths, max_tokens=12)
+    with Emulator(loaded) as emulator:
+        emulator.reserve(PLACES)
+        yield House(loaded, emulator)
+
+
+def run(scheduler: Scheduler) -> dict[Generation, str]:
+    """Step until all answers have ended. Returns the text of each."""
+    texts: dict[Generation, str] = {}
+    while scheduler:
+        for generation, text in scheduler.step():
+            texts[generation] = texts.get(generation, "") + text
+    return texts
+
+
+def test_the_deltas_of_every_answer_add_up_to_its_text(house: House) -> None:
+    scheduler = house.emulator.scheduler()
+    answers = [house.prepared(prompt, temperature=0.9, seed=i) for i, prompt in enumerate(("Hello", "the", LONG))]
+    for answer in answers:
+        scheduler.add(answer)
+    texts, n_deltas = dict.fromkeys(answers, ""), dict.fromkeys(answers, 0)
+    while scheduler:
+        for answer, text in scheduler.step():
+            texts[answer] += text
+            n_deltas[answer] += 1
+    assert [texts[answer] for answer in answers] == [answer.reply.text for answer in answers]
+    assert all(text and n_deltas[answer] > 3 for answer, text in texts.items())  # as they came, not at the end
+    separately = [house.tokens("Hello", temperature=0.9, seed=0), house.tokens("the", temperature=0.9, seed=1)]
+    assert [tuple(answer.tokens) for answer in answers[:2]] == separately
+
+
+def test_one_is_cancelled_in_prefill_and_one_in_decoding_and_the_third_is_as_alone(house: House) -> None:
+    scheduler = house.emulator.scheduler()
+    decoding, prefilling, third = house.prepared("Hello"), house.prepared(LONG), house.prepared("the world")
+    for answer in (decoding, prefilling, third):
+        scheduler.add(answer)
+    for _ in range(3):
+        scheduler.step()
+    assert len(decoding.tokens) > 0 and not decoding.ended
+    assert prefilling.tokens == [] and not prefilling.ended and house.free == 0
+    scheduler.cancel(decoding)
+    scheduler.cancel(prefilling)
+    told = [generation for generation, _ in scheduler.step() if generation.ended]
+    assert set(told) == {decoding, prefilling} and house.free == PLACES - 1
+    assert decoding.finish_reason == prefilling.finish_reason == "cancelled"
+    run(scheduler)
+    assert tuple(third.tokens) == house.tokens("the world")
+    assert tuple(decoding.tokens) == house.tokens("Hello")[: len(decoding.tokens)]
+    assert prefilling.reply.text == "" and house.free == PLACES
+    assert house.tokens(LONG) == house.tokens(LONG)  # the cancelled prefill left the caches right
+
+
+def test_an_answer_that_waits_for_a_place_can_be_cancelled(house: House) -> None:
+    scheduler = house.emulator.scheduler()
+    running = [house.prepared("Hello") for _ in range(PLACES)]
+    waiting, behind = house.prepared("the"), house.prepared("a")
+    for answer in (*running, waiting, behind):
+        scheduler.add(answer)
+    scheduler.step()
+    scheduler.cancel(waiting)
+    assert [generation for generation, _ in scheduler.step() if generation.ended] == [waiting]
+    run(scheduler)
+    assert tuple(behind.tokens) == house.tokens("a") and waiting.tokens == []
+
+
+def test_a_cancelled_answers_place_is_taken_in_the_same_step(house: House) -> None:
+    scheduler = house.emulator.scheduler()
+    first, *others = [house.prepared("Hello") for _ in range(PLACES)]
+    next_one = house.prepared("the")
+    for answer in (first, *others, next_one):
+        scheduler.add(answer)
+    scheduler.step()
+    assert next_one.tokens == []
+    scheduler.cancel(first)
+    scheduler.step()
+    assert len(next_one.tokens) == 1
+    scheduler.close()
+
+
+def test_to_cancel_one_that_has_ended_changes_nothing(house: House) -> None:
+    scheduler = house.emulator.scheduler()
+    answer, later = house.prepared("Hello"), house.prepared("the")
+    scheduler.add(answer)
+    run(scheduler)
+    scheduler.cancel(answer)
+    scheduler.add(later)
+    assert set(run(scheduler)) == {later}
+    assert answer.finish_reason == later.finish_reason == "length"
+
+
+def test_one_is_added_while_others_decode_and_all_are_as_alone(house: House) -> None:
+    scheduler = house.emulator.scheduler()
+    first, second, late = house.prepared("Hello"), house.prepared("the"), house.prepared(LONG)
+    scheduler.add(first)
+    scheduler.step()
+    scheduler.add(second)
+    scheduler.step()
+    assert 0 < len(second.tokens) < len(first.tokens)
+    scheduler.add(late)
+    run(scheduler)
+    assert tuple(first.tokens) == house.tokens("Hello")
+    assert tuple(second.tokens) == house.tokens("the")
+    assert tuple(late.tokens) == house.tokens(LONG)
+
+
+def test_more_than_there_are_places_for_wait_in_order(house: House) -> None:
+    scheduler = house.emulator.scheduler()
+    answers = [house.prepared("Hello", max_tokens=3) for _ in range(3 * PLACES)]
+    for answer in answers:
+        scheduler.add(answer)
+    ended: list[Generation] = []
+    while scheduler:
+        assert len(scheduler) == len(answers) - len(ended)
+        ended += [generation for generation, _ in scheduler.step() if generation.ended]
+    assert ended == answers
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_setting_of_one_of_three_ends_that_one_alone(house: House) -> None:
+    scheduler = house.emulator.scheduler()
+    wrong = house.prepared("the", logit_bias={9999: 1.0})  # there is no such token; this is found when a token is drawn
+    others = [house.prepared("Hello"), house.prepared("a")]
+    for answer in (others[0], wrong, others[1]):
+        scheduler.add(answer)
+    texts = run(scheduler)
+    assert wrong.error is not None and "9999" in wrong.error.message and texts[wrong] == ""
+    assert [tuple(answer.tokens) for answer in others] == [house.tokens("Hello"), house.tokens("a")]
+    assert house.free == PLACES
+
+
+@pytest.mark.parametrize("reward_top_p", [None, 0.9])
+def test_a_row_of_one_of_three_that_is_not_finite_ends_that_one_alone(house: House, reward_top_p: float | None) -> None:
+    scheduler = house.emulator.scheduler()
+    bad = house.prepared("the", beta=1e38, reward_top_p=reward_top_p)  # the sum of the logits overflows
+    others = [house.prepared("Hello", beta=0.5), house.prepared("a")]
+    for answer in (others[0], bad, others[1]):
+        scheduler.add(answer)
+    run(scheduler)
+    assert isinstance(bad.error, DecodeError)
+    assert [tuple(answer.tokens) for answer in others] == [house.tokens("Hello", beta=0.5), house.tokens("a")]
+
+
+def test_a_model_that_does_not_load_ends_the_answers_that_need_it_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = house.emulator.scheduler()
+    good, bad = house.prepared("Hello"), house.prepared("the")
+    real = house.loaded.engine.workers.prepare
+
+    def prepare(members: Any) -> None:
+        if members == bad.prompts:
+            raise ModelLoadError("no room")
+        real(members)
+
+    monkeypatch.setattr(house.loaded.engine.workers, "prepare", prepare)
+    scheduler.add(bad)
+    scheduler.add(good)
+    run(scheduler)
+    assert isinstance(bad.error, ModelLoadError) and tuple(good.tokens) == house.tokens("Hello")
+
+
+def test_a_decode_that_fails_as_a_whole_is_told_to_all_that_ran_and_the_next_ones_are_right(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = house.emulator.scheduler()
+    ran = [house.prepared("Hello"), house.prepared(LONG), house.prepared("the")]
+    waited = house.prepared("a")
+    for answer in (*ran, waited):
+        scheduler.add(answer)
+    scheduler.step()
+    with monkeypatch.context() as patch:
+        patch.setattr("llama_cpp.llama_decode", lambda *_: -3)
+        told = {generation for generation, _ in scheduler.step()}
+    assert told == set(ran) and all(isinstance(answer.error, DecodeError) for answer in ran)
+    assert house.free == PLACES and len(scheduler) == 1
+    run(scheduler)
+    assert waited.error is None and tuple(waited.tokens) == house.tokens("a")
+
+
+def test_an_answer_that_no_place_will_ever_be_free_for_is_an_error_and_no_endless_wait(house: House) -> None:
+    other = house.emulator.scheduler()
+    for _ in range(PLACES):
+        other.add(house.prepared("Hello"))
+    other.step()
+    with pytest.raises(DecodeError, match="is not finished"):
+        house.emulator.generate(Raw("the"))
+    assert len(run(other)) == PLACES  # it works as before
+    assert house.tokens("the")
+
+
+def test_closing_ends_all_and_gives_their_places_back(house: House) -> None:
+    scheduler = house.emulator.scheduler()
+    answers = [house.prepared("Hello") for _ in range(PLACES + 2)]
+    for answer in answers:
+        scheduler.add(answer)
+    scheduler.step()
+    scheduler.close()
+    assert {answer.finish_reason for answer in answers} == {"cancelled"}
+    assert house.free == PLACES and not scheduler
+
+
+# --- many answers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draft", [0, 3])
+def test_of_a_thousand_answers_added_and_cancelled_at_random_the_others_are_as_alone(house: House, draft: int) -> None:
+    rng = random.Random(draft)
+    prompts = ["Hello", "the", "a", "in the end", LONG, LONG + "And then?"]
+    common: Dials = {"temperature": 1.0, "draft": draft}
+    dials: list[Dials] = [{**common, "seed": seed, "max_tokens": n} for seed in range(3) for n in (1, 4, 9)]
+    kinds = [(prompt, own) for prompt in prompts for own in dials]
+    separately = [house.tokens(prompt, **own) for prompt, own in kinds]
+    scheduler = house.emulator.scheduler()
+    running: dict[Generation, int] = {}
+    cancelled: set[Generation] = set()
+    added = told = whole = 0
+    while added < 1000 or running:
+        while added < 1000 and rng.random() < 0.6:
+            kind = rng.randrange(len(kinds))
+            prompt, own = kinds[kind]
+            answer = house.prepared(prompt, **own)
+            running[answer] = kind
+            scheduler.add(answer)
+            added += 1
+        if running and rng.random() < 0.3:
+            gone = rng.choice(list(running))
+            cancelled.add(gone)
+            scheduler.cancel(gone)
+        for answer, _ in scheduler.step():
+            if not answer.ended:
+                continue
+            kind, told = running.pop(answer), told + 1  # raises if an answer ends twice
+            assert answer.error is None
+            if answer.finish_reason == "cancelled":
+                assert answer in cancelled
+                assert tuple(answer.tokens) == separately[kind][: len(answer.tokens)]
+            else:
+                assert tuple(answer.tokens) == separately[kind]
+                whole += 1
+        assert len(scheduler) == len(running)
+        assert PLACES - house.free <= len(running)  # the slot of an ended answer is free
+    assert told == 1000 and whole > 300 and told - whole > 100
+    assert house.free == PLACES
