@@ -6,12 +6,13 @@ search for the best split with a simple model of the cost. Its input is measured
 weights and the rows.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log2
 
 SINGLE_THREADED = 32_000_000  # with fewer bytes of weights, threads wait for each other longer than they compute
 HANDOVER = 0.05  # the part of a step that a further round must save: its members wait for the slowest before them
+PASSES = 3  # how often members and threads are divided again, each by the other
 
 # For estimates, without measured speeds. Measured on 2 cores with SmolLM2-135M in Q4_0, F16 and F32 (92, 270 and
 # 540 MB): a further row costs 0.4 to 0.25 of the first, up to about 16 rows. The part of a decode that threads share is
@@ -104,25 +105,43 @@ def _splits(costs: Mapping[int, Cost], n_threads: int) -> Iterator[Split]:
         for solo, rest in ((order[:n], order[n:]), (order[len(order) - n :], order[: len(order) - n]))[: n + 1]:
             threads = {i: _all(costs[i], n_threads) for i in solo}
             for n_chains in range(1, min(len(rest), max(1, n_threads)) + 1):
-                chains, each = _chains({i: costs[i] for i in rest}, n_threads, n_chains)
-                yield Split((*(((i,),) for i in solo), chains), threads | each)
+                for chains, each in _chains({i: costs[i] for i in rest}, n_threads, n_chains):
+                    yield Split((*(((i,),) for i in solo), chains), threads | each)
 
 
-def _chains(costs: Mapping[int, Cost], n_threads: int, n_chains: int) -> tuple[tuple[Chain, ...], dict[int, int]]:
-    """Divides the members into `n_chains` chains and the threads among the chains. Returns chains and threads.
+def _chains(
+    costs: Mapping[int, Cost], n_threads: int, n_chains: int
+) -> Iterator[tuple[tuple[Chain, ...], dict[int, int]]]:
+    """Divides the members into `n_chains` chains and the threads among the chains. Yields chains and threads.
 
-    Each member, in the order of `costs`, goes to the chain with the least work so far.
+    Which members suit a chain depends on its threads, and the threads on its members. So each is found with the other,
+    PASSES times, beginning with one thread for each chain.
     """
-    chains: list[list[int]] = [[] for _ in range(n_chains)]
-    loads = [0.0] * n_chains
-    for i, cost in costs.items():
-        chain = loads.index(min(loads))
-        chains[chain].append(i)
-        loads[chain] += cost.one_thread
     threads = [1] * n_chains
+    for _ in range(PASSES):
+        chains = _assigned(costs, threads)
+        threads = _divided(costs, chains, n_threads)
+        each = {i: _all(costs[i], threads[chain]) for chain, members in enumerate(chains) for i in members}
+        yield tuple(tuple(chain) for chain in chains if chain), each
+
+
+def _assigned(costs: Mapping[int, Cost], threads: Sequence[int]) -> list[list[int]]:
+    """The members of each chain. In the order of `costs`, each member goes to the chain that is done first with it."""
+    chains: list[list[int]] = [[] for _ in threads]
+    loads = [0.0] * len(threads)
+    for i, cost in costs.items():
+        ends = [load + cost.on(n) for load, n in zip(loads, threads, strict=True)]
+        chain = ends.index(min(ends))
+        chains[chain].append(i)
+        loads[chain] = ends[chain]
+    return chains
+
+
+def _divided(costs: Mapping[int, Cost], chains: Sequence[Sequence[int]], n_threads: int) -> list[int]:
+    """The threads of each chain: one, and each further thread goes to the slowest chain that can use it."""
+    threads = [1] * len(chains)
     able = [chain for chain, members in enumerate(chains) if any(costs[i].shared for i in members)]
-    for _ in range(n_threads - n_chains if able else 0):  # each further thread goes to the slowest chain
+    for _ in range(n_threads - len(chains) if able else 0):
         waits = {chain: sum(costs[i].on(threads[chain]) for i in chains[chain]) for chain in able}
         threads[max(able, key=lambda chain: waits[chain])] += 1
-    each = {i: _all(costs[i], threads[chain]) for chain, members in enumerate(chains) for i in members}
-    return tuple(map(tuple, chains)), each
+    return threads
