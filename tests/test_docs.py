@@ -140,6 +140,16 @@ def test_every_line_is_run_or_has_its_reason_not_to_be() -> None:
     assert not gone, f"no document shows them any more; delete them from NOT_RUN: {sorted(gone)}"
 
 
+def test_every_file_that_the_maps_name_is_there() -> None:
+    """ARCHITECTURE.md names files by their path, or by their name alone where the text says where it is."""
+    known = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
+    for page in ("ARCHITECTURE.md", "CONTRIBUTING.md", "tests/README.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        named = set(re.findall(r"`([\w./]+\.py)`", text))
+        missing = [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in known)]
+        assert not missing, f"{page} names {missing}"
+
+
 def test_every_block_is_in_a_language_that_is_known_here() -> None:
     unknown = {block.language for block in blocks()} - SHELL - OTHER
     assert not unknown, f"add {sorted(unknown)} to SHELL or OTHER; a block that shows an output is ```text"

@@ -123,7 +123,7 @@ class Step:
                     known = i < len(draft.offered)
                     offered = draft.offered[i] if known else generation.distribution(small[i, : self._combiner.n_real])
                 guess = draft.tokens[i] if i < len(draft.tokens) else None
-                if offered is not None and i >= len(draft.offered):
+                if offered is not None and (guess is None or i >= len(draft.offered)):
                     guess = generation.offer(offered)  # for `hits`: what the draft model would have guessed
                 token = generation.draw(combined.z[i], offered)
                 if guess is not None:

@@ -288,7 +288,8 @@ class Emulator:
                 tasks.append(self._task(prompt, completion, 0, dials))
             except EftError as error:
                 tasks.append(error)
-        at_once = self.sequences_that_fit(min(SCORED_AT_ONCE, max(1, len(tasks))))
+        right = sum(isinstance(task, Task) for task in tasks)
+        at_once = self.sequences_that_fit(min(SCORED_AT_ONCE, max(1, right)))
         self._engine.reserve(at_once, self.context)
         return self._scorer.score_each(tasks, at_once)
 
