@@ -43,6 +43,7 @@ class Members:
     rewards  the rewards with their members
     n_real   number of token ids that all members share (runtime.vocab.shared)
     skipped  token ids below n_real that differ between members; rewards do not apply to them
+    system   the system text of a conversation that has none of its own
     """
 
     specs: tuple[MemberSpec, ...]
@@ -51,6 +52,7 @@ class Members:
     rewards: tuple[RewardMembers, ...]
     n_real: int
     skipped: NDArray[np.intp]
+    system: str | None = None
 
     @property
     def roles(self) -> Mapping[str, int]:
@@ -201,6 +203,7 @@ def assemble(
         rewards=rewards,
         n_real=shared.n_real,
         skipped=shared.differing,
+        system=emulator.system,
     )
 
 

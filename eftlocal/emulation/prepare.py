@@ -110,7 +110,15 @@ class Preparer:
     def prompt(self, member: int, prompt: Prompt) -> list[int]:
         """The token ids of a member's rendering of a prompt. Raises ViewError."""
         view = RAW_VIEW if isinstance(prompt, Raw) else self._members.views[member]
-        return view.prompt(self._workers.model(member), as_messages(prompt))
+        return view.prompt(self._workers.model(member), self._conversation(prompt))
+
+    def _conversation(self, prompt: Prompt) -> list[Message]:
+        """The prompt's messages under its system text, else the emulator's. An empty system text stands for none."""
+        messages = as_messages(prompt)
+        default = None if isinstance(prompt, Raw) else self._members.system
+        if default and not any(message.role == "system" for message in messages):
+            messages = [Message("system", default), *messages]
+        return [message for message in messages if message.role != "system" or message.content]
 
     def task(self, prompt: Prompt, completion: str | Sequence[int], mix: Mix, top: int) -> Task:
         """The task to score a completion (text, or token ids) after a prompt, with every member.

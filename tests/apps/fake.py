@@ -84,6 +84,7 @@ class FakeEmulator:
         self.betas: Mapping[str, float] = {"helpful": 1.0, "brief": 0.5}
         self.roles = ("base", "helpful.tuned", "helpful.reference", "brief.tuned", "brief.reference")
         self.fed_tokens: Mapping[str, int] = {"base": 7}
+        self.members = SimpleNamespace(system=None)
         self.prompts: list[tuple[list[Message], Settings]] = []  # all prompts so far
         self.closed = False
         self._ids: dict[str, int] = {}

@@ -230,6 +230,19 @@ def test_copy_gives_the_answer_or_its_last_code_block(
     assert (tmp_path / "clip").read_text() == "x = 1\n"
 
 
+def test_the_emulators_own_system_text_is_shown_and_can_be_replaced_and_turned_off(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake(chat).members.system = "Be wise."
+    for line, said, messages in [
+        ("/system", "system: Be wise.", []),
+        ("/system Be kind.", "system: Be kind.", ["Be kind."]),
+        ("/system off", "there is no system text", [""]),  # which stands for none, also not the emulator's
+    ]:
+        run(chat, line)
+        assert said in capsys.readouterr().err and contents(chat) == messages
+
+
 # --- comparing --------------------------------------------------------------------------------------------------------
 
 

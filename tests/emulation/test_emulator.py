@@ -320,6 +320,22 @@ def test_chat_role_renders_a_member_with_another_members_template(family: Family
     assert reply.prompt_tokens["base"] == reply.prompt_tokens["tuned"] > reply.prompt_tokens["reference"] == 1
 
 
+def test_a_conversation_without_a_system_text_has_the_emulators(family: Family, tmp_path: Path) -> None:
+    views = {"base": "transcript", "tuned": "chat", "reference": "transcript"}
+    paths = {"base": family.base, "tuned": family.tuned, "reference": family.reference}
+    own, other, none = (Message("system", text) for text in ("Be kind.", "Be brief.", ""))
+    hello = Message("user", "Hello")
+    with load(tmp_path, paths, views=views) as plain:
+        bare, kind, brief = (plain.render([*system, hello]) for system in ([], [own], [other]))
+    with load(tmp_path, paths, views=views, emulator={"system": "Be kind."}) as made:
+        assert made.render("Hello") == made.render([hello]) == kind != bare
+        assert made.render([other, hello]) == brief  # its own goes before the emulator's
+        assert made.render([none, hello]) == bare  # and an empty one stands for none
+        assert made.render(Raw("Hello")) == {role: [303] for role in made.roles}  # the word's own token
+        assert made.generate("Hello").prompt_tokens == {role: len(ids) for role, ids in kind.items()}
+        assert made.score("Hello", "x").logprob == made.score([own, hello], "x").logprob
+
+
 def test_a_bos_that_the_vocabulary_wants_is_there_once(family: Family, tmp_path: Path) -> None:
     with load(tmp_path, {"base": family.with_bos}, rewards=(), views={"base": "chat"}) as made:
         chat = made.render("Hello")["base"]

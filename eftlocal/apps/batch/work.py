@@ -95,8 +95,11 @@ class _Origin:
         found = {name: value for name, value in found.items() if only is None or name in only}
         if self._form.raw:
             found["raw"] = True
-        if self._form.system is not None and (record is None or record.fields.get("system") is None):
-            found["system"] = self._form.system
+        system = (
+            self._emulator.members.system if self._form.system is None and not self._form.raw else self._form.system
+        )
+        if system is not None and (record is None or record.fields.get("system") is None):
+            found["system"] = system
         found |= {**own, "context": self._emulator.context, "kv_type": self._emulator.kv_type}
         return {"settings": found, "emulator": self._emulator.name, "models": self._models}
 

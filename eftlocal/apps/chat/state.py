@@ -104,13 +104,17 @@ class Chat:
 
     @property
     def system(self) -> str | None:
-        """The system text of the conversation, or None."""
-        return self.messages[0].content if self.messages and self.messages[0].role == "system" else None
+        """The system text of the conversation: its own, else the emulator's. None where there is none."""
+        if self.messages and self.messages[0].role == "system":
+            return self.messages[0].content or None
+        return None if self.loader.loading else self.emulator.members.system
 
     @system.setter
     def system(self, text: str | None) -> None:
         rest = [m for m in self.messages if m.role != "system"]
-        self.change([*([Message("system", text)] if text else []), *rest])
+        if text or self.loader.loading or self.emulator.members.system:
+            rest = [Message("system", text or ""), *rest]  # an empty one stands for none, also not the emulator's
+        self.change(rest)
 
     @property
     def turns(self) -> list[Message]:

@@ -112,7 +112,7 @@ def _role(role: str, member: int, members: Members) -> dict[str, object]:
 
 def _views(emulator: catalog.Emulator, members: Members) -> dict[str, str]:
     """By role: a short conversation as the role's member sees it, or the reason why it cannot be rendered."""
-    system = [Message("system", emulator.system)] if emulator.system else []
+    system = [Message("system", members.system)] if members.system else []
     texts = {}
     for role, member in members.roles.items():
         try:

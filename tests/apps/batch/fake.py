@@ -32,7 +32,7 @@ class Scripted:
     betas: Mapping[str, float] = {"kind": 1.0}
     context = 512
     kv_type = "f32"
-    members = SimpleNamespace(specs=(), views=())
+    members = SimpleNamespace(specs=(), views=(), system=None)
 
     def __init__(self, *, parallel: int = 4, on_step: Callable[[int], None] = lambda _: None, **dials: Any) -> None:
         self.settings = Settings().turned(**dials)
