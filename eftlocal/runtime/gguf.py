@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from eftlocal.catalog.tables import printable
 from eftlocal.errors import ModelFileError
 from eftlocal.runtime.gguf_arrays import Array
 from eftlocal.runtime.gguf_header import MAX_HEADER, Header, HeaderIncompleteError, Tensor, parse
+from eftlocal.text import printable
 
 Read = Callable[[Path], Header]
 
@@ -223,7 +223,10 @@ def _check_tokenizer(header: Header) -> None:
             _array(header, key, types, least=len(tokens))
     if model == "gpt2" and header.text("tokenizer.ggml.pre") != "kimi-k2":  # kimi-k2 is BPE without merges
         _array(header, "tokenizer.ggml.merges", ("string",), least=0)
-    _check_duplicates(header, tokens.strings())
+    texts = tokens.strings()
+    _check_texts(header, texts)
+    if model == "llama":
+        _check_bytes(header, texts)
 
 
 def _array(header: Header, key: str, types: tuple[str, ...], least: int) -> Array:
@@ -238,17 +241,30 @@ def _array(header: Header, key: str, types: tuple[str, ...], least: int) -> Arra
     return value
 
 
-def _check_duplicates(header: Header, tokens: list[bytes]) -> None:
-    """Refuses a token that is listed twice: llama.cpp aborts on it.
+def _check_texts(header: Header, tokens: list[bytes]) -> None:
+    """Refuses two tokens with one text: llama.cpp aborts on them (llama_vocab::impl::load).
 
-    llama.cpp reads tokens as C strings, which end at a NUL. Empty tokens may repeat, since it renames them.
+    It reads a text up to its first NUL, and names an empty token i `[EMPTY_i]`.
     """
     if b"\0" in b"".join(tokens):
         tokens = [token.partition(b"\0")[0] for token in tokens]
-    if len(set(tokens)) == len(tokens):
+    seen = [token or b"[EMPTY_%d]" % i for i, token in enumerate(tokens)]
+    if len(set(seen)) == len(seen):
         return
     first: dict[bytes, int] = {}
-    for i, token in enumerate(tokens):
-        if token and first.setdefault(token, i) != i:
-            text = token.decode("utf-8", "backslashreplace")
-            raise ModelFileError(f"{header.path}: damaged: token {text!r} is listed twice, as {first[token]} and {i}")
+    a, b = next((first[text], i) for i, text in enumerate(seen) if first.setdefault(text, i) != i)
+    text = repr(seen[a].decode("utf-8", "backslashreplace"))
+    why = ", since llama.cpp gives an empty token this name" if b"" in (tokens[a], tokens[b]) else ""
+    raise ModelFileError(f"{header.path}: damaged: token {text} is listed twice, as {a} and {b}{why}")
+
+
+def _check_bytes(header: Header, tokens: list[bytes]) -> None:
+    """Refuses a SentencePiece vocabulary that cannot write each byte: llama.cpp ends at a text that needs the byte.
+
+    It spells a character that is not a token as byte tokens, and does not check that they exist (byte_to_token).
+    """
+    known = set(tokens)
+    missing = [i for i in range(256) if b"<0x%02X>" % i not in known and (i == 0 or bytes([i]) not in known)]
+    if missing:
+        found = f"{256 - len(missing)} of the 256 byte tokens; the first that is missing is <0x{missing[0]:02X}>"
+        raise ModelFileError(f"{header.path}: has no complete tokenizer: it has {found}, expected all from <0x00>")

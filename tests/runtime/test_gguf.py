@@ -32,6 +32,7 @@ def write(
     tensors: int = 3,
     more: Mapping[str, NDArray[np.generic]] = MappingProxyType({}),
     tokens: list[str] = TOKENS,
+    model: str = "gpt2",
     leave_out: str = "",
     parts_of: int = 0,
     sizes: Mapping[str, int] = MappingProxyType({}),
@@ -49,7 +50,7 @@ def write(
     writer.add_bool("test.bool", True)
     writer.add_array("test.layers", [4, 4, 2])
     if leave_out != "model":
-        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_model(model)
     if leave_out != "tokens":
         writer.add_token_list(tokens)
     writer.add_token_types([1] * (len(tokens) - (leave_out == "types")))
@@ -379,6 +380,24 @@ def test_a_tokenizer_that_is_not_whole(tmp_path: Path) -> None:
     assert "token 'b' is listed twice, as 1 and 2" in problem(write(path, tokens=["a", "b", "b\0c"]))
     tokens = check(write(path, tokens=["a", "", ""])).array("tokenizer.ggml.tokens")
     assert tokens is not None and tokens.strings() == [b"a", b"", b""]
+
+
+def test_an_empty_token_has_the_name_that_llama_cpp_gives_it(tmp_path: Path) -> None:
+    path = tmp_path / "empty.gguf"
+    same = "token '[EMPTY_1]' is listed twice, as 1 and 2, since llama.cpp gives an empty token this name"
+    assert same in problem(write(path, tokens=["a", "", "[EMPTY_1]"]))
+    assert same in problem(write(path, tokens=["a", "\0b", "[EMPTY_1]\0c"]))  # each text ends at its NUL
+    assert "listed twice, as 0 and 2, since" in problem(write(path, tokens=["[EMPTY_2]", "a", ""]))
+    assert check(write(path, tokens=["a", "", "[EMPTY_3]", "[EMPTY_01]", ""])).tensors
+
+
+def test_a_sentencepiece_vocabulary_has_a_token_for_each_byte(tmp_path: Path) -> None:
+    path, spelled = tmp_path / "bytes.gguf", [f"<0x{byte:02X}>" for byte in range(256)]
+    assert check(write(path, tokens=["a", *spelled], model="llama")).tensors
+    assert check(write(path, tokens=["A", *(text for text in spelled if text != "<0x41>")], model="llama")).tensors
+    found = "has 255 of the 256 byte tokens; the first that is missing is <0xE2>, expected all from <0x00>"
+    assert found in problem(write(path, tokens=[text for text in spelled if text != "<0xE2>"], model="llama"))
+    assert check(write(path, tokens=["a"])).tensors  # gpt2 leaves out what it cannot write
 
 
 def test_sizes_on_which_llama_cpp_would_abort(tmp_path: Path) -> None:
