@@ -1,25 +1,18 @@
-"""Views: turn a conversation into tokens for one member, with a sandboxed Jinja template.
+"""Views: turn a conversation into tokens for one member, with a Jinja template (runtime/templates.py).
 
 Each view is a template; `transcript` and `raw` are defined here. Text that a user typed is never parsed for control
 tokens. An answer that the emulator generated keeps the token ids that it was generated as.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from itertools import islice
-from typing import NamedTuple, NoReturn, Protocol
-
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, LoopControlExtension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import NamedTuple, Protocol
 
 from eftlocal.errors import ViewError
+from eftlocal.runtime import templates
 
 ROLES = ("system", "user", "assistant")
 
@@ -27,7 +20,7 @@ RAW = "{% for message in messages %}{{ message.content }}{% endfor %}"
 TRANSCRIPT = (
     "{% for message in messages %}"
     "{% if message.role != 'system' %}{{ message.role | capitalize }}:\n{% endif %}{{ message.content }}\n\n"
-    "{% endfor %}Assistant:\n"
+    "{% endfor %}{{ 'Assistant:\\n' }}"  # an expression, since a line end that ends a template is dropped
 )
 TRANSCRIPT_STOPS = ("\n\nUser:", "\n\nAssistant:")
 
@@ -85,14 +78,17 @@ class View:
         If the last message is the assistant's, it stays open, so that generation continues it. Raises ViewError when
         the template is broken or refuses the conversation, or when the prompt would have no token at all.
         """
-        opened: list[int] = []
+        ids, text = list[int](), ""
         if messages and messages[-1].role == "assistant":
             *messages, last = messages
-            opened = _opened(tokenizer, last)
+            ids, text = _opened(tokenizer, last)
         messages = self._with_system(messages)
-        marks = _marks([self.template, *(m.content for m in messages)])
-        tokens = _tokens(tokenizer, self._marked(tokenizer, messages, marks), messages, marks) + opened
-        if tokenizer.add_bos and tokens[:1] != [tokenizer.bos]:  # the template may already have written it
+        marks = _marks([self.template, text, *(m.content for m in messages)])
+        rendered = self._marked(tokenizer, messages, marks)
+        if not ids:  # the text and the end of the template are one piece, as in transformers' continue_final_message
+            rendered, text = rendered + marks.broken(text, _pattern(tuple(tokenizer.controls))), ""
+        tokens = _tokens(tokenizer, rendered, messages, marks) + ids + (tokenizer.tokenize(text) if text else [])
+        if tokenizer.add_bos and not self._writes_bos(tokenizer, tokens, messages, marks):
             tokens.insert(0, _id(tokenizer.bos))
         if not tokens and tokenizer.bos is not None:
             tokens = [tokenizer.bos]
@@ -109,6 +105,19 @@ class View:
         if self.system is None:
             return messages
         return [Message("system", self.system), *(m for m in messages if m.role != "system")]
+
+    def _writes_bos(
+        self, tokenizer: Tokenizer, tokens: Sequence[int], messages: Sequence[Message], marks: "_Marks"
+    ) -> bool:
+        """Whether the template itself writes the BOS token before the first message, also after other text."""
+        if tokenizer.bos not in tokens or tokens[0] == tokenizer.bos:
+            return tokenizer.bos in tokens
+        try:
+            rendered = self._render(messages, [marks.opening + m.content for m in messages])
+        except ViewError:  # the template does not accept the marks
+            return True
+        head = rendered.partition(marks.opening)[0]
+        return any(control == tokenizer.bos for _, control in _split(head, tokenizer.controls, marks))
 
     def _marked(self, tokenizer: Tokenizer, messages: Sequence[Message], marks: "_Marks") -> str:
         """Renders the conversation with cuts in typed control tokens and with brackets around generated answers.
@@ -127,35 +136,9 @@ class View:
         return plain
 
     def _render(self, messages: Sequence[Message], texts: Sequence[str]) -> str:
-        given = [{"role": m.role, "content": text} for m, text in zip(messages, texts, strict=True)]
-        try:
-            return _compiled(self.template).render(messages=given, add_generation_prompt=True, **self.variables)
-        except _RefusalError as refusal:
-            raise ViewError(
-                f"The chat template refuses this conversation: {_line(refusal)}", "Another view may accept it."
-            ) from None
-        except jinja2.TemplateSyntaxError as error:
-            raise ViewError(f"The chat template is broken at line {error.lineno}: {error.message}") from error
-        except _TEMPLATE_ERRORS as error:
-            raise ViewError(f"The chat template fails on this conversation: {_line(error)}") from error
-
-
-# What a template's own code may raise, as with a recursive macro or a text that does not fit in memory.
-_TEMPLATE_ERRORS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-
-
-def _line(error: Exception) -> str:
-    """Returns an error's text as one line, or its type when there is no text."""
-    return " ".join(str(error).split()) or type(error).__name__
+        """Renders the messages with these texts. Raises ViewError."""
+        turns = [(message.role, text) for message, text in zip(messages, texts, strict=True)]
+        return templates.render(self.template, turns, self.variables)
 
 
 def _id(token: int | None) -> int:
@@ -270,14 +253,14 @@ def _generated(tokenizer: Tokenizer, answer: Message) -> tuple[list[int], str]:
     return list(answer.tokens), answer.content[len(covered) :]
 
 
-def _opened(tokenizer: Tokenizer, answer: Message) -> list[int]:
-    """Returns the ids of the open answer at the end of a conversation, which generation continues."""
+def _opened(tokenizer: Tokenizer, answer: Message) -> tuple[list[int], str]:
+    """Returns the known ids of the open answer at the end of a conversation, and the rest of its text after them."""
     ids, rest = _generated(tokenizer, answer)
     if ids:
         rest = rest.rstrip("\ufffd")  # half of a character, where max_tokens cut it: it is generated again
     if ids and rest and tokenizer.adds_space:
         ids, rest = [], answer.content
-    return ids + (tokenizer.tokenize(rest) if rest else [])
+    return ids, rest
 
 
 @cache
@@ -285,46 +268,3 @@ def _pattern(controls: tuple[str, ...]) -> re.Pattern[str]:
     """Returns a pattern for the texts of control tokens, the longest first, as llama.cpp's tokenizer_st_partition."""
     texts = sorted((c for c in controls if c), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, texts)) or "(?!)")
-
-
-# --- Jinja ----------------------------------------------------------------------------------------------------------
-
-
-class _RefusalError(Exception):
-    """A template refused the conversation by calling raise_exception."""
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise _RefusalError(message)
-
-
-class _Generation(Extension):
-    """The tag `{% generation %}`, which marks text to train on (as in SmolLM3's template). Only its body remains."""
-
-    tags = {"generation"}  # noqa: RUF012 - the base class declares it this way
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _tojson(value: object, indent: int | None = None) -> str:
-    """The filter `tojson`, as plain JSON. Jinja's own filter escapes `<` and `'` for HTML, as \\u003c and \\u0027."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-@cache
-def _environment() -> ImmutableSandboxedEnvironment:
-    """The environment that Hugging Face's apply_chat_template gives to templates, with the same sandbox."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, extensions=[LoopControlExtension, _Generation]
-    )
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    environment.filters["tojson"] = _tojson
-    return environment
-
-
-@cache
-def _compiled(template: str) -> jinja2.Template:
-    return _environment().from_string(template)

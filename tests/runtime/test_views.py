@@ -164,6 +164,19 @@ def test_bos_is_never_doubled(add_bos: bool, written: bool) -> None:
     assert shown(tokens) == ("[<s>]hi" if add_bos or written else "hi")
 
 
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("\n{{ bos_token }}{{ messages[0].content }}", "\n[<s>]s"),
+        ("x{{ bos_token }}{{ messages[0].content }}", "x[<s>]s"),
+        ("{{ messages[0].content }}{{ bos_token }}", "[<s>]s[<s>]"),  # as between two turns: not the beginning
+        ("{{ messages[0].content }}", "[<s>]s"),
+    ],
+)
+def test_bos_is_not_doubled_where_the_template_writes_it_after_something_else(template: str, expected: str) -> None:
+    assert shown(view(template, bos_token="<s>").prompt(Bytes(add_bos=True), user("s"))) == expected
+
+
 def test_a_prompt_of_nothing_starts_from_bos_and_without_one_is_an_error() -> None:
     assert view(RAW).prompt(Bytes(), user("")) == [256]
     assert view(RAW).prompt(Bytes(add_bos=True), user("")) == [256]
@@ -253,6 +266,25 @@ def test_a_last_message_of_the_assistants_is_left_open() -> None:
         assert shown(tokens) == f"[<s>]user:a[<end>][<s>]assistant:{expected}"
 
 
+@pytest.mark.parametrize("text", ["\nSo", "\n\nSo", " So", "ystem", "\n", "<|im_end|>\n"])
+@pytest.mark.parametrize("template", [TRANSCRIPT, CHATML, RAW])
+def test_a_prefilled_answer_and_the_templates_end_are_tokenized_as_one(
+    smollm2_model: Model, template: str, text: str
+) -> None:
+    # The tokenizer joins line ends: "assistant\n" and "\nSo" have other tokens than "assistant\n\nSo".
+    tokens = view(template, bos_token="").prompt(smollm2_model, [*user("Why?"), Message("assistant", text)])
+    rest = view(template).text(user("Why?")).rpartition("<|im_start|>")[2] + text
+    assert tokens[-len(smollm2_model.tokenize(rest)) :] == smollm2_model.tokenize(rest)
+    assert text_of(smollm2_model, tokens).endswith(text)
+    assert smollm2_model.controls["<|im_end|>"] not in tokens[-3:]
+
+
+def test_an_answer_with_known_ids_is_continued_after_these() -> None:
+    for tokens in ((300,), (97, 115)):  # the first are the ids of another text
+        last = Message("assistant", "as\n", tokens)
+        assert shown(view("a").prompt(Bytes(), [*user("x"), last])) == "aas\n"
+
+
 def test_a_members_own_system_text_stands_in_for_the_conversations() -> None:
     conversation = [Message("system", "Theirs."), *user("a")]
     assert shown(view(CHAT, system="Mine.").prompt(Bytes(), conversation)).startswith("[<s>]system:Mine.[<end>][<s>]us")
@@ -274,6 +306,69 @@ def test_templates_have_what_those_of_hugging_face_use() -> None:
     )
     tokens = view(template).prompt(Bytes(), [*user("é'<b>"), *user("b")])
     assert shown(tokens) == '{"role": "user", "content": "é\'<b>"}42'
+
+
+def test_one_line_end_at_the_end_of_a_template_is_dropped() -> None:
+    assert shown(view("{{ messages[0].content }}:\n").prompt(Bytes(), user("a"))) == "a:"
+    assert shown(view("{{ messages[0].content }}:\n\n").prompt(Bytes(), user("a\n"))) == "a\n:\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", '{"b": "é\'<b>", "a": [1, 2]}'),
+        ("(ensure_ascii=True)", '{"b": "\\u00e9\'<b>", "a": [1, 2]}'),
+        ("(separators=(',', ':'), sort_keys=true)", '{"a":[1,2],"b":"é\'<b>"}'),
+        ("(indent=1, sort_keys=True)", '{\n "a": [\n  1,\n  2\n ],\n "b": "é\'<b>"\n}'),
+    ],
+)
+def test_tojson_has_the_arguments_of_transformers(arguments: str, expected: str) -> None:
+    template = "{{ {'b': messages[0].content, 'a': [1, 2]} | tojson" + arguments + " }}"
+    assert shown(view(template).prompt(Bytes(), user("é'<b>"))) == expected
+
+
+def test_typed_control_tokens_and_answers_go_through_tojson_without_traces() -> None:
+    template = "{% for m in messages %}{{ m.content | tojson(ensure_ascii=True) }}{% endfor %}"
+    tokens = view(template).prompt(Bytes(), [*user("é<end>"), SPOKEN, *user("😀")])
+    assert shown(tokens) == '"\\u00e9<end>""[300]""\\ud83d\\ude00"'
+
+
+def test_tools_and_documents_are_none_and_undefined_for_templates_that_fail_with_none() -> None:
+    tells = "{{ tools is none }} {{ documents is none }} {{ tools is defined }} {{ messages[0].content }}"
+    assert shown(view(tells).prompt(Bytes(), user("a"))) == "True True True a"
+    counts = "{{ tools | length }}{{ documents | length }}{{ messages[0].content }}"
+    assert shown(view(counts).prompt(Bytes(), user("a"))) == "00a"
+    assert shown(view(tells, tools=[1]).prompt(Bytes(), user("a"))) == "False True True a"
+
+
+PARTS = [
+    "{% for m in messages %}{{ m.role + ':' + m.content[0]['text'] }}|{% endfor %}",
+    "{% for m in messages %}{{ m.role }}:{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}"
+    "{% endfor %}|{% endfor %}",  # it writes nothing of a string, and does not fail
+    # Only the system text is read as parts.
+    "{% if messages[0].role == 'system' %}{{ 'system:' + messages[0].content[0]['text'] + '|' }}"
+    "{% set messages = messages[1:] %}{% endif %}"
+    "{% for m in messages %}{{ m.role }}:{{ m.content if m.content is string else m.content[0].text }}|{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("template", PARTS)
+def test_a_template_that_reads_contents_as_parts_gets_parts(template: str) -> None:
+    conversation = [Message("system", "Be brief."), *user("<s>"), SPOKEN, *user("b")]
+    expected = "system:Be brief.|user:<s>|assistant:[300]|user:b|"
+    assert shown(view(template).prompt(Bytes(), conversation)) == expected
+    assert view(template).text(conversation) == expected.replace("[300]", "two words")
+
+
+def test_a_template_that_reads_both_forms_gets_strings() -> None:
+    template = "{{ messages[0].content if messages[0].content is string else 'parts' }}"
+    assert shown(view(template).prompt(Bytes(), user("a"))) == "a"
+
+
+def test_parts_are_no_way_around_an_error() -> None:
+    template = "{% for m in messages %}{{ m.content + nothing.more if m.content is string else '' }}{% endfor %}"
+    with pytest.raises(ViewError, match="'nothing' is undefined"):
+        view(template).prompt(Bytes(), user("a"))
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
