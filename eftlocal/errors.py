@@ -11,7 +11,11 @@ EftError                 base of all: `message`, `hint`, `exit_code`
 ├── SettingError         a sampling or run-time setting out of its range
 ├── ContextError         a prompt that does not fit in the context
 └── DecodeError          a member failed while decoding (names the member)
+
+Messages and hints quote files, paths and servers, so whatever is not printable is escaped in them.
 """
+
+from eftlocal.text import printable
 
 __all__ = [
     "CatalogError",
@@ -34,9 +38,9 @@ class EftError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message if hint is None else f"{message}\n{hint}")
-        self.message = message
-        self.hint = hint
+        self.message = printable(message)
+        self.hint = hint if hint is None else printable(hint)
+        super().__init__(self.message if self.hint is None else f"{self.message}\n{self.hint}")
 
 
 class CatalogError(EftError):

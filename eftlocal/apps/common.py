@@ -1,4 +1,4 @@
-"""What several apps share: Ctrl-C as a request to stop, the console, sizes, yes-or-no questions."""
+"""What several apps share: Ctrl-C as a request to stop, the console, JSON, sizes, yes-or-no questions."""
 
 import signal
 import sys
@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from eftlocal.text import json_text, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +46,11 @@ def console(*, stderr: bool = False) -> "Console":
     return made
 
 
+def print_json(value: object) -> None:
+    """Print `value` to stdout as one line of JSON, which escapes what stdout cannot encode."""
+    print(json_text(value, getattr(sys.stdout, "encoding", None) or "utf-8"))
+
+
 def size(n: int) -> str:
     """`n` bytes as text, in decimal units as file managers and the Hub show them: "1.82 GB"."""
     for unit, bytes_ in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
@@ -59,7 +66,7 @@ def can_ask() -> bool:
 
 def agreed(question: str, *, default: bool) -> bool:
     """Ask a yes-or-no question on the terminal. Enter alone is `default`; the end of the input is no."""
-    print(f"{question} [{'Y/n' if default else 'y/N'}] ", end="", file=sys.stderr, flush=True)
+    print(f"{printable(question)} [{'Y/n' if default else 'y/N'}] ", end="", file=sys.stderr, flush=True)
     try:
         line = sys.stdin.readline()
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress import Progress
 from rich.table import Table
 
+from eftlocal.apps.common import print_json
 from eftlocal.catalog.models import packaged
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials
@@ -109,7 +110,7 @@ def demo(n_questions: int, *, as_json: bool, shown_seed: int | None, **dials: Un
     gap = both["upper"] - both["tuned"]
     closed = (both["emulated"] - both["tuned"]) / gap if gap > 0 else None
     if as_json:
-        print(json.dumps(_json(len(asked), found, closed, time.perf_counter() - started)))
+        print_json(_json(len(asked), found, closed, time.perf_counter() - started))
         return 0
     out.print(_table(len(asked), found))
     if closed is not None:

@@ -1,15 +1,15 @@
 """`eftlocal generate` and `eftlocal score` for one prompt: they print an answer, or log-probabilities."""
 
-import json
 import sys
 from dataclasses import asdict
 
-from eftlocal.apps.common import INTERRUPTED, interruptible
+from eftlocal.apps.common import INTERRUPTED, interruptible, print_json
 from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.emulator import Emulator, Prompt, Raw
 from eftlocal.emulation.scoring import Score
 from eftlocal.errors import SettingError
 from eftlocal.runtime.views import Message
+from eftlocal.text import printable
 
 
 def read_prompt(argument: str | None) -> str:
@@ -50,7 +50,7 @@ def generate(emulator: Emulator, prompt: Prompt, *, as_json: bool) -> int:
                 sys.stdout.flush()
     reply = stream.reply
     if as_json:
-        print(json.dumps(_json(emulator, reply), ensure_ascii=False))
+        print_json(_json(emulator, reply))
     elif not reply.text.endswith("\n"):
         print()
     if reply.finish_reason == "context":
@@ -80,14 +80,14 @@ def score(emulator: Emulator, prompt: Prompt, completion: str, *, as_json: bool)
     result = emulator.score(prompt, completion)
     if as_json:
         tokens = [asdict(token) for token in result.tokens]
-        print(json.dumps({"tokens": tokens, "logprob": result.logprob}, ensure_ascii=False))
+        print_json({"tokens": tokens, "logprob": result.logprob})
     else:
         _table(result)
     return 0
 
 
 def _table(result: Score) -> None:
-    roles = [f"{name} {role}" for name in result.tokens[0].rewards for role in ("tuned", "reference")]
+    roles = [printable(f"{name} {role}") for name in result.tokens[0].rewards for role in ("tuned", "reference")]
     head = ["token", "emulator", "base", *roles]
     values = [[t.logprob, t.base, *(v for pair in t.rewards.values() for v in pair.values())] for t in result.tokens]
     texts = [repr(t.text)[1:-1] for t in result.tokens]

@@ -9,7 +9,7 @@ from typing import Final, TypeVar, cast
 
 from eftlocal.errors import CatalogError
 
-__all__ = ["Table", "document", "expanded", "kind_of", "nearest", "printable"]
+__all__ = ["Table", "document", "expanded", "kind_of", "nearest"]
 
 T = TypeVar("T")
 
@@ -71,11 +71,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; expected one of: {', '.join(sorted(by_folded.values()))}" if len(by_folded) <= 13 else ""
 
 
-def printable(message: str) -> str:
-    """Returns `message` as one line. Control characters are escaped, so that a file cannot send them to a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-
-
 def kind_of(value: object) -> str:
     """Returns the type of a TOML value in the words of an error: "a string", "an array"."""
     return next((name for kind, name in KINDS if type(value) is kind), "a date or time")
@@ -102,7 +97,7 @@ class Table:
     def error(self, key: str, problem: str, hint: str | None = None) -> CatalogError:
         table = f" [{self.where}]" if self.where else ""
         path = ".".join(part for part in (self.inner, key) if part)
-        return CatalogError(printable(f"{self.file}:{table}{' ' + path if path else ''}: {problem}"), hint)
+        return CatalogError(f"{self.file}:{table}{' ' + path if path else ''}: {problem}", hint)
 
     def table(self, key: str, known: Iterable[str] | None) -> "Table":
         inner = f"{self.inner}.{key}" if self.inner else key

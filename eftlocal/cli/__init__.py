@@ -8,6 +8,7 @@ from io import TextIOWrapper
 from eftlocal.cli import run, store  # noqa: F401 - importing them adds their commands
 from eftlocal.cli.app import app
 from eftlocal.errors import EftError
+from eftlocal.text import printable
 
 __all__ = ["app", "main"]
 
@@ -34,7 +35,8 @@ def main() -> None:
             sys.exit(0)
         if isinstance(error, SystemExit) or "--debug" in sys.argv:
             raise
-        print(f"eftlocal: {error}", file=sys.stderr)  # an error of the system, such as a full disk under stdout
+        # an error of the system, such as a full disk under stdout
+        print(printable(f"eftlocal: {error}"), file=sys.stderr)
         with suppress(OSError):
             sys.stdout.close()  # otherwise Python tries to write the rest of the buffer again at exit
         sys.exit(1)

@@ -12,6 +12,7 @@ import typer
 
 from eftlocal.cli.values import parse_layers, parse_mix
 from eftlocal.errors import SettingError
+from eftlocal.text import printable
 
 if TYPE_CHECKING:
     from eftlocal.catalog.models import Catalog
@@ -271,7 +272,7 @@ class Options:
         if trio := named_one_by_one(cat, emulator, self.base, self.tuned, self.reference):
             return trio, None
         if emulator is None and cat.default and (instead := cat.emulator(None).name) != cat.default[0]:
-            print(INSTEAD.format(wanted=cat.default[0], name=instead), file=sys.stderr)
+            print(INSTEAD.format(wanted=printable(cat.default[0]), name=printable(instead)), file=sys.stderr)
         return cat, emulator
 
     def load(self, catalog: "Catalog", emulator: str | None, **more: "Unpack[Dials]") -> "Emulator":
@@ -324,7 +325,7 @@ class Options:
 def tell(notes: Iterable[str]) -> None:
     """Print what did not go as planned on stderr."""
     for note in notes:
-        print(f"eftlocal: {note}", file=sys.stderr)
+        print(printable(f"eftlocal: {note}"), file=sys.stderr)
 
 
 def named_one_by_one(

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from eftlocal.catalog.tables import printable
 from eftlocal.errors import ModelFileError
 from eftlocal.runtime.gguf_arrays import FIXED, TYPE_NAMES, Array, Data, string_runs
+from eftlocal.text import printable
 
 __all__ = ["Header", "HeaderIncompleteError", "Tensor", "parse"]
 

@@ -1,6 +1,5 @@
 """`eftlocal bench`: measures what emulation and drafts cost and gain on this machine, and compares ways to decode."""
 
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,12 +14,13 @@ from eftlocal.apps.bench.report import Sweeps
 from eftlocal.apps.bench.show import show
 from eftlocal.apps.bench.sweep import Load, check_contexts, context_costs, parse_contexts, thread_costs, thread_counts
 from eftlocal.apps.bench.synthetic import parse_size, widen
-from eftlocal.apps.common import console
+from eftlocal.apps.common import console, print_json
 from eftlocal.catalog import models as catalog
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.loading import Loaded
 from eftlocal.errors import SettingError
 from eftlocal.runtime.machine import usable_cores
+from eftlocal.text import printable
 
 __all__ = ["bench"]
 
@@ -72,12 +72,12 @@ def bench(
         threads = thread_costs(load, cat, entry.name, counts, repetitions, progress) if counts else ()
     report = replace(report, sweeps=Sweeps(threads, ctx))
     if as_json:
-        print(json.dumps(asdict(report)))
+        print_json(asdict(report))
     else:
         show(report)
     if plot_file is not None:
         plot.draw(report, plot_file)
-        print(f"drawn to {plot_file}", file=sys.stderr)
+        print(printable(f"drawn to {plot_file}"), file=sys.stderr)
     return 0
 
 

@@ -4,6 +4,7 @@ from rich.table import Column, Table
 
 from eftlocal.apps.bench.report import Report, counted
 from eftlocal.apps.common import console
+from eftlocal.text import printable
 
 __all__ = ["show"]
 
@@ -11,12 +12,12 @@ __all__ = ["show"]
 def show(report: Report) -> None:
     """Print the report on standard output."""
     out = console()
-    out.print(f"{report.emulator}: {counted(report.threads, 'thread')} of {report.machine}")
+    out.print(printable(f"{report.emulator}: {counted(report.threads, 'thread')} of {report.machine}"))
     repetitions = counted(report.repetitions, "repetition")
     out.print(f"{report.tokens} tokens a prompt, medians of {repetitions} and of the ratios within each\n")
     members = _table("member alone", "decode tokens/s", "prefill tokens/s")
     for role, rates in report.members.items():
-        members.add_row(role, f"{rates['decode']:.1f}", f"{rates['prefill']:.0f}")
+        members.add_row(printable(role), f"{rates['decode']:.1f}", f"{rates['prefill']:.0f}")
     out.print(members, "")
     out.print(_ways(report), "")
     if report.sweeps.threads:

@@ -13,6 +13,7 @@ from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.state import Chat
 from eftlocal.errors import EftError
 from eftlocal.runtime.views import Message
+from eftlocal.text import printable
 
 __all__ = [
     "context",
@@ -165,7 +166,7 @@ def stats(chat: Chat, argument: str) -> None:
     )
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in rows.items():
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(printable(value)))
     chat.screen.show(table)
 
 
@@ -242,7 +243,8 @@ def emulator(chat: Chat, argument: str) -> None:
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, description in chat.loader.names().items():
-        table.add_row("*" if name == chat.emulator.name else "", name, Text(description, style="dim"))
+        mark = "*" if name == chat.emulator.name else ""
+        table.add_row(mark, printable(name), Text(printable(description), style="dim"))
     chat.screen.show(table)
 
 

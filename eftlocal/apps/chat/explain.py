@@ -17,6 +17,7 @@ from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.scoring import Score, ScoredToken
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runtime.views import Message
+from eftlocal.text import printable
 
 __all__ = ["compare", "sweep", "why"]
 
@@ -191,7 +192,7 @@ def _candidates(chat: Chat, score: Score, index: int) -> None:
     if all(token.id != chosen.id for token in top):
         top.append(chosen)
     rewards = list(chosen.rewards)
-    prefix = {name: f"{name} " if len(rewards) > 1 else "" for name in rewards}
+    prefix = {name: f"{printable(name)} " if len(rewards) > 1 else "" for name in rewards}
     before = clean("".join(token.text for token in score.tokens[:index]))[-60:].replace("\n", "⏎")
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, title=f"token {index + 1}, after “{before}”", title_justify="left"

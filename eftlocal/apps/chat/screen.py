@@ -56,11 +56,11 @@ class Screen:
 
     def note(self, text: str) -> None:
         """Print a remark in parentheses."""
-        self.notes.print(f"({text})", style="dim", markup=False)
+        self.notes.print(f"({clean(text)})", style="dim", markup=False)
 
     def error(self, error: object) -> None:
         """Print an error, which is one or two lines long."""
-        self.notes.print(f"error: {error}", style=None if self.plain else "red", markup=False)
+        self.notes.print(f"error: {clean(str(error))}", style=None if self.plain else "red", markup=False)
 
     def recall(self, messages: Sequence[Message]) -> None:
         """Print the last messages of a conversation that is continued, shortened."""
@@ -71,7 +71,7 @@ class Screen:
 
     def show(self, *renderables: RenderableType) -> None:
         """Print the result of a command."""
-        self.notes.print(*renderables, markup=False)
+        self.notes.print(*(clean(r) if isinstance(r, str) else r for r in renderables), markup=False)
 
     @contextmanager
     def answer(self) -> Iterator[Answer]:

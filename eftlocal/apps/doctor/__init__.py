@@ -1,17 +1,16 @@
 """`eftlocal doctor`: checks the installation, or one emulator from its files to its first token."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.table import Table
 
-from eftlocal.apps.common import console
+from eftlocal.apps.common import console, print_json
 from eftlocal.apps.doctor.checks import Finding, findings
 from eftlocal.apps.doctor.emulator import examine
 from eftlocal.apps.doctor.facts import gather
-from eftlocal.catalog.tables import printable
+from eftlocal.text import printable
 
 __all__ = ["doctor"]
 
@@ -29,7 +28,7 @@ def doctor(models: Path | None, emulator: str | None, *, as_json: bool) -> int:
             if finding.todo:  # not wrapped, so that a command can be copied
                 out.print(printable(f"      -> {finding.todo}"), soft_wrap=True)
     if as_json:
-        print(json.dumps([asdict(finding) for finding in found], ensure_ascii=False))
+        print_json([asdict(finding) for finding in found])
     return int(any(finding.state == "wrong" for finding in found))
 
 

@@ -2,7 +2,7 @@
 
 from rich.text import Text
 
-from eftlocal.catalog.tables import printable
+from eftlocal.text import printable
 
 __all__ = ["cell", "cut", "one_line"]
 

@@ -29,6 +29,7 @@ from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile
 from eftlocal.emulation.members import assemble
 from eftlocal.errors import HubError
+from eftlocal.text import printable
 
 __all__ = ["fetch"]
 
@@ -117,17 +118,18 @@ def _show(title: str, here: Sequence[HubFile], items: Sequence[Item], fits: Memo
     out.print(table)
     folder = hub.cache_folder()
     needed = size(sum(item.missing for item in items))
-    out.print(f"{needed} to download into {folder} ({size(hub.free_bytes(folder))} free)")
+    out.print(printable(f"{needed} to download into {folder} ({size(hub.free_bytes(folder))} free)"))
     if fits is not None:
-        out.print(fits.line)
+        out.print(printable(fits.line))
         for line in fits.advice:
-            out.print(f"  {line}")
+            out.print(printable(f"  {line}"))
 
 
 def _offer_smaller(afar: Afar, base: catalog.File, lacking: int) -> None:
     """Suggest quantizations of the base that would fit. The base is mostly by far the largest model."""
     if isinstance(base, HubFile) and (names := afar.smaller(base, lacking)):
-        console(stderr=True).print(f"  it would fit with this base from the same repository: {' or '.join(names)}")
+        said = f"  it would fit with this base from the same repository: {' or '.join(names)}"
+        console(stderr=True).print(printable(said))
 
 
 def _must_have_room(items: Iterable[Item]) -> None:
@@ -155,13 +157,13 @@ class _Line:
         self._item = item
 
     def start(self) -> None:
-        print(f"{self._item.part.name}: {size(self._item.missing)} to download", file=sys.stderr)
+        print(printable(f"{self._item.part.name}: {size(self._item.missing)} to download"), file=sys.stderr)
 
     def at(self, n: int) -> None:
         pass
 
     def end(self) -> None:
-        print(f"{self._item.part.name}: downloaded and checked", file=sys.stderr)
+        print(printable(f"{self._item.part.name}: downloaded and checked"), file=sys.stderr)
 
 
 class _Bar:

@@ -1,6 +1,7 @@
 """`eftlocal init`: adds an emulator to a models.toml, made of the models that the command line names."""
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile
 from eftlocal.errors import CatalogError
+from eftlocal.text import printable
 
 __all__ = ["init"]
 
@@ -36,7 +38,7 @@ def init(cat: catalog.Catalog, name: str, trio: catalog.Emulator, target: Path) 
     except ValueError as error:  # the file is not UTF-8, or a path to write into it is not
         raise CatalogError(f"{target}: cannot be written as UTF-8 text") from error
     option = "" if target == catalog.users_file() else f" --models {shlex.quote(str(target))}"
-    print(f"{target} now defines {name}: eftlocal chat {name}{option}", file=sys.stderr)
+    print(printable(f"{target} now defines {name}: eftlocal chat {name}{option}"), file=sys.stderr)
     return 0
 
 
@@ -82,7 +84,12 @@ def _file(model: catalog.Model) -> list[str]:
     if isinstance(model.file, HubFile):
         revision = [f"revision = {_string(model.file.revision)}"] if model.file.revision else []
         return [f"repo = {_string(model.file.repo)}", f"file = {_string(model.file.file)}", *revision]
-    return [f"path = {_string(str(model.file))}"]
+    try:
+        path = os.fsencode(model.file).decode()
+    except UnicodeDecodeError as error:
+        problem = f"the path {model.file} is not UTF-8 text, so a models.toml cannot name it"
+        raise CatalogError(problem, "Rename the file or its folder.") from error
+    return [f"path = {_string(path)}"]
 
 
 def _quoted(name: str) -> str:

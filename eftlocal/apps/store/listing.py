@@ -1,11 +1,10 @@
 """`eftlocal list`: shows the emulators and models of the catalogue, and which of them are on this machine."""
 
-import json
 from collections.abc import Mapping
 
 from rich.table import Column, Table
 
-from eftlocal.apps.common import console, size
+from eftlocal.apps.common import console, print_json, size
 from eftlocal.apps.store.cells import cut, one_line
 from eftlocal.apps.store.survey import held, rough_memory, sizes
 from eftlocal.catalog import models as catalog
@@ -23,7 +22,7 @@ def listing(cat: catalog.Catalog, *, local: bool, as_json: bool) -> int:
     if local:
         emulators, models = ([entry for entry in entries if entry["local"]] for entries in (emulators, models))
     if as_json:
-        print(json.dumps({"emulators": emulators, "models": models}, ensure_ascii=False))
+        print_json({"emulators": emulators, "models": models})
     else:
         _print(emulators, models)
     return 0

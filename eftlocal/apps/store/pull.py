@@ -10,8 +10,8 @@ from eftlocal.apps.store.survey import held, hub_files, models_of
 from eftlocal.catalog import hub
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HUB, REPO, REVISION, HubFile
-from eftlocal.catalog.tables import printable
 from eftlocal.errors import HubError, SettingError
+from eftlocal.text import printable
 
 __all__ = ["pull"]
 
@@ -52,12 +52,12 @@ def pull(
 
 
 def _say_how(wanted: catalog.Emulator | catalog.Model, files: Iterable[HubFile], revision: str | None) -> None:
+    said = f"{wanted.name} is here"
     if revision is not None:
-        print(f"{wanted.name} is here at {revision}; use it as {', '.join(map(str, files))}", file=sys.stderr)
+        said += f" at {revision}; use it as {', '.join(map(str, files))}"
     elif isinstance(wanted, catalog.Emulator):
-        print(f"{wanted.name} is here: eftlocal chat {wanted.words}", file=sys.stderr)
-    else:
-        print(f"{wanted.name} is here", file=sys.stderr)
+        said += f": eftlocal chat {wanted.words}"
+    print(printable(said), file=sys.stderr)
 
 
 def _at(cat: catalog.Catalog, name: str, revision: str) -> catalog.Catalog:
@@ -87,4 +87,4 @@ def _is_no_repository(name: str, revision: str | None) -> None:
     files = hub.repository(found[1], revision or found[2]).models
     offered = ", ".join(f"{file.name} ({size(file.size)})" for file in files) or "none"
     problem = f"{HUB}{found[1]} is a whole repository; its models are: {offered}"
-    raise HubError(printable(problem), f"name one of them: {HUB}{found[1]}/FILE.gguf")
+    raise HubError(problem, f"name one of them: {HUB}{found[1]}/FILE.gguf")

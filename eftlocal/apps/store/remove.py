@@ -1,15 +1,15 @@
 """`eftlocal rm NAME`: deletes a model's download, or those of an emulator that no other emulator here uses."""
 
-import json
 import sys
 from collections.abc import Iterable
 
-from eftlocal.apps.common import agreed, can_ask, size
+from eftlocal.apps.common import agreed, can_ask, print_json, size
 from eftlocal.apps.store.survey import Held, held, hub_files, models_of
 from eftlocal.catalog import hub
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile
 from eftlocal.errors import SettingError
+from eftlocal.text import printable
 
 __all__ = ["remove"]
 
@@ -31,20 +31,20 @@ def remove(cat: catalog.Catalog, name: str, *, yes: bool, as_json: bool) -> int:
                 "Add --yes to delete without a question.",
             )
         for file in gone:
-            print(f"  {file.file}{_used(users[_hub(file)])}", file=sys.stderr)
+            print(printable(f"  {file.file}{_used(users[_hub(file)])}"), file=sys.stderr)
         if not agreed(f"Delete {size(sum(file.size or 0 for file in gone))}?", default=False):
             return 1
     freed = sum(hub.remove(file.repo, [file.file], file.revision) for file in map(_hub, gone))
     if as_json:
         removed = [{"file": str(file.file), "size": file.size} for file in gone]
         stayed = [{"file": str(file), "used_by": users[file]} for file in kept]
-        print(json.dumps({"removed": removed, "kept": stayed, "freed": freed}))
+        print_json({"removed": removed, "kept": stayed, "freed": freed})
         return 0
     for stays in kept:
-        print(f"kept: {stays}{_used(users[stays])}", file=sys.stderr)
+        print(printable(f"kept: {stays}{_used(users[stays])}"), file=sys.stderr)
     for model in models:
         if not isinstance(model.file, HubFile):
-            print(f"kept: {model.file} is your own file", file=sys.stderr)
+            print(printable(f"kept: {model.file} is your own file"), file=sys.stderr)
     print(f"{size(freed)} freed" if gone else "nothing to delete: none of it was downloaded", file=sys.stderr)
     return 0
 

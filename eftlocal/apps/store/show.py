@@ -1,22 +1,21 @@
 """`eftlocal show NAME`: shows an emulator's models, how each member sees a conversation, and whether it fits here."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Column, Table
 
-from eftlocal.apps.common import console, size
+from eftlocal.apps.common import console, print_json, size
 from eftlocal.apps.store.afar import Afar
 from eftlocal.apps.store.cells import cell, one_line
 from eftlocal.apps.store.memory import Memory, memory
 from eftlocal.apps.store.survey import held, models_of
 from eftlocal.catalog import models as catalog
-from eftlocal.catalog.tables import printable
 from eftlocal.emulation.members import Members, assemble
 from eftlocal.errors import EftError
 from eftlocal.runtime.views import Message
 from eftlocal.runtime.vocab import Vocabulary
+from eftlocal.text import printable
 
 __all__ = ["show"]
 
@@ -45,7 +44,7 @@ def show(cat: catalog.Catalog, name: str, *, as_json: bool) -> int:
     findings = _look(cat, emulator)
     files = [_file(model) for model in models]
     if as_json:
-        print(json.dumps(_json(emulator, files, findings), ensure_ascii=False))
+        print_json(_json(emulator, files, findings))
     else:
         _print(emulator, files, findings)
     if findings.problem is not None:
@@ -160,17 +159,17 @@ def _print(emulator: catalog.Emulator, files: Sequence[Mapping[str, object]], fo
         context = facts["context"]
         tokens = f"{context:,} tokens" if isinstance(context, int) else ""
         model, licence = cell(str(facts["model"])), cell(str(facts["licence"] or ""))
-        table.add_row(cell(role), model, str(facts["weights"]), tokens, licence)
+        table.add_row(cell(role), model, cell(str(facts["weights"])), tokens, licence)
     out.print()
     out.print(table)
     out.print()
     out.print(printable(f"vocabulary: {found.vocabulary}"))
     if found.memory is not None:
-        out.print(f"memory: {found.memory.line}")
+        out.print(printable(f"memory: {found.memory.line}"))
         for line in found.memory.advice:
-            out.print(f"  {line}")
+            out.print(printable(f"  {line}"))
     if emulator.sampling:
-        out.print("sampling: " + ", ".join(f"{key} {value}" for key, value in emulator.sampling.items()))
+        out.print(printable("sampling: " + ", ".join(f"{key} {value}" for key, value in emulator.sampling.items())))
     for role, text in _views(emulator, members).items():
         out.print(f"\n{printable(role)} sees:")
         for line in text.split("\n"):

@@ -15,7 +15,6 @@ import httpx2
 from huggingface_hub import errors
 
 from eftlocal.catalog.hub.settings import endpoint, offline_variable, token_source
-from eftlocal.catalog.tables import printable
 from eftlocal.errors import HubError
 
 __all__ = ["not_the_hub", "one_line", "telling"]
@@ -44,7 +43,7 @@ def telling(repo: str, revision: str | None = None) -> Iterator[None]:
 def not_the_hub(answer: str) -> HubError:
     """Returns the error for an endpoint that answers with something else; `answer` says with what."""
     return HubError(
-        printable(f"{endpoint()} answers with {answer}"),
+        f"{endpoint()} answers with {answer}",
         "a proxy or a login page may stand in between: open the address in a browser, then try again",
     )
 
@@ -121,7 +120,7 @@ def _status(error: errors.HfHubHTTPError, repo: str) -> HubError:
         case _ if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return HubError(f"{host} has a problem: it answers {status}", f"try again later: {RESUMES}")
         case _:
-            return HubError(printable(f"{host} answers {status} {error.response.reason_phrase} for {repo}"))
+            return HubError(f"{host} answers {status} {error.response.reason_phrase} for {repo}")
 
 
 def _no_connection(error: httpx2.RequestError) -> HubError:

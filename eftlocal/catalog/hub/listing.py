@@ -11,7 +11,6 @@ from huggingface_hub import HfApi
 from eftlocal.catalog.hub import client, settings
 from eftlocal.catalog.hub.failures import not_the_hub, telling
 from eftlocal.catalog.hub.parts import part_names
-from eftlocal.catalog.tables import printable
 from eftlocal.errors import HubError
 
 __all__ = ["RemoteFile", "Repository", "repository"]
@@ -67,7 +66,7 @@ class Repository:
         models = [file.name for file in self.models]
         near = _nearest(name, models)
         raise HubError(
-            printable(f"{self.repo} has no file {name!r}" + (f"; the nearest: {', '.join(near)}" if near else "")),
+            f"{self.repo} has no file {name!r}" + (f"; the nearest: {', '.join(near)}" if near else ""),
             f"it offers {', '.join(self.quantizations)}" if self.quantizations else _no_models(models),
         )
 
@@ -101,7 +100,7 @@ def _nearest(name: str, names: Iterable[str]) -> list[str]:
 
 def _no_models(names: list[str]) -> str:
     if names:
-        return printable(f"it offers {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
+        return f"it offers {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
     return "it has no GGUF file at all; GGUF models are in repositories with names that end in -GGUF"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import llama_cpp as lib
 
 from eftlocal.errors import ModelFileError
+from eftlocal.text import printable
 
 QUANTIZED = {
     "F16": lib.LLAMA_FTYPE_MOSTLY_F16,
@@ -27,7 +28,7 @@ def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     if level >= 3:  # GGML_LOG_LEVEL_WARN; ERROR is 4, and CONT (5) continues a line
         recent.append(line.strip())
     if _verbose:
-        sys.stderr.write(line)
+        sys.stderr.write("\n".join(map(printable, line.split("\n"))))
 
 
 lib.llama_log_set(_log, ctypes.c_void_p(0))

@@ -1,0 +1,49 @@
+"""Text at the borders of the program: what is safe to show, and what names a path.
+
+A text from a file, a server or a file name may hold anything: escape sequences, characters that turn the direction of
+writing, bytes that are not UTF-8. Whatever shows such a text calls `printable` or `json_text`.
+"""
+
+import json
+import os
+from pathlib import Path
+
+__all__ = ["json_text", "path_of", "printable"]
+
+
+def printable(text: str) -> str:
+    """Returns `text` as one line. What is not printable is escaped, so that a file cannot send it to a terminal.
+
+    A byte of a path that is not text becomes `\\xff`; Python keeps such a byte as half of a surrogate pair.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def json_text(value: object, encoding: str = "utf-8") -> str:
+    """Returns `value` as JSON on one line. What is not printable, or not in `encoding`, is escaped as `\\uXXXX`.
+
+    No character is lost: a reader of JSON gets the same texts.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    if not text.isprintable():  # such characters are in strings only, where JSON allows the escapes
+        text = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text
+
+
+def path_of(text: str) -> Path:
+    """Returns the path that `text` names, also where Python's paths are ASCII (LC_ALL=C): its bytes are UTF-8 then."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return Path(os.fsdecode(text.encode("utf-8", "surrogatepass")))
+    return Path(text)
