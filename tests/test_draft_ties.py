@@ -68,6 +68,6 @@ def test_a_wrong_rule_is_not_laid_to_kernels(
 def test_an_answer_that_ends_where_the_other_goes_on_differs_at_its_end(loaded: Loaded) -> None:
     plain = Emulator(loaded).generate("the world is").tokens
     assert draft_ties.took(loaded.engine, plain, 3, plain[3])
-    end = next(token for token in range(loaded.members.n_real) if loaded.engine.is_eog(token))
+    end = next(token for token in range(loaded.members.n_real) if loaded.engine.workers.ends(range(3))(token))
     assert draft_ties.took(loaded.engine, plain[:3], 3, end)
     assert not draft_ties.took(loaded.engine, plain[:3], 3, plain[3])

@@ -180,7 +180,7 @@ def _blocks(prompt: Decode, tokens: Sequence[int], n: int) -> list[Decode]:
 
 def took(engine: Engine, tokens: Sequence[int], at: int, token: int) -> bool:
     """Whether an answer has `token` at the position `at`, or ended there with it."""
-    return token == tokens[at] if at < len(tokens) else engine.is_eog(token)
+    return token == tokens[at] if at < len(tokens) else engine.workers.ends(range(len(engine.workers.specs)))(token)
 
 
 def _shown(model: Model, token: int) -> str:

@@ -21,6 +21,9 @@ Logits = NDArray[np.float32]
 Rows = NDArray[np.intp] | slice
 Ids = NDArray[np.intp]
 
+DAMAGED = "Its file may be damaged, or its weights overflow on this device."
+OVERFLOW = "The members' own logits are, so the sum overflows: choose a smaller beta or mix."
+
 BLOCK = 512  # weights in a block: a search looks at the sums of the blocks first, then inside one block
 
 
@@ -59,7 +62,8 @@ class Mix:
         if self.reward_top_p is not None:  # a filtered reward does not cancel against another role of its model
             strong = [pair for pair in self.pairs if pair.beta != 0]
             active = {self.base} | {pair.tuned for pair in strong} | {pair.reference for pair in strong}
-        object.__setattr__(self, "weights", weights.astype(np.float32))
+        with np.errstate(over="ignore"):  # the combiner finds what overflows
+            object.__setattr__(self, "weights", weights.astype(np.float32))
         object.__setattr__(self, "active", tuple(sorted(active)))
 
 
@@ -105,7 +109,7 @@ class Combiner:
         for row in filtered:
             mix = mixes[row]
             self._filtered(total[row], {m: _row(part, row) for m, part in parts.items() if m in mix.active}, mix)
-        return check(total, "the combination") if doubtful else total
+        return check(total, "the combination", OVERFLOW) if doubtful else total
 
     def _sum(self, total: Logits, parts: Mapping[int, tuple[Logits, Rows]], weights: list[list[float]]) -> None:
         """Writes the weighted sum of all rows to `total`, (rows, n_real). weights: (rows, members).
@@ -172,12 +176,10 @@ def _finite(logits: Logits) -> bool:
     return math.isfinite(sum(np.maximum.reduce(logits, axis=-1).tolist()))
 
 
-def check(logits: Logits, name: str) -> Logits:
+def check(logits: Logits, name: str, hint: str = DAMAGED) -> Logits:
     """Returns `logits` itself; DecodeError when the largest logit of a row is not finite (NaN spreads through max)."""
     if not _finite(logits):
-        raise DecodeError(
-            f"The logits of {name} are not finite.", "Its file may be damaged, or its weights overflow on this device."
-        )
+        raise DecodeError(f"The logits of {name} are not finite.", hint)
     return logits
 
 

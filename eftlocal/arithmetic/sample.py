@@ -13,7 +13,7 @@ sort).
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,8 @@ COLDEST = 1e-30  # a lower temperature could be 0 in float32; at this one, any d
 
 
 def _check(name: str, value: float, allowed: str, inside: Callable[[float], bool]) -> None:
-    if not inside(value):  # comparisons with NaN are false, so NaN is outside every range
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (number and inside(value)):  # comparisons with NaN are false, so NaN is outside every range
         raise SettingError(f"{name} is {value!r}; it must be {allowed}.")
 
 

@@ -53,6 +53,7 @@ class Reply:
     ttft_s: float | None
     tokens_per_s: float | None
     kept: int
+    whole: bool = True  # whether these tokens are all of `text`
     steps: int = 0
     hits: tuple[bool, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
@@ -74,9 +75,11 @@ class Generation:
     seed: int
     stream: TextStream
     roles: Mapping[str, int]  # role name -> member, only members that run
+    is_end: Callable[[int], bool]  # whether a token ends a generation for one of the members that run
     uniforms: Uniforms  # three for each position with a draft model, else one
     drafter: int | None = None  # the draft model's member; None if there is none
     lookup: PromptLookup | None = None  # prompt look-up in prompt and answer; None if it is off
+    stop_tokens: Mapping[int, str] = field(default_factory=dict)  # control tokens that end it, with the stop string
     matcher: Matcher | None = None  # checks the constraint; None if there is none
     logprobs_of: Callable[[int, Logits, Mapping[int, Logits]], TokenLogprobs] | None = None  # a `Places`; None if off
     tokens: list[int] = field(default_factory=list)
@@ -87,6 +90,7 @@ class Generation:
     steps: int = 0
     hits: list[bool] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    stop_token: str | None = None  # the text of the control token that ended it, if it is a stop string
     error: EftError | None = None  # set if an error ended it; then there is no finish reason
     _longest: int = field(init=False)  # tokens of the longest prompt
 
@@ -111,13 +115,14 @@ class Generation:
             text=self.stream.text,
             tokens=tuple(self.tokens),
             finish_reason=self.finish_reason or "cancelled",
-            stopped_by=self.stream.stopped,
+            stopped_by=self.stream.stopped or self.stop_token,
             seed=self.seed,
             beta=self.settings.beta,
             prompt_tokens=self.prompt_tokens,
             ttft_s=None if self.first is None else self.first - self.started,
             tokens_per_s=(len(self.tokens) - 1) / elapsed if elapsed > 0 else None,
             kept=self.stream.kept,
+            whole=self.stream.whole,
             steps=self.steps,
             hits=tuple(self.hits),
             logprobs=tuple(self.logprobs),
@@ -164,7 +169,10 @@ class Generation:
         self.last = time.perf_counter()
         if self.first is None:
             self.first = self.last
-        if engine.is_eog(token):
+        if token in self.stop_tokens:
+            self.stop_token = self.stop_tokens[token]
+            return self.end("stop")
+        if self.is_end(token):
             return self.end("stop")
         self.tokens.append(token)
         delta = self.stream.push(token)
@@ -179,8 +187,11 @@ class Generation:
         return delta
 
     def end(self, reason: FinishReason) -> str:
-        """End the answer for `reason`, or for a stop string in the last text. Returns the text that was held back."""
-        tail = self.stream.finish()
+        """End the answer for `reason`, or for a stop string in the last text. Returns the text that was held back.
+
+        An answer that was cut within a character ends before it: what is kept can be continued.
+        """
+        tail = self.stream.finish(cut=reason != "stop")
         self.finish_reason = "stop" if self.stream.stopped is not None else reason
         return tail
 

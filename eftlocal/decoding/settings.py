@@ -1,9 +1,10 @@
 """The settings of one answer: the strength of the rewards, sampling, limits, drafts and constraint."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, TypedDict, Unpack, cast
+from numbers import Integral, Real
+from typing import Literal, TypedDict, TypeGuard, Unpack, cast
 
 from eftlocal.arithmetic.sample import Sampling
 from eftlocal.decoding.constraints.constraint import Constraint
@@ -22,7 +23,7 @@ class Dials(TypedDict, total=False):
     max_tokens: int
     seed: int | None
     draft: int | Literal["auto"]
-    stop: Sequence[str]
+    stop: str | Sequence[str]
     constraint: Constraint | None
     logprobs: int | None
     temperature: float
@@ -78,19 +79,24 @@ class Settings:
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
-        for name, value in {"beta": self.beta, **{f"mix of {k}": v for k, v in self.mix.items()}}.items():
-            if not math.isfinite(value):
-                raise SettingError(f"{name} is {value}; it must be a finite number.")
-        if self.reward_top_p is not None and not 0 < self.reward_top_p <= 1:
-            raise SettingError(f"reward_top_p is {self.reward_top_p}; it must be above 0 and at most 1.")
-        if self.max_tokens < 1:
-            raise SettingError(f"max_tokens is {self.max_tokens}; it must be at least 1.")
-        if self.seed is not None and self.seed < 0:
-            raise SettingError(f"seed is {self.seed}; it must be 0 or above.")
-        if self.draft != "auto" and not (isinstance(self.draft, int) and 0 <= self.draft <= MAX_DRAFT):
+        for name, value in {"beta": self.beta, **{f"mix of {k}": v for k, v in _mapping(self.mix).items()}}.items():
+            if not (_is_number(value) and math.isfinite(value)):
+                raise SettingError(f"{name} is {value!r}; it must be a finite number.")
+        if self.reward_top_p is not None and not (_is_number(self.reward_top_p) and 0 < self.reward_top_p <= 1):
+            raise SettingError(f"reward_top_p is {self.reward_top_p!r}; it must be above 0 and at most 1.")
+        if not (_is_whole(self.max_tokens) and self.max_tokens >= 1):
+            raise SettingError(f"max_tokens is {self.max_tokens!r}; it must be a whole number, at least 1.")
+        if self.seed is not None and not (_is_whole(self.seed) and self.seed >= 0):
+            raise SettingError(f"seed is {self.seed!r}; it must be a whole number, 0 or above.")
+        if self.draft != "auto" and not (_is_whole(self.draft) and 0 <= self.draft <= MAX_DRAFT):
             raise SettingError(f"draft is {self.draft!r}; it must be auto, or a whole number from 0 to {MAX_DRAFT}.")
-        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
-            raise SettingError(f"logprobs is {self.logprobs}; it must be from 0 to {MAX_LOGPROBS}.")
+        if self.logprobs is not None and not (_is_whole(self.logprobs) and 0 <= self.logprobs <= MAX_LOGPROBS):
+            raise SettingError(f"logprobs is {self.logprobs!r}; it must be a whole number from 0 to {MAX_LOGPROBS}.")
+        if self.constraint is not None and not isinstance(self.constraint, Constraint):
+            raise SettingError(f"constraint is {self.constraint!r}; it must be a Constraint.")
+        for stop in self.stop:
+            if not isinstance(stop, str):
+                raise SettingError(f"A stop string is {stop!r}; it must be a text.")
         if "" in self.stop:
             raise SettingError("A stop string is empty; it must have at least one character.")
 
@@ -102,7 +108,7 @@ class Settings:
         sampling = {name: value for name, value in dials.items() if name in _SAMPLING}
         own = {name: value for name, value in dials.items() if name not in _SAMPLING}
         if "stop" in dials:
-            own["stop"] = tuple(dials["stop"])
+            own["stop"] = _texts(dials["stop"])
         return replace(self, sampling=replace(self.sampling, **sampling), **own)  # type: ignore[arg-type]  # by name
 
     def dials(self) -> Dials:
@@ -110,3 +116,26 @@ class Settings:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sampling"}
         sampling = {f.name: getattr(self.sampling, f.name) for f in fields(self.sampling)}
         return cast(Dials, own | sampling)
+
+
+def _texts(stop: object) -> tuple[str, ...]:
+    """Stop strings: one text, or several."""
+    if isinstance(stop, str):
+        return (stop,)
+    if not isinstance(stop, Iterable):
+        raise SettingError(f"stop is {stop!r}; it must be a text, or a list of texts.")
+    return tuple(stop)
+
+
+def _mapping(mix: object) -> Mapping[str, object]:
+    if not isinstance(mix, Mapping):
+        raise SettingError(f"mix is {mix!r}; it must map names of rewards to numbers.")
+    return mix
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -106,6 +106,20 @@ class Step:
         with np.errstate(over="ignore", invalid="ignore"):  # the combiner checks that all values are finite
             return self._combiner.combine(logits, mixes)
 
+    def _leveled(self, generation: Generation, combined: Combined, i: int) -> Logits:
+        """Row i of z, (n_real,), at the level that penalties take for granted: the base's largest logit is the largest.
+
+        A sum of raw logits has an arbitrary level, and repeat_penalty depends on it. The base by itself is penalized as
+        llama.cpp does it. Where the base does not run, the first member that runs stands for it.
+        """
+        z: Logits = combined.z[i]
+        if not generation.settings.sampling.penalizes:
+            return z
+        member = generation.mix.base if generation.mix.base in combined.own else generation.mix.active[0]
+        up: np.float32 = combined.own[member][i, : self._combiner.n_real].max() - z.max()
+        leveled: Logits = z + up
+        return leveled
+
     def _draw(self, generation: Generation, draft: Draft, combined: Combined, hits: list[bool | None]) -> str:
         """Draw tokens until one differs from its guess: the rows after that are worthless. Returns their text.
 
@@ -125,10 +139,10 @@ class Step:
                 guess = draft.tokens[i] if i < len(draft.tokens) else None
                 if offered is not None and (guess is None or i >= len(draft.offered)):
                     guess = generation.offer(offered)  # for `hits`: what the draft model would have guessed
-                token = generation.draw(combined.z[i], offered)
+                token = generation.draw(self._leveled(generation, combined, i), offered)
                 if guess is not None:
                     generation.hits.append(token == guess)
-                if generation.logprobs_of is not None and not self._engine.is_eog(token):
+                if generation.logprobs_of is not None and not generation.is_end(token):
                     rows = {member: logits[i] for member, logits in own.items()}
                     generation.logprobs.append(generation.logprobs_of(token, combined.z[i], rows))
                 text += generation.take(token, self._engine)

@@ -33,7 +33,7 @@ class TextStream:
         self._n_shown = 0  # characters
         self._n_decoded = 0  # characters, shown and held back
         self._ends: deque[tuple[int, int]] = deque()  # (tokens, characters) at each token end that is not shown yet
-        self._kept = 0
+        self._kept = self._n_kept = 0  # tokens that lie completely in the shown text, and their characters
         self._stopped: str | None = None
 
     @property
@@ -51,6 +51,11 @@ class TextStream:
         """How many leading tokens lie completely in `text`: their decoded bytes are a prefix of it."""
         return self._kept
 
+    @property
+    def whole(self) -> bool:
+        """Whether those tokens are all of `text`: a stop string can end it within a token."""
+        return self._n_kept == self._n_shown
+
     def push(self, token: int) -> str:
         """Add a token. Returns the text that may be shown now; always "" after a stop string."""
         if self._stopped is not None:
@@ -61,15 +66,20 @@ class TextStream:
             self._ends.append((self._n_pushed, self._n_decoded))
         return self._show(self._held + new, ended=False)
 
-    def finish(self) -> str:
-        """End the text. Returns what was held back; an incomplete character becomes U+FFFD.
+    def finish(self, *, cut: bool = False) -> str:
+        """End the text. Returns what was held back.
 
-        This may find a stop string that had to wait: a longer one could still have begun before it.
+        An incomplete character at the end becomes U+FFFD. Where the text was `cut`, it is left out, and so are its
+        tokens from `kept`. This may find a stop string that had to wait: a longer one could still have begun before it.
         """
         if self._stopped is not None:
             return ""
-        new = self._decode(b"", final=True)
-        self._ends.append((self._n_pushed, self._n_decoded))
+        new = ""
+        if cut and self._rest:
+            self._rest = b""
+        else:
+            new = self._decode(b"", final=True)
+            self._ends.append((self._n_pushed, self._n_decoded))
         return self._show(self._held + new, ended=True)
 
     def _decode(self, data: bytes, *, final: bool) -> str:
@@ -95,7 +105,7 @@ class TextStream:
         self._shown.append(shown)
         self._n_shown += len(shown)
         while self._ends and self._ends[0][1] <= self._n_shown:
-            self._kept = self._ends.popleft()[0]
+            self._kept, self._n_kept = self._ends.popleft()
         return shown
 
     def _tail(self, pending: str) -> int:

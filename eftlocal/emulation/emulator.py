@@ -1,6 +1,8 @@
 """The public interface: `Emulator` is loaded by name, and generates, streams and scores."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, Unpack
@@ -109,6 +111,15 @@ class Emulator:
     def n_vocab(self) -> int:
         """The number of token ids that all members share; the ids start at 0."""
         return self._members.n_real
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """A fingerprint of the token ids with their texts. Where it is the same, token ids mean the same."""
+        tokens = self._members.specs[self._members.base].header.array("tokenizer.ggml.tokens")
+        sha = hashlib.sha256()
+        for text in tokens.strings()[: self._members.n_real] if tokens else ():
+            sha.update(len(text).to_bytes(4, "little") + text)
+        return sha.hexdigest()[:16]
 
     @property
     def members(self) -> Members:

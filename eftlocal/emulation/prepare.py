@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ class Preparer:
     def __init__(self, members: Members, workers: Workers) -> None:
         self._members = members
         self._workers = workers
-        self._grammars: dict[tuple[Path, ...], Grammars] = {}  # for each set of loaded models
+        self._grammars: dict[tuple[int, ...], Grammars] = {}  # for each set of members that run
         self._reads: dict[Path, int] = {}  # file -> bytes of weights read for a token
 
     def generation(self, prompt: Prompt, settings: Settings, rng_key: Sequence[int]) -> Generation:
@@ -61,6 +62,7 @@ class Preparer:
         looks_up = settings.draft == "auto" or (bool(settings.draft) and drafter is None)
         seed = new_seed() if settings.seed is None else settings.seed
         piece = self._workers.model(mix.active[0]).piece
+        stop_tokens = self._stop_tokens(mix, settings)
         generation = Generation(
             prompts=prompts,
             mix=mix,
@@ -68,10 +70,12 @@ class Preparer:
             seed=seed,
             stream=TextStream(piece, self._stops(prompt, mix, settings)),
             roles={role: member for role, member in self._members.roles.items() if member in prompts},
+            is_end=self._workers.ends(mix.active),
+            stop_tokens=stop_tokens,
             uniforms=Uniforms(np.random.Generator(np.random.PCG64([seed, *rng_key])), 1 if drafter is None else 3),
             drafter=drafter,
             lookup=PromptLookup(next(iter(prompts.values()))) if looks_up else None,
-            matcher=None if settings.constraint is None else self._matcher(settings.constraint),
+            matcher=None if settings.constraint is None else self._matcher(mix, settings.constraint),
         )
         if settings.logprobs is not None:
             pairs = {reward.name: (reward.tuned, reward.reference) for reward in self._members.rewards}
@@ -118,17 +122,30 @@ class Preparer:
         default = None if isinstance(prompt, Raw) else self._members.system
         if default and not any(message.role == "system" for message in messages):
             messages = [Message("system", default), *messages]
+        for message in messages:
+            self._check_ids(f"A message of the {message.role}", message.tokens)
         return [message for message in messages if message.role != "system" or message.content]
+
+    def _check_ids(self, what: str, tokens: Sequence[int]) -> None:
+        """Raises SettingError for a token id that the members do not have: llama.cpp would end the process."""
+        for token in tokens:
+            if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < self._members.n_real:
+                raise SettingError(
+                    f"{what} has the token id {token!r}; ids are whole numbers from 0 to {self._members.n_real - 1}."
+                )
 
     def task(self, prompt: Prompt, completion: str | Sequence[int], mix: Mix, top: int) -> Task:
         """The task to score a completion (text, or token ids) after a prompt, with every member.
 
         Raises ContextError if it does not fit, ViewError, and SettingError for an empty completion.
         """
+        if isinstance(top, bool) or not isinstance(top, Integral) or top < 0:
+            raise SettingError(f"top is {top!r}; it must be a whole number, 0 or above.")
         prompts = {member: self.prompt(member, prompt) for member in range(len(self._members.specs))}
         tokens = self._workers.model(0).tokenize(completion) if isinstance(completion, str) else list(completion)
         if not tokens:
             raise SettingError("The completion is empty.", "Give at least one character to score.")
+        self._check_ids("The completion", tokens)
         lengths = {role: len(prompts[m]) + len(tokens) - 1 for role, m in self._members.roles.items()}
         must_fit(lengths, self._workers.n_ctx)
         return Task(mix, prompts, tokens, top)
@@ -139,13 +156,30 @@ class Preparer:
         views = [self._members.views[member] for member in mix.active] if free else []
         return tuple(dict.fromkeys((*settings.stop, *(stop for view in views for stop in view.stops))))
 
-    def _matcher(self, constraint: Constraint) -> Matcher:
-        loaded = tuple(model.path for model in self._workers.loaded)
-        if loaded not in self._grammars:
-            model, tokens = self._workers.loaded[0], range(self._members.n_real)
-            ends = [token for token in tokens if self._workers.is_eog(token)]
-            self._grammars[loaded] = Grammars([model.piece(token) for token in tokens], ends, model.tokenize)
-        return self._grammars[loaded].matcher(constraint)
+    def _stop_tokens(self, mix: Mix, settings: Settings) -> dict[int, str]:
+        """The control tokens that are stop strings. They never show in the text, so no search of the text finds them.
+
+        Raises SettingError for a stop string that holds such a token beside other text: nothing would ever match it.
+        """
+        controls: dict[str, int] = {}
+        for member in mix.active if settings.stop else ():
+            controls |= self._workers.model(member).controls
+        for stop in settings.stop:
+            inside = next((text for text in controls if text in stop and stop not in controls), None)
+            if inside is not None:
+                raise SettingError(
+                    f"The stop string {stop!r} holds the control token {inside!r} and other text, so it never matches.",
+                    f"Use {inside!r} alone.",
+                )
+        return {controls[stop]: stop for stop in settings.stop if stop in controls}
+
+    def _matcher(self, mix: Mix, constraint: Constraint) -> Matcher:
+        if mix.active not in self._grammars:
+            model, tokens = self._workers.model(mix.active[0]), range(self._members.n_real)
+            is_end = self._workers.ends(mix.active)
+            ends = [token for token in tokens if is_end(token)]
+            self._grammars[mix.active] = Grammars([model.piece(token) for token in tokens], ends, model.tokenize)
+        return self._grammars[mix.active].matcher(constraint)
 
 
 def as_messages(prompt: Prompt) -> list[Message]:

@@ -142,7 +142,7 @@ class Scorer:
         members = self._members
         return ScoredToken(
             id=token,
-            text=self._engine.workers.loaded[0].piece(token).decode("utf-8", "replace"),
+            text=self._engine.workers.model(members.base).piece(token).decode("utf-8", "replace"),
             logprob=float(combined[token]),
             base=float(own[members.base][token]),
             rewards={

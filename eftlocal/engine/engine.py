@@ -38,10 +38,6 @@ class Engine:
         """The most tokens of one sequence."""
         return self.workers.n_ctx
 
-    def is_eog(self, token: int) -> bool:
-        """Whether `token` is an end-of-generation token of any loaded model (llama_vocab_is_eog)."""
-        return self.workers.is_eog(token)
-
     def reserve(self, n_seq: int, n_ctx: int) -> None:
         """Make room for at least `n_seq` sequences of `n_ctx` tokens. Caches that have to grow are emptied.
 

@@ -1,6 +1,6 @@
 """The members' workers: their weights, their KV caches, and the threads in which they decode."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -75,10 +75,11 @@ class Workers:
         self.plan = plan
         self.notes: dict[Path, str] = {}
         self.in_turn = False
+        self._closed = False
         self._executor = Executor(len(self.specs))
         self._models: dict[Path, Model] = {}
         self._contexts: dict[int, Context] = {}
-        self._ends: dict[int, bool] = {}  # token -> is_eog; it is asked at every token
+        self._ends: dict[tuple[int, ...], dict[int, bool]] = {}  # by members: token -> whether it is an end
         self._remembered = speeds
         self._speeds: dict[int, Speed] = {}
         self._splits: dict[tuple[object, ...], Split] = {}  # key: (member, rows) pairs and in_turn
@@ -87,11 +88,12 @@ class Workers:
 
     def model(self, member: int) -> Model:
         """The member's model: weights and tokenizer. It is loaded at the first call. Raises ModelLoadError."""
+        if self._closed:
+            raise ModelLoadError("The emulator is closed.", "Load it again.")
         header = self.specs[member].header
         while header.path not in self._models:
             try:
                 self._models[header.path] = Model(header, self._offload(member))
-                self._ends.clear()
             except ModelLoadError as error:
                 self._fall_back(member, error)
         return self._models[header.path]
@@ -101,11 +103,20 @@ class Workers:
         """The models in memory, one for each file."""
         return tuple(self._models.values())
 
-    def is_eog(self, token: int) -> bool:
-        """Whether `token` is an end-of-generation token of any loaded model (llama_vocab_is_eog)."""
-        if (known := self._ends.get(token)) is None:
-            known = self._ends[token] = any(model.is_eog(token) for model in self._models.values())
-        return known
+    def ends(self, members: Iterable[int]) -> Callable[[int], bool]:
+        """Tells of a token whether it ends a generation in the vocabulary of one of these members (llama_vocab_is_eog).
+
+        It depends on the members alone, and not on which others are loaded.
+        """
+        mine = tuple(members)
+        known = self._ends.setdefault(mine, {})
+
+        def is_end(token: int) -> bool:
+            if (answer := known.get(token)) is None:
+                answer = known[token] = any(self.model(member).is_eog(token) for member in mine)
+            return answer
+
+        return is_end
 
     def _offload(self, member: int) -> Offload | None:
         return None if self.plan is None else self.plan.members[member].offload
@@ -180,7 +191,8 @@ class Workers:
                 self._unload(self.specs[member].header.path)
 
     def close(self) -> None:
-        """Free all KV caches, then the weights."""
+        """Free all KV caches, then the weights. What needs a model afterwards raises ModelLoadError."""
+        self._closed = True
         self._executor.close()
         self._close_contexts()
         for model in self._models.values():

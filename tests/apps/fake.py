@@ -85,6 +85,7 @@ class FakeEmulator:
         self.roles = ("base", "helpful.tuned", "helpful.reference", "brief.tuned", "brief.reference")
         self.fed_tokens: Mapping[str, int] = {"base": 7}
         self.members = SimpleNamespace(system=None)
+        self.vocabulary = f"words of {self.name}"
         self.prompts: list[tuple[list[Message], Settings]] = []  # all prompts so far
         self.closed = False
         self._ids: dict[str, int] = {}

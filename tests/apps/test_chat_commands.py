@@ -344,6 +344,33 @@ def test_a_loaded_session_is_what_was_saved_to_the_last_token_and_dial(chat: Cha
     assert '"tokens": [ 0, 1, 2, 3, 4 ]' in text  # the ids are on one line, so that the file is readable
 
 
+def test_a_loaded_answer_is_continued_from_its_saved_tokens(chat: Chat, data: Path) -> None:
+    run(chat, "say a b c")
+    run(chat, "/save it")
+    run(chat, "/reset")
+    run(chat, "/load it")
+    saved = chat.messages[-1]
+    assert saved.tokens
+    fake(chat).prompts.clear()
+    run(chat, "/continue")
+    [(asked, _)] = fake(chat).prompts
+    assert asked[-1] == saved
+
+
+def test_token_ids_of_another_vocabulary_are_left_out_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = make(tmp_path)
+    messages = (Message("user", "x"), Message("assistant", "a", (1, 2)))
+    mine = chat.emulator.vocabulary
+    for vocabulary, kept in ((mine, messages[1].tokens), ("another", ()), (None, ())):
+        chat.resume(session.Saved(emulator="fake", settings=Settings(), messages=messages, vocabulary=vocabulary))
+        chat.say_remarks()
+        said = capsys.readouterr().err
+        assert chat.messages[-1].tokens == kept
+        assert ("held with another vocabulary, so its texts are tokenized again" in said) == (not kept)
+
+
 def test_dials_given_for_this_run_go_before_those_of_the_session(tmp_path: Path) -> None:
     chat = make(tmp_path, dials={"beta": 0.3})
     saved = session.Saved(emulator="fake", settings=Settings(beta=2.0, seed=5), messages=())

@@ -51,6 +51,20 @@ def test_any_bytes_decode_as_in_one_piece(data: bytes, cuts: list[int]) -> None:
     assert "".join(deltas) == data.decode("utf-8", errors="replace")
 
 
+@given(TEXTS, CUTS, st.integers(0, 100))
+def test_a_text_that_is_cut_ends_with_a_whole_character_and_so_do_its_tokens(
+    text: str, cuts: list[int], n: int
+) -> None:
+    pieces = split(text.encode(), cuts)
+    pieces = pieces[: n % (len(pieces) + 1)]
+    stream = TextStream(pieces.__getitem__)
+    deltas = [stream.push(token) for token in range(len(pieces))]
+    deltas.append(stream.finish(cut=True))
+    assert "".join(deltas) == b"".join(pieces).decode("utf-8", errors="ignore")
+    kept = b"".join(pieces[: stream.kept]).decode()  # strictly: no character is cut
+    assert stream.text.startswith(kept) and stream.whole == (stream.text == kept)
+
+
 @given(TEXTS, CUTS, STOPS)
 def test_nothing_is_shown_that_could_become_a_stop_and_nothing_else_is_held(
     text: str, cuts: list[int], stops: list[str]

@@ -8,14 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eftlocal import Emulator, Message, Raw
+from eftlocal import Constraint, Emulator, Message, Raw
 from eftlocal.arithmetic.combine import Logits
 from eftlocal.emulation import prepare
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.slots import Request
-from eftlocal.errors import CatalogError, ContextError, DecodeError, SettingError, ViewError, VocabularyError
+from eftlocal.errors import (
+    CatalogError,
+    ContextError,
+    DecodeError,
+    EftError,
+    SettingError,
+    ViewError,
+    VocabularyError,
+)
 from eftlocal.runtime.llama.context import Context, Feed
-from tests import oracle
+from tests import families, oracle
 from tests.builders import load, load_members
 from tests.families import VOCAB, Family
 
@@ -239,6 +247,79 @@ def test_the_answer_ends_at_the_end_of_generation_token_of_any_member(family: Fa
         for token in (313, 315):  # end tokens of the base and of the tuned model
             reply = made.generate("Hello", logit_bias={token: 1000.0})
             assert (reply.finish_reason, reply.tokens, reply.text) == ("stop", (), "")
+
+
+def test_what_ends_an_answer_follows_from_its_settings_and_not_from_what_ran_before(
+    family: Family, tmp_path: Path
+) -> None:
+    the = VOCAB.id(" the")
+    tuned = families.write_model(tmp_path / "tuned.gguf", seed=5, eos=families.spelled(" the"))  # its end token
+    paths = models(family) | {"tuned": tuned}
+    base_only: Any = {"beta": 0.0, "logit_bias": {the: 1000.0}, "max_tokens": 3}
+    with load(tmp_path, paths, beta=0.0) as cold, load(tmp_path, paths) as warm:
+        warm.generate("Hello", max_tokens=1)
+        assert tuned in warm.files and tuned not in cold.files
+        for made in (cold, warm):
+            reply = made.generate("Hello", **base_only)
+            assert (reply.finish_reason, reply.tokens) == ("length", (the, the, the))
+            shaped = made.generate("Hello", **base_only | {"constraint": Constraint.regex("( the)+")})
+            assert shaped.text == " the the the"
+        assert warm.generate("Hello", **base_only | {"beta": 1.0}).tokens == ()  # where it runs, it ends the answer
+
+
+def test_a_control_tokens_text_is_a_stop_string_that_ends_the_answer_at_that_token(emulator: Emulator) -> None:
+    biased: Any = {"logit_bias": {314: 1000.0}, "max_tokens": 3}  # <|im_start|>, which ends no answer by itself
+    assert emulator.generate("Hello", **biased).tokens == (314, 314, 314)
+    reply = emulator.generate("Hello", stop="<|im_start|>", **biased)
+    assert (reply.finish_reason, reply.stopped_by, reply.tokens) == ("stop", "<|im_start|>", ())
+    with pytest.raises(
+        SettingError, match=r"'x<\|im_start\|>' holds the control token '<\|im_start\|>' and other text"
+    ):
+        emulator.generate("Hello", stop=["x<|im_start|>"])
+
+
+def test_one_text_is_one_stop_string(emulator: Emulator) -> None:
+    whole = emulator.generate("Hello").text
+    stop = whole[3:5]
+    assert emulator.generate("Hello", stop=stop).text == emulator.generate("Hello", stop=[stop]).text == whole[:3]
+
+
+@pytest.mark.parametrize("token", [999_999, -1, 1.5, True, "x"])
+def test_token_ids_from_outside_are_checked_where_they_come_in(emulator: Emulator, token: Any) -> None:
+    with pytest.raises(SettingError, match=r"The completion has the token id .*; ids are whole numbers from 0 to 315"):
+        emulator.score("Hello", [72, token])
+    spoken = [Message("user", "Hi"), Message("assistant", "x", (token,)), Message("user", "Hi")]
+    for ask in (emulator.generate, emulator.render, emulator.count):
+        with pytest.raises(SettingError, match="A message of the assistant has the token id"):
+            ask(spoken)
+
+
+def test_a_closed_emulator_says_so_and_loads_nothing_again(family: Family, tmp_path: Path) -> None:
+    made = load(tmp_path, models(family))
+    assert made.generate("Hello").tokens
+    begun = made.stream("Hello")
+    made.close()
+    made.close()
+    for use in (
+        lambda: made.generate("Hello"),
+        lambda: made.score("a", "b"),
+        lambda: made.count("a"),
+        lambda: list(begun),
+    ):
+        with pytest.raises(EftError, match="The emulator is closed"):
+            use()
+    assert made.files == ()
+
+
+def test_a_penalty_depends_on_the_distribution_and_not_on_the_level_of_its_logits(emulator: Emulator) -> None:
+    dials: Any = {"repeat_penalty": 2.0, "frequency_penalty": 0.5, "max_tokens": 20}
+    changed = False
+    for prompt in ("Hello", "the world", "a"):
+        plain = emulator.generate(prompt, reward_top_p=None, **dials)
+        assert plain.tokens == emulator.generate(prompt, reward_top_p=1.0, **dials).tokens
+        assert plain.tokens == emulator.generate(prompt, draft=3, **dials).tokens
+        changed |= plain.tokens != emulator.generate(prompt, max_tokens=20).tokens
+    assert changed
 
 
 def test_max_tokens_and_a_full_context_are_told_apart(family: Family, tmp_path: Path) -> None:
@@ -505,11 +586,34 @@ def test_a_long_completion_scored_in_blocks_equals_its_tokens_scored_in_one(
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"stop": [""]}, "stop string is empty"),
         ({"tempreature": 1.0}, "no setting named tempreature"),
+        ({"max_tokens": 2.5}, "max_tokens is 2.5; it must be a whole number"),
+        ({"max_tokens": True}, "max_tokens is True; it must be a whole number"),
+        ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),
+        ({"beta": "1"}, "beta is '1'; it must be a finite number"),
+        ({"mix": 3}, "mix is 3; it must map names of rewards to numbers"),
+        ({"mix": {"tuned": "x"}}, "mix of tuned is 'x'; it must be a finite number"),
+        ({"reward_top_p": "x"}, "reward_top_p is 'x'"),
+        ({"logprobs": 1.5}, "logprobs is 1.5; it must be a whole number"),
+        ({"draft": 1.5}, "draft is 1.5; it must be auto, or a whole number"),
+        ({"stop": 3}, "stop is 3; it must be a text, or a list of texts"),
+        ({"stop": ["a", 3]}, "A stop string is 3; it must be a text"),
+        ({"constraint": "[a-z]"}, r"constraint is '\[a-z\]'; it must be a Constraint"),
+        ({"temperature": "hot"}, "temperature is 'hot'"),
+        ({"top_p": None}, "top_p is None"),
+        ({"top_k": 1.5}, "top_k is 1.5"),
+        ({"logit_bias": {3: "x"}}, "logit_bias of token 3 is 'x'"),
+        ({"logit_bias": {"3": 1.0}}, "a token id of logit_bias is '3'"),
     ],
 )
 def test_a_setting_out_of_its_range_says_what_was_found(emulator: Emulator, dials: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingError, match=words):
         emulator.generate("Hello", **dials)
+
+
+@pytest.mark.parametrize("top", [-1, 1.5, "x"])
+def test_a_number_of_likeliest_tokens_that_is_none_is_told(emulator: Emulator, top: Any) -> None:
+    with pytest.raises(SettingError, match=f"top is {top!r}; it must be a whole number, 0 or above"):
+        emulator.score("Hello", "x", top=top)
 
 
 def test_a_sampling_default_out_of_its_range_names_the_file_and_the_table(family: Family, tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ def measure(
     modes = _modes(emulator, drafts=off is None)
     for member in range(len(workers.specs)):  # each role is timed by itself, also those that the mix leaves out
         workers.model(member)
-    ends = {i: -float("inf") for i in range(emulator.n_vocab) if engine.is_eog(i)}
+    is_end = workers.ends(range(len(workers.specs)))
+    ends = {i: -float("inf") for i in range(emulator.n_vocab) if is_end(i)}
     samples = {mode.name: Samples() for mode in modes}
     prefill: dict[str, list[float]] = {role: [] for role in emulator.roles}
     # If a member cannot be rewound, a wrong guess costs the whole prompt again.

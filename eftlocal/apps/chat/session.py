@@ -28,11 +28,15 @@ FORMAT = "eftlocal-session-1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """A saved conversation, with the name of its emulator and its settings."""
+    """A saved conversation, with the name of its emulator and its settings.
+
+    vocabulary  the fingerprint of the vocabulary that the messages' token ids belong to; None in older sessions
+    """
 
     emulator: str
     settings: Settings
     messages: tuple[Message, ...]
+    vocabulary: str | None = None
 
 
 def data_folder() -> Path:
@@ -73,6 +77,7 @@ def as_json(saved: Saved) -> str:
         "format": FORMAT,
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
         "emulator": saved.emulator,
+        "vocabulary": saved.vocabulary,
         "settings": saved.settings.dials(),
         "messages": [
             {"role": m.role, "content": m.content, **({"tokens": list(m.tokens)} if m.tokens else {})}
@@ -129,10 +134,12 @@ def _parsed(document: object) -> Saved:
     messages = top.get("messages")
     if not isinstance(messages, list):
         raise TypeError('"messages" is not an array')
+    vocabulary = top.get("vocabulary")
     return Saved(
         emulator=from_json.string("emulator", top.get("emulator")),
         settings=_settings(_table(top.get("settings"), '"settings"')),
         messages=tuple(_message(f"message {i}", m) for i, m in enumerate(messages, start=1)),
+        vocabulary=None if vocabulary is None else from_json.string("vocabulary", vocabulary),
     )
 
 

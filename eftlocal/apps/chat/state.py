@@ -83,9 +83,10 @@ class Chat:
 
     def _apply(self, emulator: Emulator, saved: session.Saved) -> None:
         """Set the dials of a session that is continued; dials of the command line override them."""
-        if saved.emulator != emulator.name:
+        if saved.vocabulary != emulator.vocabulary and any(message.tokens for message in self.messages):
             self.messages = [Message(m.role, m.content) for m in self.messages]
-            self.remarks.append(f"the session was held with {saved.emulator}, so its texts are tokenized again")
+            held = saved.emulator if saved.emulator != emulator.name else "another vocabulary"
+            self.remarks.append(f"the session was held with {held}, so its texts are tokenized again")
         try:
             settings = saved.settings.turned(**self._dials)
             emulator.mix(settings)
@@ -172,9 +173,12 @@ class Chat:
         self.save()
 
     def go_on(self) -> None:
-        """Continue the last answer, from its tokens if they cover all of its text, else from its text."""
+        """Continue the last answer, from its tokens if they cover all of its text, else from its text.
+
+        The tokens of a loaded session are used as they were saved.
+        """
         *rest, last = self.messages
-        whole = self.last is not None and self.last.whole
+        whole = self.last is None or self.last.whole
         self.answer([*rest, last if whole else Message("assistant", last.content)], self.messages)
 
     def _stream(self, emulator: Emulator) -> Reply:
@@ -193,7 +197,7 @@ class Chat:
         return stream.reply
 
     def _keep(self, before: Sequence[Message], opened: Message | None, reply: Reply, settings: Settings) -> None:
-        message, whole = reply.message, reply.kept == len(reply.tokens)
+        message, whole = reply.message, reply.whole
         if opened is not None:
             tokens = opened.tokens + message.tokens if opened.tokens else ()
             message, whole = Message("assistant", opened.content + message.content, tokens), whole and bool(tokens)
@@ -268,7 +272,12 @@ class Chat:
     def saved(self) -> session.Saved:
         """The conversation in the form that is saved."""
         emulator = self.emulator
-        return session.Saved(emulator=emulator.name, settings=emulator.settings, messages=tuple(self.messages))
+        return session.Saved(
+            emulator=emulator.name,
+            settings=emulator.settings,
+            messages=tuple(self.messages),
+            vocabulary=emulator.vocabulary,
+        )
 
     def say_remarks(self) -> None:
         """Show the remarks that were kept while the screen was not free."""

@@ -151,7 +151,7 @@ class DraftModelSource:
             return
         guess = generation.offer(offered, len(guesses))
         draft.offered.append(offered)
-        if not self._engine.is_eog(guess):
+        if not generation.is_end(guess):
             draft.tokens.append(guess)
             slot.tokens.append(guess)
 
@@ -193,7 +193,7 @@ class LookupSource:
             guesses = generation.lookup.following(room) if generation.lookup is not None else []
             if generation.matcher is not None:  # a forbidden guess is always wrong
                 del guesses[generation.matcher.fitting(generation.tokens, guesses) :]
-            end = next((i for i, guess in enumerate(guesses) if self._engine.is_eog(guess)), len(guesses))
+            end = next((i for i, guess in enumerate(guesses) if generation.is_end(guess)), len(guesses))
             drafts[slot] = _unseen(slot, guesses[:end])
         return drafts
 

@@ -270,7 +270,7 @@ def joint(loaded: Loaded, prompt: str, n: int, **dials: Any) -> dict[tuple[int, 
     for _ in range(n):
         longer: dict[tuple[int, ...], float] = {}
         for tokens, mass in exact.items():
-            if tokens and loaded.engine.is_eog(tokens[-1]):
+            if tokens and loaded.engine.workers.ends(range(3))(tokens[-1]):
                 longer[tokens] = mass
                 continue
             warped = warp(next_logits(loaded, prompt, tokens, **dials), settings.sampling, tokens)
@@ -311,7 +311,7 @@ def deviation(loaded: Loaded, runs: int, draft: int, dials: dict[str, Any]) -> f
     """
     emulator = Emulator(loaded)
     exact = joint(loaded, "Hello", 3, **dials)
-    ends = loaded.engine.is_eog
+    ends = loaded.engine.workers.ends(range(3))
     expected = {tokens[:-1] if ends(tokens[-1]) else tokens: p for tokens, p in exact.items()}
     assert len(expected) == len(exact) and sum(runs * p >= 5 for p in expected.values()) >= 8
     counts: dict[tuple[int, ...], int] = {}
