@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from eftlocal.errors import DecodeError, ModelLoadError, SettingError
 from eftlocal.runtime.llama import library
+from eftlocal.runtime.llama.interrupt import interruptible
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.memory import CPU_BATCH, GPU_BATCH, MAX_ROWS
 
@@ -77,7 +78,14 @@ class Context:
             params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.swa_full = True  # otherwise a sliding window forgets tokens and cannot be rewound
         params.kv_unified = False  # each sequence has its own cells and attends only to those
-        handle = lib.llama_init_from_model(model.handle, params)
+        handle = None
+        try:
+            with interruptible():
+                handle = lib.llama_init_from_model(model.handle, params)
+        except KeyboardInterrupt:
+            if handle:
+                lib.llama_free(handle)
+            raise
         if not handle:
             raise ModelLoadError(
                 f"{model.path}: llama.cpp could not create a context of {n_ctx} tokens x {n_seq}: {library.reason()}",

@@ -9,9 +9,10 @@ from typing import Any
 import llama_cpp as lib
 import numpy as np
 
-from eftlocal.errors import ModelLoadError
+from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama import devices, library
+from eftlocal.runtime.llama.interrupt import interruptible
 from eftlocal.runtime.plan.placement import Offload
 
 
@@ -31,7 +32,16 @@ class Model:
         self._kept: list[Any] = []  # arrays that llama.cpp reads, which must stay alive
         if offload is not None:
             self._kept = devices.set_offload(params, offload)
-        handle = lib.llama_model_load_from_file(str(path).encode(), params)
+        handle = None
+        try:
+            with interruptible() as asked:
+                progress = lib.llama_progress_callback(lambda *_: not asked())  # False ends the load
+                params.progress_callback = progress
+                handle = lib.llama_model_load_from_file(str(path).encode(), params)
+        except KeyboardInterrupt:
+            if handle:
+                lib.llama_model_free(handle)
+            raise
         if not handle:
             raise ModelLoadError(f"{path}: llama.cpp could not load it: {library.reason()}")
         self.path = path
@@ -83,6 +93,8 @@ class Model:
         """Returns the bytes that `token` stands for; none for a control token."""
         if (known := self._pieces.get(token)) is not None:
             return known
+        if not 0 <= token < self.n_vocab:  # llama.cpp would end the process
+            raise DecodeError(f"{self.path}: token {token} is not in its vocabulary of {self.n_vocab}")
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
