@@ -48,9 +48,25 @@ def test_a_conversation_is_read_message_by_message() -> None:
     assert from_json.messages(value) == [Message("system", "Be brief."), Message("user", "Hi")]
 
 
+def test_a_developer_is_the_system_and_parts_of_text_are_lines() -> None:
+    parts = [{"type": "text", "text": "Hi,"}, {"type": "text", "text": "you"}]
+    value = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}]
+    assert from_json.messages(value) == [Message("system", "Be brief."), Message("user", "Hi,\nyou")]
+
+
 @pytest.mark.parametrize(
     ("value", "told"),
     [
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
+            "messages[0].content[0].type is 'image_url'; only parts of the type 'text' can be read",
+        ),
+        (
+            [{"role": "user", "content": ["a"]}],
+            "messages[0].content[0] is 'a'; it must be an object with type and text",
+        ),
+        ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text is null; it must be a string"),
+        ([{"role": "user", "content": []}], "messages[0].content is empty; it must be a string"),
         ([], "messages is empty; it must be a list of messages"),
         ("Hi", "messages is 'Hi'; it must be a list of messages"),
         ([{"role": "user", "content": "a"}, 3], "messages[1] is 3; it must be an object with role and content"),

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple, NoReturn, get_args
 
+from eftlocal.apps.batch import formats
 from eftlocal.apps.batch.records import Form, LineError, Record
-from eftlocal.emulation.from_json import SETTINGS
+from eftlocal.emulation.from_json import SETTINGS, SHAPES
 from eftlocal.errors import EftError, SettingError
 
 __all__ = ["STDIN", "Format", "Source", "name_of"]
@@ -24,8 +25,13 @@ Format = Literal["jsonl", "csv", "text"]
 STDIN: Final = "-"
 LINE_LIMIT = 64 << 20  # bytes; a longer line is not a prompt, and its copies would not fit in memory
 SUFFIXES: Final[dict[str, Format]] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "text"}
+TEXTS: Final = frozenset({"alone", "system", "grammar", "regex", "json_schema"})  # settings that are texts
 BOM: Final = b"\xef\xbb\xbf"
 BROKEN: Final = {*map(chr, range(0xDC80, 0xDD00))}  # what surrogateescape makes of bytes that are not UTF-8
+
+
+LIST: Final = "Each line must be one object, and not a list of them: jq -c '.[]' FILE > FILE.jsonl"
+ONE_EACH: Final = "Each line must be one whole JSON object: jq -c . FILE > FILE.jsonl (of a list: jq -c '.[]' FILE)"
 
 
 class _BadError(EftError):
@@ -201,7 +207,7 @@ def _json_lines(lines: Iterator[_Line], form: Form) -> Iterator[Record | LineErr
         try:
             fields = json.loads(line.text(), parse_constant=_no_constant)
         except json.JSONDecodeError as error:
-            yield line.bad(form, f"is not JSON: {error.msg} (column {error.colno})")
+            yield line.bad(form, f"is not JSON: {error.msg} (column {error.colno})", ONE_EACH)
         except (ValueError, RecursionError) as error:  # NaN, thousands of digits, deep nesting
             yield line.bad(form, f"is not JSON: {'nested too deeply' if isinstance(error, RecursionError) else error}")
         except _BadError as error:
@@ -210,7 +216,8 @@ def _json_lines(lines: Iterator[_Line], form: Form) -> Iterator[Record | LineErr
             if isinstance(fields, dict):
                 yield form.record(line.number, fields)
             else:
-                yield line.bad(form, "is no JSON object", 'Each line must be one, for example {"prompt": "..."}.')
+                hint = 'Each line must be one, for example {"prompt": "..."}.'
+                yield line.bad(form, "is no JSON object", LIST if isinstance(fields, list) else hint)
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -247,7 +254,8 @@ def _csv(lines: Iterator[_Line], form: Form) -> Iterator[Record | LineError]:
         except StopIteration:
             return
         except (csv.Error, _BadError) as error:
-            bad = reached[0]._replace(number=start).bad(form, _problem(error))
+            hint = error.hint if isinstance(error, _BadError) else None
+            bad = reached[0]._replace(number=start).bad(form, _problem(error), hint)
             if columns is None:
                 raise bad from None
             yield bad
@@ -270,21 +278,22 @@ def _header(names: list[str], form: Form) -> list[str]:
     if twice:
         raise _BadError(f"two columns are named {min(twice)!r}")
     for name in ("prompt", "completion") if form.scored else ("prompt",):
-        if name not in names:
+        if name not in names and not (name == "prompt" and formats.is_gsm8k(names)):
             found = ", ".join(names)
             raise _BadError(
-                f"the header has no column {name!r}; it has {found if len(found) < 80 else found[:77] + '...'}"
+                f"the header has no column {name!r}; it has {found if len(found) < 80 else found[:77] + '...'}",
+                f"Name the column of the {name}s {name}.",
             )
     return names
 
 
 def _cell(name: str, cell: str) -> Any:
     """The value of a cell. In the column of a setting it is read as JSON if possible; an empty cell there is None."""
-    if name not in SETTINGS and name not in ("n", "system"):
+    if name not in SETTINGS and name not in SHAPES and name not in ("n", "system", "constraint"):
         return cell
     if not cell.strip():
         return None
-    if name in ("alone", "system") or (name == "stop" and not cell.lstrip().startswith("[")):
+    if name in TEXTS or (name in ("stop", "choice") and not cell.lstrip().startswith("[")):
         return cell
     try:
         return json.loads(cell, parse_constant=_no_constant)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from eftlocal.apps.batch import formats
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation import from_json
 from eftlocal.emulation.emulator import Prompt, Raw
@@ -91,16 +92,16 @@ class Form:
         try:
             if taken := [name for name in OWN if name in fields and f"{PREFIX}{name}" in fields]:
                 raise EftError(f"has both {taken[0]} and {PREFIX}{taken[0]}; the first would be written as the second")
-            dials = from_json.dials(fields)
-            Settings().turned(**dials)  # checks the ranges
-            completions, several = _completions(fields) if self.scored else ((), False)
+            given = formats.ours(fields, scored=self.scored)
+            dials = _dials(given, scored=self.scored)
+            completions, several = _completions(given) if self.scored else ((), False)
             return Record(
                 line=line,
                 fields=fields,
                 digest=digest,
-                prompt=self._prompt(fields),
+                prompt=self._prompt(given),
                 dials=dials,
-                samples=1 if self.scored else _samples(fields, self.samples),
+                samples=1 if self.scored else _samples(given, self.samples),
                 completions=completions,
                 several=several,
             )
@@ -111,7 +112,7 @@ class Form:
         system = _text(fields, "system")
         if fields.get("messages") is None:
             if fields.get("prompt") is None:
-                raise EftError("has no prompt", 'A line needs "prompt" (a string) or "messages".')
+                raise EftError("has no prompt", formats.hint(fields))
             text = _text(fields, "prompt") or ""
             if self.raw and system is not None:
                 raise EftError("a raw prompt has no system text")
@@ -166,6 +167,17 @@ def _text(fields: Mapping[str, object], name: str) -> str | None:
     return None if value is None else from_json.string(name, value)
 
 
+def _dials(fields: Mapping[str, object], *, scored: bool) -> Dials:
+    """A line's own settings, with the shape of its answer; scores have none. Raises EftError."""
+    dials = from_json.dials(fields)
+    if not scored and (shape := from_json.constraint(fields)) is not None:
+        dials["constraint"] = shape
+    for name, value in dials.items():
+        with from_json.setting(name):
+            Settings().turned(**{name: value})  # type: ignore[arg-type]  # checks its range
+    return dials
+
+
 def _completions(fields: Mapping[str, object]) -> tuple[tuple[str, ...], bool]:
     one, many = fields.get("completion"), fields.get("completions")
     if one is not None and many is not None:
@@ -184,7 +196,8 @@ def _completions(fields: Mapping[str, object]) -> tuple[tuple[str, ...], bool]:
 
 def _samples(fields: Mapping[str, object], default: int) -> int:
     value = fields.get("n")
-    n = default if value is None else from_json.whole("n", value)
-    if not 1 <= n <= MAX_SAMPLES:
-        raise EftError(f"n is {n}; it must be between 1 and {MAX_SAMPLES}")
+    with from_json.setting("n"):
+        n = default if value is None else from_json.whole("n", value)
+        if not 1 <= n <= MAX_SAMPLES:
+            raise EftError(f"n is {n}; it must be between 1 and {MAX_SAMPLES}")
     return n

@@ -17,7 +17,7 @@ from eftlocal.apps.batch.reader import Format, Source
 from eftlocal.apps.batch.records import Form, LineError, Record, carried, line_of
 from eftlocal.decoding.settings import Dials
 from eftlocal.emulation.emulator import Raw
-from eftlocal.emulation.from_json import SETTINGS
+from eftlocal.emulation.from_json import SETTINGS, SHAPES
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runtime.views import Message
 
@@ -82,6 +82,67 @@ def test_a_raw_prompt_stays_raw(read: Read) -> None:
 def test_null_is_the_same_as_nothing(read: Read) -> None:
     record = only(read('{"prompt": "a", "messages": null, "seed": null, "n": null, "system": null}', samples=3))
     assert record.dials == {} and record.samples == 3 and record.prompt == user("a")
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ('"logprobs": true', "logprobs"),
+        ('"draft": "text"', "draft"),
+        ('"seed": -1', "seed"),
+        ('"n": "many"', "n"),
+        ('"n": 0', "n"),
+        ('"stop": 3', "stop"),
+        ('"choice": 2', "choice"),
+        ('"regex": "["', "regex"),
+        ('"constraint": "none"', "constraint"),
+    ],
+)
+def test_a_field_with_the_name_of_a_setting_and_another_value_says_how_to_carry_it(
+    read: Read, field: str, name: str
+) -> None:
+    (bad,) = read(f'{{"prompt": "a", {field}}}')
+    assert isinstance(bad, LineError)
+    assert bad.hint == f"{name} is a setting. If it is a field of your own, give it another name, such as my_{name}."
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "text"),
+    [
+        ({"json_schema": {"type": "object"}}, "json_schema", '{"type": "object"}'),
+        ({"json_schema": '{"type": "object"}'}, "json_schema", '{"type": "object"}'),
+        ({"grammar": 'root ::= "a"'}, "grammar", 'root ::= "a"'),
+        ({"regex": "[0-9]+"}, "regex", "[0-9]+"),
+        ({"choice": ["a", "b"]}, "choice", '["a", "b"]'),
+        ({"choice": "a", "regex": None}, "choice", '["a"]'),
+        ({"constraint": {"regex": "[0-9]+"}}, "regex", "[0-9]+"),
+    ],
+)
+def test_a_line_has_a_shape_of_its_own(read: Read, fields: dict[str, Any], kind: str, text: str) -> None:
+    constraint = only(read(json.dumps({"prompt": "a", **fields}))).dials["constraint"]
+    assert constraint is not None and (constraint.kind, constraint.text) == (kind, text)
+    scored = only(read(json.dumps({"prompt": "a", "completion": "b", **fields}), scored=True))
+    assert scored.dials == {}  # a score has no answer
+
+
+def test_a_table_has_shapes_too(read: Read) -> None:
+    table = 'prompt,regex,choice,json_schema\na,12,,\nb,,"[""x"", ""y""]",\nc,,12,\nd,,,"{""type"": ""object""}"\n'
+    found = [record.dials.get("constraint") for record in read(table, "csv") if isinstance(record, Record)]
+    assert [c and (c.kind, c.text) for c in found] == [
+        ("regex", "12"),
+        ("choice", '["x", "y"]'),
+        ("choice", '["12"]'),
+        ("json_schema", '{"type": "object"}'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "command"),
+    [('[{"prompt": "a"}, {"prompt": "b"}]', "jq -c '.[]' FILE"), ('{\n"prompt": "a"\n}', "jq -c . FILE")],
+)
+def test_json_that_is_not_one_object_a_line_says_how_to_make_it_so(read: Read, data: str, command: str) -> None:
+    first = read(data)[0]
+    assert isinstance(first, LineError) and command in (first.hint or "")
 
 
 def test_text_is_one_prompt_a_line_as_it_stands(read: Read) -> None:
@@ -163,6 +224,13 @@ def test_a_line_beyond_the_limit_is_an_error_and_the_next_is_read(
 
 MISTAKES = [
     ("[1]", "is no JSON object"),
+    ('{"prompt": "a", "regex": "["}', "The regex cannot be used"),
+    ('{"prompt": "a", "grammar": "x"}', "The grammar cannot be read"),
+    ('{"prompt": "a", "choice": []}', "A choice is empty"),
+    ('{"prompt": "a", "json_schema": 5}', "json_schema is 5; it must be an object, or a string that is its JSON"),
+    ('{"prompt": "a", "regex": "a", "choice": "b"}', "has regex and choice; an answer can have only one shape"),
+    ('{"prompt": "a", "constraint": {"regex": "a"}, "choice": "b"}', "has choice and constraint"),
+    ('{"prompt": "a", "constraint": "short"}', "constraint is 'short'; it must be an object with one of json_schema"),
     ('"x"', "is no JSON object"),
     ("{", "is not JSON: Expecting property name"),
     ('{"prompt": NaN}', "is not JSON: NaN is no number"),
@@ -184,7 +252,7 @@ MISTAKES = [
     ('{"prompt": "a", "beta": true}', "beta is true; it must be a number"),
     ('{"prompt": "a", "top_p": 2}', "top_p is 2.0; it must be between 0 and 1"),
     ('{"prompt": "a", "seed": 1.5}', "seed is 1.5; it must be a whole number"),
-    ('{"prompt": "a", "seed": -1}', "seed is -1; it must be 0 or above"),
+    ('{"prompt": "a", "seed": -1}', "seed is -1; it must be"),
     ('{"prompt": "a", "max_tokens": 0}', "max_tokens is 0"),
     ('{"prompt": "a", "stop": [""]}', "A stop string is empty"),
     ('{"prompt": "a", "stop": [1]}', "stop is 1; it must be a string"),
@@ -310,7 +378,9 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False,
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
 )
-NAMES = st.text().filter(lambda name: name not in {*SETTINGS, "n", "system", "messages"} and name[:6] != "input_")
+NAMES = st.text().filter(
+    lambda name: name not in {*SETTINGS, *SHAPES, "constraint", "n", "system", "messages"} and name[:6] != "input_"
+)
 OBJECTS = st.builds(
     lambda rest, prompt: {**rest, "prompt": prompt}, st.dictionaries(NAMES, VALUES, max_size=4), st.text()
 )
