@@ -51,6 +51,7 @@ class Faults:
     page           a web page is sent in place of the API's answer ("api") or of a file ("file"); "untold" sends it in
                    place of a file and without a content type or length
     ignore_range   the whole file is sent when a range of it was requested
+    refuse_range   a request for a range is answered with 416
     content_range  a partial answer has this Content-Range header
     wrong_byte     the file's byte at this position is sent with a wrong value
     echo           an error's message repeats the token that came with the request
@@ -63,6 +64,7 @@ class Faults:
     status_of_api: int | None = None
     page: Literal["api", "file", "untold"] | None = None
     ignore_range: bool = False
+    refuse_range: bool = False
     content_range: str | None = None
     wrong_byte: int | None = None
     echo: bool = False
@@ -321,6 +323,8 @@ class _Handler(BaseHTTPRequestHandler):
         size = file.stat().st_size
         start, stop, status = 0, size, 200
         asked = self.headers.get("Range")
+        if asked is not None and faults.refuse_range:
+            return self._answer(416, b"", {})
         if asked is not None and not faults.ignore_range:
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start, stop, status = int(first), min(int(last) + 1, size) if last else size, 206
@@ -336,10 +340,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
-            return
+            return None
         if faults.hang:
             self.server_hub.closing.wait()
-        self._send(file, start, stop, faults)
+        return self._send(file, start, stop, faults)
 
     def _send(self, file: Path, start: int, stop: int, faults: Faults) -> None:
         with self.server_hub.lock:

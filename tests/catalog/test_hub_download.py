@@ -268,6 +268,21 @@ def test_a_server_that_ignores_ranges_is_read_from_the_start_and_no_byte_here_is
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("start", [0, 250_000])
+def test_a_mirror_that_refuses_ranges_is_asked_for_the_whole_file(
+    server: HubServer, repository: hub.Repository, start: int
+) -> None:
+    if start:
+        server.faults.cuts = [start]
+        with pytest.raises(HubError):
+            hub.download(repository, FILE)
+    server.faults.refuse_range = True
+    assert hub.download(repository, FILE).read_bytes() == MODEL
+    assert "range" not in server.asked("cdn")[-1].headers
+    assert hub.read_range(repository, FILE, 3, 9) == MODEL[3:9]
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("page", ["file", "untold"])
 @pytest.mark.parametrize("start", [0, 2, 250_000])
 def test_a_login_page_never_lands_in_a_file(
@@ -339,6 +354,7 @@ def test_a_partial_file_that_was_damaged_is_found_out_by_its_hash(
 def test_a_partial_file_longer_than_the_file_is_dropped(repository: hub.Repository, blobs: Path) -> None:
     blobs.mkdir(parents=True)
     (blobs / f"{SHA256}.incomplete").write_bytes(b"\0" * (SIZE + 1))
+    assert hub.part_bytes(repository, FILE) == 0  # nothing of it is used, so the whole file is still to come
     assert hub.download(repository, FILE).read_bytes() == MODEL
 
 

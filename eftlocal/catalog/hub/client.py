@@ -3,10 +3,11 @@
 import re
 from typing import Final
 
-from huggingface_hub import constants, get_session, get_token, hf_raise_for_status
+from huggingface_hub import constants, get_token, hf_raise_for_status
 
 from eftlocal.catalog.hub.failures import telling
 from eftlocal.catalog.hub.settings import endpoint, token_source
+from eftlocal.catalog.hub.surroundings import session
 from eftlocal.errors import HubError
 
 __all__ = ["reachable", "token", "token_problem"]
@@ -41,7 +42,7 @@ def reachable() -> str | None:
     try:
         with telling("the Hub"):
             url = f"{endpoint()}/api/models"
-            response = get_session().get(url, params={"limit": 1}, timeout=PATIENCE, follow_redirects=True)
+            response = session().get(url, params={"limit": 1}, timeout=PATIENCE, follow_redirects=True)
             if response.is_server_error:
                 hf_raise_for_status(response)
             response.json()  # a private endpoint may answer 401 with JSON; a login page does not answer with JSON

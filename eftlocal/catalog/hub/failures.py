@@ -14,6 +14,7 @@ from typing import Final
 import httpx2
 from huggingface_hub import errors
 
+from eftlocal.catalog.hub import surroundings
 from eftlocal.catalog.hub.settings import endpoint, offline_variable, token_source
 from eftlocal.errors import HubError
 
@@ -125,6 +126,9 @@ def _status(error: errors.HfHubHTTPError, repo: str) -> HubError:
 
 def _no_connection(error: httpx2.RequestError) -> HubError:
     host, reason = error.request.url.host, one_line(error)
+    proxy = surroundings.proxy_of(error.request.url)
+    through = "" if proxy is None else f" through {proxy}"
+    check = "check the network" if proxy is None else f"check {proxy} and the network"
     match error:
         case httpx2.TimeoutException():
             hint = f"try again: {RESUMES}; with HF_HUB_DOWNLOAD_TIMEOUT=60 it waits a minute"
@@ -132,9 +136,11 @@ def _no_connection(error: httpx2.RequestError) -> HubError:
             return HubError(f"{host} does not answer: nothing was received for {seconds:g} seconds", hint)
         case httpx2.ConnectError() if "CERTIFICATE" in reason:
             hint = "if a proxy decrypts your connections, set SSL_CERT_FILE to the file of its certificate"
+            if variable := surroundings.trusted():
+                hint = f"{variable} says which certificates are trusted: correct it, or unset it"
             return HubError(f"the certificate of {host} is not trusted: {reason}", hint)
         case httpx2.ConnectError() | httpx2.ProxyError() | httpx2.UnsupportedProtocol():
-            return HubError(f"cannot reach {host or endpoint()}: {reason}", f"check the network; {WORKS_OFFLINE}")
+            return HubError(f"cannot reach {host or endpoint()}{through}: {reason}", f"{check}; {WORKS_OFFLINE}")
         case _:
             return HubError(f"the connection to {host} broke: {reason}", f"try again: {RESUMES}")
 

@@ -11,6 +11,7 @@ from huggingface_hub import HfApi
 from eftlocal.catalog.hub import client, settings
 from eftlocal.catalog.hub.failures import not_the_hub, telling
 from eftlocal.catalog.hub.parts import part_names
+from eftlocal.catalog.hub.surroundings import session
 from eftlocal.errors import HubError
 
 __all__ = ["RemoteFile", "Repository", "repository"]
@@ -110,6 +111,7 @@ def repository(repo: str, revision: str | None = None) -> Repository:
     Raises HubError: no such repository or revision, the licence is not accepted, no network.
     """
     with telling(repo, revision):
+        session()  # checks the surroundings; HfApi takes the same session
         api = HfApi(endpoint=settings.endpoint(), token=client.token(), library_name=settings.LIBRARY)
         try:
             info = api.model_info(repo, revision=revision, files_metadata=True, timeout=settings.timeout())

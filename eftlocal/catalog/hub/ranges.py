@@ -6,16 +6,19 @@ Hub. The Hub redirects to its CDN, and the session drops the token at a redirect
 
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
 
 import httpx2
-from huggingface_hub import get_session, hf_raise_for_status
+from huggingface_hub import hf_raise_for_status
 
 from eftlocal.catalog.hub.client import token
 from eftlocal.catalog.hub.failures import not_the_hub, telling
 from eftlocal.catalog.hub.listing import RemoteFile, Repository
 from eftlocal.catalog.hub.settings import LIBRARY, endpoint, timeout
+from eftlocal.catalog.hub.surroundings import session
 
 __all__ = ["byte_range", "read_range"]
 
@@ -32,26 +35,42 @@ def read_range(repository: Repository, file: str, start: int, stop: int) -> byte
 def byte_range(repository: Repository, file: RemoteFile, start: int, stop: int) -> Iterator[bytes]:
     """Yields the bytes [start, stop) of a file as they arrive.
 
-    Each call asks the Hub again, because the CDN's addresses are signed and expire. Raises HubError when the answer is
-    not that file. Exceptions of the Hub's client pass through.
+    Each call asks the Hub again, because the CDN's addresses are signed and expire. A mirror that refuses the range is
+    asked for the whole file. Raises HubError when the answer is not that file. Exceptions of the Hub's client pass
+    through.
     """
-    headers = {"User-Agent": LIBRARY, "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+    with _answer(repository, file, {"Range": f"bytes={start}-{stop - 1}"}) as response:
+        if response.status_code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            yield from _pieces(response, file, start, stop)
+            return
+    with _answer(repository, file, {}) as response:
+        yield from _pieces(response, file, start, stop)
+
+
+def _answer(
+    repository: Repository, file: RemoteFile, headers: dict[str, str]
+) -> AbstractContextManager[httpx2.Response]:
+    headers |= {"User-Agent": LIBRARY, "Accept-Encoding": "identity"}
     if secret := token():
         headers["Authorization"] = f"Bearer {secret}"
     url = f"{endpoint()}/{repository.repo}/resolve/{repository.commit}/{quote(file.name)}"
-    with get_session().stream("GET", url, headers=headers, timeout=timeout(), follow_redirects=True) as response:
-        hf_raise_for_status(response)
-        position = _first_byte(response, file, start)
-        for chunk in response.iter_bytes():
-            if file.name.endswith(".gguf") and position < len(MAGIC):
-                _must_begin(chunk, position, file.name)
-            piece = chunk[max(start - position, 0) : max(stop - position, 0)]
-            position += len(chunk)
-            if piece:
-                yield piece
-            if position >= stop:
-                return
-        raise httpx2.RemoteProtocolError(f"the answer ended {stop - position} bytes early", request=response.request)
+    return session().stream("GET", url, headers=headers, timeout=timeout(), follow_redirects=True)
+
+
+def _pieces(response: httpx2.Response, file: RemoteFile, start: int, stop: int) -> Iterator[bytes]:
+    """Yields the bytes [start, stop) of the file from an answer that has them, and perhaps others before or after."""
+    hf_raise_for_status(response)
+    position = _first_byte(response, file, start)
+    for chunk in response.iter_bytes():
+        if file.name.endswith(".gguf") and position < len(MAGIC):
+            _must_begin(chunk, position, file.name)
+        piece = chunk[max(start - position, 0) : max(stop - position, 0)]
+        position += len(chunk)
+        if piece:
+            yield piece
+        if position >= stop:
+            return
+    raise httpx2.RemoteProtocolError(f"the answer ended {stop - position} bytes early", request=response.request)
 
 
 def _first_byte(response: httpx2.Response, file: RemoteFile, start: int) -> int:

@@ -24,6 +24,7 @@ from eftlocal.catalog.hub.failures import one_line, telling
 from eftlocal.catalog.hub.listing import RemoteFile, Repository
 from eftlocal.catalog.hub.ranges import byte_range
 from eftlocal.catalog.hub.settings import LIBRARY, cache_folder, endpoint
+from eftlocal.catalog.hub.surroundings import session
 from eftlocal.errors import HubError
 
 __all__ = ["download", "part_bytes"]
@@ -37,8 +38,16 @@ PASSING: Final = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemotePro
 
 
 def part_bytes(repository: Repository, file: str) -> int:
-    """Returns how many bytes of a file an interrupted download left. The next download resumes from them."""
-    partial = cache.partial_path(cache.blob_path(repository.repo, repository.file(file).etag))
+    """Returns how many bytes of a file an interrupted download left. The next download resumes from them.
+
+    This is 0 for more bytes than the file has, because then the next download starts from zero.
+    """
+    remote = repository.file(file)
+    there = _size(cache.partial_path(cache.blob_path(repository.repo, remote.etag)))
+    return there if there <= remote.size else 0
+
+
+def _size(partial: Path) -> int:
     return partial.stat().st_size if partial.is_file() else 0
 
 
@@ -90,7 +99,7 @@ def _whole(path: Path, remote: RemoteFile) -> bool:
 
 def _fetch(repository: Repository, remote: RemoteFile, blob: Path, partial: Path, progress: Progress) -> None:
     """Downloads the rest of the partial file, checks its hash, and makes it a blob."""
-    if part_bytes(repository, remote.name) > remote.size:
+    if _size(partial) > remote.size:
         partial.unlink()
     with partial.open("ab") as out:
         there, attempt = out.tell(), 0
@@ -151,6 +160,7 @@ def _by_the_client(repository: Repository, remote: RemoteFile, blob: Path, path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of disks that look too small and of systems without links
         try:
+            session()  # checks the surroundings
             hf_hub_download(
                 repository.repo,
                 remote.name,
