@@ -154,8 +154,8 @@ class Emulator:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One line for each model that did not load as planned, for example because a device was too small."""
-        return tuple(self._engine.workers.notes.values())
+        """One line for each model that did not load as planned: a device was too small, or an adapter fits in part."""
+        return (*self._members.notes, *self._engine.workers.notes.values())
 
     def sequences_that_fit(self, most: int) -> int:
         """How many sequences fit in memory at the same time, up to `most`. Always `most` if loading was forced."""

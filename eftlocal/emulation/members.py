@@ -12,7 +12,7 @@ from eftlocal.catalog import models as catalog
 from eftlocal.decoding.settings import Settings
 from eftlocal.engine.workers import MemberSpec
 from eftlocal.errors import ModelFileError, SettingError, ViewError
-from eftlocal.runtime import gguf, vocab
+from eftlocal.runtime import adapters, gguf, vocab
 from eftlocal.runtime.plan.machine import Machine
 from eftlocal.runtime.plan.memory import Cache
 from eftlocal.runtime.plan.placement import Member, Plan, Wishes, plan
@@ -62,6 +62,12 @@ class Members:
             prefix = f"{reward.name}." if len(self.rewards) > 1 else ""
             roles |= {f"{prefix}tuned": reward.tuned, f"{prefix}reference": reward.reference}
         return roles
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line for each adapter of which llama.cpp does not use everything."""
+        notes = dict.fromkeys(_note(spec) for spec in self.specs)
+        return tuple(note for note in notes if note is not None)
 
     def mix(self, settings: Settings) -> Mix:
         """The members' weights under these settings. Raises SettingError for an unknown reward or role."""
@@ -137,6 +143,17 @@ def _adapter(spec: MemberSpec) -> gguf.Header | None:
         return None
 
 
+def _note(spec: MemberSpec) -> str | None:
+    """What llama.cpp does not use of the model's adapter, as a line; None if there is no such thing."""
+    if (adapter := _adapter(spec)) is None or not (names := adapters.unused(adapter, spec.header)):
+        return None
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return (
+        f"{adapter.path.name}, the adapter of {spec.model or spec.name}, works only in part: llama.cpp does not apply "
+        f"what it changes in {shown}."
+    )
+
+
 def _trained(spec: MemberSpec) -> int:
     """The context in tokens that the model was trained for; 4,096 if its file does not say it."""
     value = spec.header.metadata.get(f"{spec.header.architecture}.context_length")
@@ -153,9 +170,12 @@ class Found:
 
 def on_this_machine(model: catalog.Model) -> Found:
     """Find and check the model's files on this machine. Raises CatalogError if they are missing, and ModelFileError."""
-    if (lora := catalog.local_lora(model)) is not None:
-        gguf.check_lora(lora[0])
-    return Found(gguf.check(catalog.local_path(model)), lora)
+    lora = catalog.local_lora(model)
+    adapter = None if lora is None else gguf.check_lora(lora[0])
+    header = gguf.check(catalog.local_path(model))
+    if adapter is not None:
+        adapters.must_fit(adapter, header)
+    return Found(header, lora)
 
 
 def assemble(

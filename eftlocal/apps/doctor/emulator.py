@@ -40,7 +40,7 @@ def examine(models: Path | None, name: str) -> Iterator[Finding]:
         with Emulator.load(name, models=cat, max_tokens=1) as loaded:
             yield Finding(step, "ok", f"loaded in {loaded.load_s:.1f} s")
             for note in loaded.notes:
-                yield Finding("device", "note", note)
+                yield Finding("load", "note", note)
             step = "first token"
             reply = loaded.generate(QUESTION)
             yield Finding(step, "ok", f"{reply.text!r} after {reply.ttft_s or 0:.2f} s")

@@ -134,6 +134,7 @@ def _json(emulator: catalog.Emulator, files: Sequence[Mapping[str, object]], fou
         "roles": [] if members is None else [_role(r, m, members) for r, m in members.roles.items()],
         "views": {} if members is None else _views(emulator, members),
         "vocabulary": found.vocabulary,
+        "notes": [] if members is None else members.notes,
         "memory": None if found.memory is None else found.memory.as_json(),
         "problem": None if found.problem is None else str(found.problem),
     }
@@ -164,6 +165,8 @@ def _print(emulator: catalog.Emulator, files: Sequence[Mapping[str, object]], fo
     out.print(table)
     out.print()
     out.print(printable(f"vocabulary: {found.vocabulary}"))
+    for note in members.notes:
+        out.print(printable(f"note: {note}"))
     if found.memory is not None:
         out.print(printable(f"memory: {found.memory.line}"))
         for line in found.memory.advice:
