@@ -5,7 +5,6 @@
 failure is a ModelFileError of one line: the file, what was found and what was expected.
 """
 
-import math
 import mmap
 import re
 import stat
@@ -17,24 +16,12 @@ from typing import Final
 from eftlocal.errors import ModelFileError
 from eftlocal.runtime.gguf_arrays import Array
 from eftlocal.runtime.gguf_header import MAX_HEADER, Header, HeaderIncompleteError, Tensor, parse
+from eftlocal.runtime.gguf_limits import check_numbers
 from eftlocal.text import printable
 
 Read = Callable[[Path], Header]
 
 __all__ = ["Array", "Header", "HeaderIncompleteError", "Read", "Tensor", "check", "check_lora", "parse", "read"]
-
-# Numbers that llama.cpp asserts, so that it aborts on others, or that it multiplies in 32 bits, so that large ones wrap
-# around and pass its own checks (src/llama-model.cpp, load_hparams). In the file, the architecture's name precedes the
-# key.
-LIMITS: Final = {
-    "block_count": (1, 512),  # LLAMA_MAX_LAYERS
-    "attention.head_count": (0, 65_535),
-    "attention.head_count_kv": (0, 65_535),
-    "attention.key_length": (0, 65_535),
-    "attention.value_length": (0, 65_535),
-    "attention.sliding_window": (0, 1 << 30),
-}
-EPSILONS: Final = ("layer_norm_rms_epsilon", "layer_norm_epsilon", "group_norm_epsilon")
 
 # Types that llama.cpp's operations on weights do not support: integers are indices, and Q8_1 and Q8_K are only for
 # intermediate results of a product.
@@ -70,7 +57,7 @@ def check(path: Path, read: Read = read) -> Header:
     first = read(path)
     parts = list(_parts(first, read))
     _must_be_a_model(first, any(part.tensors for part in parts))
-    _check_sizes(first)
+    check_numbers(first)
     _check_tokenizer(first)
     tensors = tuple(replace(tensor, shard=i) for i, part in enumerate(parts) for tensor in part.tensors)
     _check_types(path, tensors)
@@ -120,47 +107,6 @@ def _must_be_a_model(header: Header, weights: bool) -> None:
 def _must_name_an_architecture(header: Header) -> None:
     if not header.architecture:
         raise ModelFileError(f"{header.path}: has no architecture, expected the metadata key general.architecture")
-
-
-def _check_sizes(header: Header) -> None:
-    """Checks the numbers on which llama.cpp would abort the process or never finish."""
-    for key, (least, most) in LIMITS.items():
-        _must_lie(header, key, _integers(header, key), least, most)
-    heads = max(_integers(header, "attention.head_count"), default=0)
-    for swa in ("", "_swa"):  # the sliding-window layers may have values of their own
-        sizes = _integers(header, f"attention.key_length{swa}") or _integers(header, "attention.key_length")
-        if not sizes and heads:
-            sizes = [size // heads for size in _integers(header, "embedding_length")]
-        rotated = _integers(header, f"rope.dimension_count{swa}")
-        _must_lie(header, f"rope.dimension_count{swa}", rotated, 2, max(sizes, default=65_535))
-        if odd := [n for n in rotated if n % 2]:
-            raise _wrong(header, f"rope.dimension_count{swa}", odd[0], "an even number")
-    for epsilon in EPSILONS:
-        value = header.metadata.get(f"{header.architecture}.attention.{epsilon}")
-        if isinstance(value, float) and not 0 <= value < math.inf:
-            raise _wrong(header, f"attention.{epsilon}", value, "0 or more")
-    experts = max(_integers(header, "expert_count"), default=0)
-    used = _integers(header, "expert_used_count") or [0]
-    _must_lie(header, "expert_used_count", used, min(experts, 1), experts)
-
-
-def _integers(header: Header, key: str) -> list[int]:
-    """Returns the value of one of the architecture's keys as a list: one integer, or one for each layer."""
-    value = header.metadata.get(f"{header.architecture}.{key}")
-    if isinstance(value, Array) and value.type in ("u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64"):
-        return [int(n) for n in value.values().tolist()]
-    return [value] if isinstance(value, int) else []
-
-
-def _must_lie(header: Header, key: str, values: Iterable[int], least: int, most: int) -> None:
-    for value in values:
-        if not least <= value <= most:
-            raise _wrong(header, key, value, f"{least:,} to {most:,}")
-
-
-def _wrong(header: Header, key: str, value: float, expected: str) -> ModelFileError:
-    name = f"{header.architecture}.{key}"
-    return ModelFileError(printable(f"{header.path}: damaged: {name} is {value:,}, expected {expected}"))
 
 
 def _check_types(path: Path, tensors: Iterable[Tensor]) -> None:

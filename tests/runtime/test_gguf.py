@@ -44,7 +44,7 @@ def write(
     """
     writer = GGUFWriter(path, "llama", split_max_tensors=parts_of)
     writer.add_name("tiny")
-    for key, value in {"block_count": 1, **sizes}.items():
+    for key, value in {"block_count": 1, "embedding_length": 64, "attention.head_count": 4, **sizes}.items():
         writer.add_uint32(f"llama.{key}", value)
     writer.add_float64("test.f64", 0.5)
     writer.add_bool("test.bool", True)
@@ -421,8 +421,8 @@ def test_sizes_on_which_llama_cpp_would_abort(tmp_path: Path) -> None:
     assert "block_count is 513, expected 1 to 512" in problem(write(path, sizes={"block_count": 513}))
     assert "dimension_count is 3, expected an even number" in problem(write(path, sizes={"rope.dimension_count": 3}))
     assert "expert_used_count is 0, expected 1 to 8" in problem(write(path, sizes={"expert_count": 8}))
-    assert "expert_used_count is 1, expected 0 to 0" in problem(write(path, sizes={"expert_used_count": 1}))
-    wider = whole | {"attention.key_length": 32, "rope.dimension_count": 32}
+    assert "expert_used_count is 1, expected 0" in problem(write(path, sizes={"expert_used_count": 1}))
+    wider = whole | {"attention.key_length": 32, "attention.value_length": 32, "rope.dimension_count": 32}
     assert check(write(path, sizes=wider)).metadata["llama.rope.dimension_count"] == 32
 
 
