@@ -1,7 +1,7 @@
 """`eftlocal show NAME`: shows an emulator's models, how each member sees a conversation, and whether it fits here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.table import Column, Table
 
@@ -13,6 +13,7 @@ from eftlocal.apps.store.survey import held, models_of
 from eftlocal.catalog import models as catalog
 from eftlocal.emulation.members import Members, assemble
 from eftlocal.errors import EftError
+from eftlocal.runtime import trial
 from eftlocal.runtime.views import Message
 from eftlocal.runtime.vocab import Vocabulary
 from eftlocal.text import printable
@@ -25,7 +26,7 @@ MOST_DIFFERING = 20  # special tokens that differ and are shown, at most
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is known of an emulator. `problem` is the error that kept the rest from being known."""
+    """What is known of an emulator. `problem` is the error that keeps it from loading, or the rest from being known."""
 
     members: Members | None
     memory: Memory | None
@@ -56,9 +57,15 @@ def _look(cat: catalog.Catalog, emulator: catalog.Emulator) -> Findings:
     afar = Afar()
     try:
         members = assemble(cat, emulator, find=afar.find)
-        return Findings(members, memory(emulator, members), _vocabulary(members), None)
+        found = Findings(members, memory(emulator, members), _vocabulary(members), None)
     except EftError as error:
         return Findings(None, None, None, error)
+    try:
+        for spec in members.specs:
+            trial.must_survive(spec.header)
+    except EftError as error:
+        return replace(found, problem=error)
+    return found
 
 
 def _vocabulary(members: Members) -> str:

@@ -10,6 +10,7 @@ import llama_cpp as lib
 import numpy as np
 
 from eftlocal.errors import DecodeError, ModelLoadError
+from eftlocal.runtime import trial
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama import devices, library
 from eftlocal.runtime.llama.interrupt import interruptible
@@ -19,12 +20,14 @@ from eftlocal.runtime.plan.placement import Offload
 class Model:
     """The weights and the tokenizer of one GGUF file. They are loaded once, and contexts share them.
 
-    `header` comes from gguf.check, so that llama.cpp only opens files that were checked. Raises ModelLoadError, with
-    llama.cpp's reason, when the file cannot be loaded.
+    `header` comes from gguf.check, so that llama.cpp only opens files that were checked. A file with anything that is
+    not known to be safe is tried in another process first. Raises ModelLoadError, with llama.cpp's reason, when the
+    file cannot be loaded.
     """
 
     def __init__(self, header: Header, offload: Offload | None = None) -> None:
         """Loads the weights. `offload` says which layers go to devices; None lets llama.cpp offload all if it can."""
+        trial.must_survive(header)
         library.start()
         path = header.path
         library.recent.clear()

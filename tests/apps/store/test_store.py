@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import families
 from tests.apps.store.conftest import World
 from tests.families import Family
 
@@ -48,6 +49,17 @@ def test_show_says_what_it_cannot_know(world: World) -> None:
     assert done.err.startswith("eftlocal: cannot reach") and done.err.count("\n") == 2
     found = world.run("show", "tiny", "--json")
     assert found.code == 1 and json.loads(found.out)["problem"].startswith("cannot reach")
+
+
+def test_show_and_doctor_say_that_llama_cpp_aborts_on_a_model(world: World) -> None:
+    path = world.catalog.with_name("own.gguf")
+    families.write_model(path, seed=1, architecture="internlm2", n_head_kv=3)
+    said = f"{path}: llama.cpp ended the process in which this file was tried (ggml.c:"
+    for command in ("show", "doctor"):
+        done = world.run(command, "here")
+        assert done.code == 1 and said in (done.out + done.err).replace("\n      ", " ").replace("\n", "")
+    shown = json.loads(world.run("show", "here", "--json").out)
+    assert shown["problem"].startswith(said) and [role["architecture"] for role in shown["roles"]] == ["internlm2"]
 
 
 def test_show_of_a_model_is_about_that_model(world: World) -> None:
