@@ -87,10 +87,7 @@ class Context:
                 lib.llama_free(handle)
             raise
         if not handle:
-            raise ModelLoadError(
-                f"{model.path}: llama.cpp could not create a context of {n_ctx} tokens x {n_seq}: {library.reason()}",
-                "A smaller context (--ctx) needs less memory.",
-            )
+            raise _not_created(model.path, f"{n_ctx} tokens x {n_seq}", kv_type)
         self._handle = handle
         self._memory = lib.llama_get_memory(handle)
         self.n_ctx = min(n_ctx, int(lib.llama_n_ctx_seq(handle)))
@@ -240,6 +237,15 @@ class Context:
         if self._handle:
             lib.llama_free(self._handle)
             self._handle = None
+
+
+def _not_created(path: Path, size: str, kv_type: str) -> ModelLoadError:
+    """Returns the error for a context that llama.cpp refused, with a hint for its reason."""
+    problem = f"{path}: llama.cpp could not create a context of {size}"
+    if blocks := [line for line in library.recent if "with block size" in line]:  # llama_init_from_model
+        hint = "Use --kv-type f16: this model's heads cannot be stored in the blocks of that type."
+        return ModelLoadError(f"{problem} with a KV cache of type {kv_type}: {blocks[0]}", hint)
+    return ModelLoadError(f"{problem}: {library.reason()}", "A smaller context (--ctx) needs less memory.")
 
 
 def _batch(

@@ -333,3 +333,10 @@ def test_a_batch_of_a_device_has_no_more_rows_of_logits_than_one_of_the_cpu(
         wide.feed([Feed(0, [5] * 150, MAX_ROWS + 1)])
     wide.close()
     model.close()
+
+
+def test_a_cache_type_that_the_heads_do_not_fit_is_told_with_the_type_that_does(model: Model) -> None:
+    with pytest.raises(ModelLoadError, match=r"cache of type q8_0: .*block size 32 .*n_embd_head_k=16") as caught:
+        Context(model, n_ctx=64, kv_type="q8_0")
+    assert caught.value.hint is not None and caught.value.hint.startswith("Use --kv-type f16")
+    Context(model, n_ctx=64, kv_type="f16").close()
