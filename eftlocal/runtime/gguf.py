@@ -134,6 +134,10 @@ def _parts(first: Header, read: Read) -> Iterator[Header]:
     named = re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", first.path.name)
     stem = named[1] if named else first.path.stem
     names = [f"{stem}-{i + 1:05}-of-{count:05}.gguf" for i in range(count)]
+    if first.end < first.file_bytes:  # llama.cpp would look for the other shards, and not read on
+        more = f"{first.file_bytes - first.end:,} bytes follow the tensors of shard {number + 1} of {count}"
+        hint = "Join shards with `llama-gguf-split --merge`, or keep them apart under their own names."
+        raise ModelFileError(f"{first.path}: {more}, as when shards are put together into one file", hint)
     if number != 0:
         raise ModelFileError(f"{first.path}: is shard {number + 1} of {count}, expected the first, {names[0]}")
     if first.path.name != names[0] or "split.no" not in first.metadata:

@@ -73,7 +73,10 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Header:
-    """The metadata and the list of tensors of a GGUF file. From `gguf.check`: of all shards of the model together."""
+    """The metadata and the list of tensors of a GGUF file. From `gguf.check`: of all shards of the model together.
+
+    `end` is where the last tensor and its padding end in the file; 0 if it is unknown.
+    """
 
     path: Path
     version: int
@@ -81,6 +84,7 @@ class Header:
     tensors: tuple[Tensor, ...]
     file_bytes: int
     shards: tuple[Path, ...]
+    end: int = 0
 
     @property
     def architecture(self) -> str:
@@ -116,9 +120,12 @@ def parse(data: Data, total: int, path: Path) -> Header:
     alignment = _value(data, spans["general.alignment"]) if "general.alignment" in spans else 32
     assert isinstance(alignment, int)
     tensors = _tensors(cursor, n_tensors, alignment)
+    end = _aligned(tensors[-1].offset + tensors[-1].n_bytes if tensors else cursor.at, alignment)
     # Values are copied only now, after the whole header was found to be valid.
     metadata = {key: _value(data, span) for key, span in spans.items()}
-    return Header(path=path, version=version, metadata=metadata, tensors=tensors, file_bytes=total, shards=(path,))
+    return Header(
+        path=path, version=version, metadata=metadata, tensors=tensors, file_bytes=total, shards=(path,), end=end
+    )
 
 
 class _Cursor:

@@ -528,3 +528,17 @@ def test_parts_that_do_not_belong_together(split: list[Path]) -> None:
 def test_a_renamed_first_part(split: list[Path]) -> None:
     renamed = split[0].rename(split[0].with_name("model.gguf"))
     assert "is shard 1 of 3, expected the file name model-00001-of-00003.gguf" in problem(renamed)
+
+
+def test_shards_that_were_put_together_into_one_file_are_told(split: list[Path], tmp_path: Path) -> None:
+    joined = tmp_path / "joined.gguf"
+    joined.write_bytes(b"".join(part.read_bytes() for part in split))
+    more = joined.stat().st_size - split[0].stat().st_size
+    said = f"{more:,} bytes follow the tensors of shard 1 of 3, as when shards are put together into one file"
+    assert said in problem(joined)
+    for part in split[1:]:
+        part.unlink()
+    assert said in problem(joined.rename(split[0]))  # whatever its name
+    with pytest.raises(ModelFileError) as caught:
+        check(split[0])
+    assert caught.value.hint is not None and "llama-gguf-split --merge" in caught.value.hint
