@@ -4,6 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack, get_type_hints
@@ -15,6 +16,8 @@ from eftlocal.errors import SettingError
 from eftlocal.text import printable
 
 if TYPE_CHECKING:
+    from datetime import date as DateType  # noqa: N812 - a field of Options is named date
+
     from eftlocal.catalog.models import Catalog
     from eftlocal.decoding.settings import Dials
     from eftlocal.emulation.emulator import Emulator
@@ -257,6 +260,15 @@ class Options:
             help="End the answer before this string; repeat the option for more strings.", rich_help_panel=ANSWER
         ),
     ] = None
+    date: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            metavar="YYYY-MM-DD",
+            help="Date that chat templates see (default: today; an output that is continued keeps its date).",
+            rich_help_panel=ANSWER,
+        ),
+    ] = None
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the log of llama.cpp.")] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False
 
@@ -275,16 +287,25 @@ class Options:
             print(INSTEAD.format(wanted=printable(cat.default[0]), name=printable(instead)), file=sys.stderr)
         return cat, emulator
 
-    def load(self, catalog: "Catalog", emulator: str | None, **more: "Unpack[Dials]") -> "Emulator":
+    @property
+    def day(self) -> "DateType | None":
+        """The date that was given."""
+        return None if self.date is None else self.date.date()
+
+    def load(
+        self, catalog: "Catalog", emulator: str | None, *, day: "DateType | None" = None, **more: "Unpack[Dials]"
+    ) -> "Emulator":
         """Load the emulator of that name (None: the default) with these options; `more` overrides its settings.
 
-        Raises what `Emulator.load` raises.
+        `day` is the date that chat templates see; None is the option's. Raises what `Emulator.load` raises.
         """
         from eftlocal.emulation.emulator import Emulator
 
-        return Emulator(self.load_members(catalog, emulator, **more))
+        return Emulator(self.load_members(catalog, emulator, day=day, **more))
 
-    def load_members(self, catalog: "Catalog", emulator: str | None, **more: "Unpack[Dials]") -> "Loaded":
+    def load_members(
+        self, catalog: "Catalog", emulator: str | None, *, day: "DateType | None" = None, **more: "Unpack[Dials]"
+    ) -> "Loaded":
         """The same emulator's members on an engine, for `bench`, which measures the engine."""
         from eftlocal.emulation.loading import load
         from eftlocal.runtime.llama.library import set_verbose
@@ -301,13 +322,18 @@ class Options:
             main_gpu=self.main_gpu,
             split=self.split,
             force=self.force,
+            date=day or self.day,
             **(self.dials() | more),
         )
 
-    def load_and_tell(self, catalog: "Catalog", emulator: str | None, **more: "Unpack[Dials]") -> "Emulator":
+    def load_and_tell(
+        self, catalog: "Catalog", emulator: str | None, *, day: "DateType | None" = None, **more: "Unpack[Dials]"
+    ) -> "Emulator":
         """Load as `load` does, and print the emulator's notes on stderr: what went differently than planned."""
-        loaded = self.load(catalog, emulator, **more)
+        loaded = self.load(catalog, emulator, day=day, **more)
         tell(loaded.notes)
+        if self.date is not None and loaded.members.date is None:
+            tell([f"--date has no effect: no chat template of {loaded.name} asks for the date."])
         return loaded
 
     def dials(self) -> "Dials":

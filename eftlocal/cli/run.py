@@ -159,11 +159,12 @@ def generate(
         system=system,
         raw=raw,
         quiet=quiet,
+        date=options.day,
         samples=samples,
         parallel=parallel,
         ordered=not unordered,
     )
-    return batch.generate(lambda: options.load_and_tell(*options.catalog(emulator), **dials), wanted)
+    return batch.generate(lambda day: options.load_and_tell(*options.catalog(emulator), day=day, **dials), wanted)
 
 
 @app.command()
@@ -210,9 +211,10 @@ def score(
         system=system,
         raw=raw,
         quiet=quiet,
+        date=options.day,
         tokens=tokens,
     )
-    return batch.score(lambda: options.load_and_tell(*options.catalog(emulator)), wanted)
+    return batch.score(lambda day: options.load_and_tell(*options.catalog(emulator), day=day), wanted)
 
 
 @app.command()

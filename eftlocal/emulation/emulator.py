@@ -84,6 +84,7 @@ class Emulator:
         main_gpu    number of the device that is filled first
         split       how to use several devices: "none" (each model on one), "layer", "row", or proportions like "3,1"
         force       load also if the memory is too small
+        date        the date that chat templates see; None is today
         others      settings that differ from the emulator's: the fields of `Settings` and `Sampling`
 
         Raises CatalogError, ModelFileError, FitError, ModelLoadError, VocabularyError, ViewError or SettingError.

@@ -1,5 +1,6 @@
 """Loads an emulator by name: its members on an engine, and its settings."""
 
+import datetime
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class LoadOptions(Dials, total=False):
     main_gpu: int | None
     split: str | None
     force: bool
+    date: datetime.date | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ def load(name: str | None, **options: Unpack[LoadOptions]) -> Loaded:
     cat = models if isinstance(models, catalog.Catalog) else catalog.load(None if models is None else Path(models))
     emulator = cat.emulator(name)
     cat.must_be_here(emulator)
-    members = assemble(cat, emulator)
+    members = assemble(cat, emulator, date=options.get("date"))
     if kv_type not in KV_TYPES:
         raise SettingError(f"kv_type is {kv_type!r}; it must be one of {', '.join(KV_TYPES)}.")
     threads = options.get("threads")

@@ -1,7 +1,8 @@
 """The members of an emulator: which model files take part, in which roles, and with which views."""
 
+import datetime
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from eftlocal.catalog import models as catalog
 from eftlocal.decoding.settings import Settings
 from eftlocal.engine.workers import MemberSpec
 from eftlocal.errors import ModelFileError, SettingError, ViewError
-from eftlocal.runtime import adapters, gguf, vocab
+from eftlocal.runtime import adapters, gguf, templates, vocab
 from eftlocal.runtime.plan.machine import Machine
 from eftlocal.runtime.plan.memory import Cache
 from eftlocal.runtime.plan.placement import Member, Plan, Wishes, plan
@@ -62,6 +63,11 @@ class Members:
             prefix = f"{reward.name}." if len(self.rewards) > 1 else ""
             roles |= {f"{prefix}tuned": reward.tuned, f"{prefix}reference": reward.reference}
         return roles
+
+    @property
+    def date(self) -> datetime.date | None:
+        """The date that templates were given; None if none asks for the date, or if they see today's."""
+        return next((view.date for view in self.views if templates.asks_for_date(view.template)), None)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -183,10 +189,11 @@ def assemble(
     emulator: catalog.Emulator,
     *,
     find: Callable[[catalog.Model], Found] = on_this_machine,
+    date: datetime.date | None = None,
 ) -> Members:
     """Assemble the members of `emulator`: check files, compare vocabularies, resolve views. No weights are loaded.
 
-    `find` gives each model's header; the default reads the file on this machine.
+    `find` gives each model's header; the default reads the file on this machine. `date` is what templates see as today.
     Raises CatalogError, ModelFileError, VocabularyError or ViewError.
     """
     files = {name: find(cat.model(name)) for name in emulator.models}
@@ -204,7 +211,7 @@ def assemble(
             gpu_layers=model.gpu_layers,
             model=name,
         )
-        view = _view(role, name, reward, emulator, headers)
+        view = replace(_view(role, name, reward, emulator, headers), date=date)
         for i, (other, others_view) in enumerate(found):
             if other.header is spec.header and other.lora == spec.lora and others_view == view:
                 return i

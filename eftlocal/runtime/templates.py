@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime, time
 from functools import cache
 from itertools import product
 from typing import Final, NoReturn
@@ -16,34 +16,50 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from eftlocal.errors import ViewError
 
-__all__ = ["render"]
+__all__ = ["asks_for_date", "render"]
 
 NOTHING: Final[Mapping[str, object]] = {"tools": None, "documents": None}  # what transformers gives without any
 PROBE: Final = "eftlocal"
 
 
-def render(template: str, turns: Sequence[tuple[str, str]], variables: Mapping[str, object]) -> str:
+class RefusedError(ViewError):
+    """A template refused the conversation by calling raise_exception. Another form of it would not be right either."""
+
+
+def render(
+    template: str, turns: Sequence[tuple[str, str]], variables: Mapping[str, object], day: date | None = None
+) -> str:
     """Renders (role, text) turns, up to where the next answer starts. Raises ViewError.
 
+    `strftime_now` gives the midnight of `day`; None is the present.
     A template that cannot be rendered as transformers does is rendered in another way: with contents as lists of
     parts, as templates of models that also see images read them, or without the variables `tools` and `documents`.
     """
+    if day is not None:
+        variables = {"strftime_now": datetime.combine(day, time()).strftime, **variables}
     first: ViewError | None = None
     for form, nothing in product(_forms(template), (NOTHING, {})):
         messages = [{"role": role, "content": form(text)} for role, text in turns]
         try:
             return _written(template, messages, {**nothing, **variables})
+        except RefusedError:
+            raise
         except ViewError as error:
             first = first or error
     assert first is not None
     raise first
 
 
+def asks_for_date(template: str) -> bool:
+    """Whether what a template writes may depend on the date."""
+    return "strftime_now" in template
+
+
 def _written(template: str, messages: Sequence[Mapping[str, object]], variables: Mapping[str, object]) -> str:
     try:
         return _compiled(template).render(messages=messages, add_generation_prompt=True, **variables)
     except _RefusalError as refusal:
-        raise ViewError(
+        raise RefusedError(
             f"The chat template refuses this conversation: {_line(refusal)}", "Another view may accept it."
         ) from None
     except jinja2.TemplateSyntaxError as error:
@@ -67,9 +83,10 @@ def _forms(template: str) -> Sequence[Callable[[str], object]]:
     def writes(content: object, nothing: Mapping[str, object]) -> bool:
         try:
             variables = {**nothing, "bos_token": "", "eos_token": ""}
-            return PROBE in _written(template, [{"role": "user", "content": content}], variables)
+            written = _written(template, [{"role": "user", "content": content}], variables)
         except ViewError:
             return False
+        return PROBE in written and not re.search("['\"]type['\"]", written)  # not a list that is shown as a list
 
     return [f for f in (_text, _parts) if writes(f(PROBE), NOTHING) or writes(f(PROBE), {})] or [_text]
 
@@ -96,7 +113,7 @@ def _line(error: Exception) -> str:
 
 
 class _RefusalError(Exception):
-    """A template refused the conversation by calling raise_exception."""
+    """Raised inside a template by raise_exception."""
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -4,6 +4,7 @@ Each view is a template; `transcript` and `raw` are defined here. Text that a us
 tokens. An answer that the emulator generated keeps the token ids that it was generated as.
 """
 
+import datetime
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,12 +66,14 @@ class View:
     variables  the template's variables: bos_token, eos_token, the emulator's template_args
     stops      stop strings that belong to the template
     system     a system text that replaces the conversation's, for this member only; None: no replacement
+    date       the date that the template sees; None: today
     """
 
     template: str
     variables: Mapping[str, object]
     stops: tuple[str, ...] = ()
     system: str | None = None
+    date: datetime.date | None = None
 
     def prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         """Returns the tokens of the conversation, up to where the next answer starts.
@@ -138,7 +141,7 @@ class View:
     def _render(self, messages: Sequence[Message], texts: Sequence[str]) -> str:
         """Renders the messages with these texts. Raises ViewError."""
         turns = [(message.role, text) for message, text in zip(messages, texts, strict=True)]
-        return templates.render(self.template, turns, self.variables)
+        return templates.render(self.template, turns, self.variables, self.date)
 
 
 def _id(token: int | None) -> int:

@@ -121,6 +121,33 @@ def test_raw_and_system_reach_the_models(run: Run) -> None:
     assert all(system[role] > plain[role] for role in ROLES)
 
 
+def test_the_date_reaches_the_templates_and_stays_with_a_files_output(run: Run, family: Family, tmp_path: Path) -> None:
+    dated = write_catalog(
+        tmp_path,
+        {"base": family.base},
+        base="base",
+        views={"base": {"template": "{{ strftime_now('%B') }}: {{ messages[0].content }}"}},
+    )
+
+    def read(*words: str) -> dict[str, int]:
+        counted: dict[str, int] = json.loads(run("generate", "--json", "Hi", *words, models=dated).out)["usage"]
+        return counted
+
+    assert read("--date", "2024-05-01") != read("--date", "2024-09-01") == read("--date", "2025-09-30")
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    for n, words in ((1, ["--date", "2024-05-01"]), (2, [])):
+        source.write_text('{"prompt": "Hi"}\n' * n)
+        assert run("generate", "-i", str(source), "-o", str(out), *words, models=dated).code == 0
+    days = [json.loads(line)["settings"]["date"] for line in out.read_text().splitlines()]
+    assert days == ["2024-05-01"] * 2
+
+
+def test_a_date_that_no_template_asks_for_is_told(run: Run) -> None:
+    done = run("generate", "hi", "--date", "2024-05-01")
+    assert done.code == 0 and done.out == run("generate", "hi").out
+    assert done.err == "eftlocal: --date has no effect: no chat template of e asks for the date.\n"
+
+
 def test_mix_and_beta_are_the_same_dial_for_one_reward(run: Run) -> None:
     assert run("generate", "Hello", "--mix", "kind=0.5").out == run("generate", "Hello", "--beta", "0.5").out
     off = run("generate", "Hello", "--mix", "kind=2", "--beta", "0")
@@ -229,6 +256,7 @@ def test_a_models_toml_that_is_not_there_is_an_error(run: Run, tmp_path: Path) -
         ["generate", "hi", "--beta", "much"],
         ["generate", "hi", "--no-such-option"],
         ["generate", "one", "two"],
+        ["generate", "hi", "--date", "tomorrow"],
         ["score", "--prompt", "x"],
         ["generate", "hi", "-o", "out.jsonl"],
         ["generate", "hi", "-n", "4"],

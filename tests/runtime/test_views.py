@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
@@ -365,10 +366,38 @@ def test_a_template_that_reads_both_forms_gets_strings() -> None:
     assert shown(view(template).prompt(Bytes(), user("a"))) == "a"
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('no') if m == 'a' else m }}",
+        "{{ raise_exception('no') if m == 'a' else (m if m is string else m[0].text) }}",
+        "{{ raise_exception('no') if m == 'a' and tools is none else m }}",
+    ],
+)
+def test_a_refusal_holds_for_each_form_of_a_conversation(template: str) -> None:
+    with pytest.raises(ViewError, match="refuses this conversation: no"):
+        view("{% set m = messages[0].content %}" + template).prompt(Bytes(), user("a"))
+
+
+@pytest.mark.parametrize("shown_as", ["m", "m | tojson", "m | string"])
+def test_a_list_of_parts_that_is_shown_as_a_list_is_no_text(shown_as: str) -> None:
+    template = "{% set m = messages[0].content %}{{ m.strip() + nothing.more if m is string else " + shown_as + " }}"
+    with pytest.raises(ViewError, match="'nothing' is undefined"):
+        view(template).prompt(Bytes(), user("a"))
+
+
 def test_parts_are_no_way_around_an_error() -> None:
     template = "{% for m in messages %}{{ m.content + nothing.more if m.content is string else '' }}{% endfor %}"
     with pytest.raises(ViewError, match="'nothing' is undefined"):
         view(template).prompt(Bytes(), user("a"))
+
+
+def test_a_template_sees_the_views_date_and_without_one_todays() -> None:
+    template = "{{ strftime_now('%Y-%m-%d %H:%M') }}"
+    fixed = View(template=template, variables={}, date=date(2024, 2, 29))
+    assert fixed.text(user("a")) == "2024-02-29 00:00"
+    before, text, after = datetime.now(), view(template).text(user("a")), datetime.now()
+    assert f"{before:%Y-%m-%d %H:%M}" <= text <= f"{after:%Y-%m-%d %H:%M}"
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """`eftlocal generate -i FILE` and `eftlocal score -i FILE`: runs over thousands of prompts, which can be continued."""
 
 from collections.abc import Callable
+from datetime import date
 
 from eftlocal.apps.batch.options import Options
 from eftlocal.apps.batch.runner import run
@@ -10,8 +11,8 @@ from eftlocal.emulation.emulator import Emulator
 __all__ = ["Options", "generate", "score"]
 
 
-def generate(load: Callable[[], Emulator], options: Options) -> int:
-    """Answer every prompt of a file. Returns the exit code (see `run`).
+def generate(load: Callable[[date], Emulator], options: Options) -> int:
+    """Answer every prompt of a file. `load` gets the date that chat templates see. Returns the exit code (see `run`).
 
     Raises EftError for a bad line, for a full disk, and for an output that another run is writing or that was written
     with other settings.
@@ -26,7 +27,7 @@ def generate(load: Callable[[], Emulator], options: Options) -> int:
     return run(load, begin, form, options)
 
 
-def score(load: Callable[[], Emulator], options: Options) -> int:
+def score(load: Callable[[date], Emulator], options: Options) -> int:
     """Score the completions in a file's lines, each after its prompt. Returns and raises as `generate`."""
     form = options.form(scored=True)
     return run(load, lambda emulator, *_: Scores(emulator, form, tokens=options.tokens), form, options)

@@ -1,5 +1,6 @@
 """The options of a run over a file."""
 
+import datetime
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,7 @@ class Options:
     system     the system text for lines that have none
     raw        give prompts to the models unchanged, without a chat template
     quiet      show no progress and no summary
+    date       the date that chat templates see; None is the output's own, and today for a new output
 
     Only for answers:
     samples    answers to each prompt, if its line has no `n`
@@ -43,6 +45,7 @@ class Options:
     system: str | None = None
     raw: bool = False
     quiet: bool = False
+    date: datetime.date | None = None
     samples: int = 1
     parallel: int | None = None
     ordered: bool = True

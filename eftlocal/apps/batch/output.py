@@ -5,6 +5,7 @@ There is no other file beside the output; each line says how it was made.
 """
 
 import contextlib
+import datetime
 import json
 import os
 import stat
@@ -30,12 +31,14 @@ class Earlier:
     done    line number of the input -> (digest of its fields, one bit for each sample that is written)
     first   the first line, to compare it with what this run would write
     seed    the seed that was drawn for lines without their own seed; None if there is no such line
+    date    the date that chat templates saw; None if none asked for it
     failed  how many lines hold an error
     """
 
     done: dict[int, tuple[str, int]] = field(default_factory=dict)
     first: Mapping[str, object] | None = None
     seed: int | None = None
+    date: datetime.date | None = None
     failed: int = 0
 
     def has(self, line: int, sample: int | None = None) -> bool:
@@ -112,8 +115,9 @@ class Output:
             digest, samples = earlier.done.get(index, (str(record["digest"]), 0))
             earlier.done[index] = digest, samples | 1 << sample
             earlier.failed += "error" in record
-            earlier.first = earlier.first or record
             settings = record["settings"]
+            if earlier.first is None:
+                earlier.first, earlier.date = record, _date(settings)
             if earlier.seed is None and isinstance(settings, dict) and record.get("seed") is None:
                 earlier.seed = settings.get("seed")
             self._end = end
@@ -205,6 +209,13 @@ class Output:
             if self._made and error is not None and not self._end:  # leave no empty output behind
                 with contextlib.suppress(OSError):
                     self._path.unlink()
+
+
+def _date(settings: object) -> datetime.date | None:
+    try:
+        return datetime.date.fromisoformat(settings["date"]) if isinstance(settings, dict) else None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _lock(file: BinaryIO, name: str) -> None:

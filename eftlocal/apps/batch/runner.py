@@ -5,6 +5,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import date
 from threading import Event
 from typing import Final, NamedTuple
 
@@ -29,12 +30,14 @@ ANOTHER: Final = "Name another file, or start this one again with --overwrite."
 
 
 def run(
-    load: Callable[[], Emulator], begin: Callable[[Emulator, int, int | None], Work], form: Form, options: Options
+    load: Callable[[date], Emulator], begin: Callable[[Emulator, int, int | None], Work], form: Form, options: Options
 ) -> int:
     """Make the lines that the output does not have yet. Returns 0, 1 if a line failed, or 130 if interrupted.
 
     `begin(emulator, seed, left)` makes the work: `seed` is for lines without their own seed, and `left` is the most
     lines that will be written, or None if this is not known.
+
+    `load(date)` loads the emulator. A continued output keeps its date, so that all its lines have the same prompts.
 
     A regular file is read once before any model is loaded, so that a bad line is reported first. Raises EftError.
     """
@@ -45,7 +48,7 @@ def run(
         earlier = Earlier() if options.overwrite else output.scan()
         total = _read_ahead(source, form, earlier, output, options.on_error) if source.rereadable else None
         done = sum(samples.bit_count() for _, samples in earlier.done.values())
-        with load() as emulator:
+        with load(options.date or earlier.date or date.today()) as emulator:
             drawn = secrets.randbits(32) if earlier.seed is None else earlier.seed
             seed = drawn if emulator.settings.seed is None else emulator.settings.seed
             work = begin(emulator, seed, None if total is None else total - done)

@@ -95,6 +95,8 @@ class _Origin:
         found = {name: value for name, value in found.items() if only is None or name in only}
         if self._form.raw:
             found["raw"] = True
+        elif (day := self._emulator.members.date) is not None:
+            found["date"] = day.isoformat()
         system = (
             self._emulator.members.system if self._form.system is None and not self._form.raw else self._form.system
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from types import SimpleNamespace, TracebackType
 from typing import Any, cast
 
@@ -32,7 +33,6 @@ class Scripted:
     betas: Mapping[str, float] = {"kind": 1.0}
     context = 512
     kv_type = "f32"
-    members = SimpleNamespace(specs=(), views=(), system=None)
 
     def __init__(self, *, parallel: int = 4, on_step: Callable[[int], None] = lambda _: None, **dials: Any) -> None:
         self.settings = Settings().turned(**dials)
@@ -42,6 +42,12 @@ class Scripted:
         self.closed = False
         self.places = 0  # `parallel` of the last run
         self.most = 0  # the most jobs that ran at the same time
+        self.dated = False  # whether a chat template asks for the date
+        self.members = SimpleNamespace(specs=(), views=(), system=None, date=None)
+
+    def load(self, day: date) -> Emulator:
+        self.members.date = day if self.dated else None
+        return cast(Emulator, self)
 
     def batch(self, parallel: int | None = None) -> ScriptedBatch:
         self.places = parallel or self.parallel

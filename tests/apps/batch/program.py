@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from datetime import date
 from typing import Any
 
 from eftlocal.apps import batch
@@ -33,10 +34,10 @@ def main(source: str, target: str, *given: str) -> int:
     if (user := values.pop("user", None)) is not None:
         os.setuid(user)
 
-    def load() -> Emulator:
+    def load(day: date) -> Emulator:
         if kind == "scripted":
-            return Scripted(on_step=lambda _: time.sleep(step), **values).__enter__()
-        return Emulator.load(kind, threads=1, kv_type="f32", **values)
+            return Scripted(on_step=lambda _: time.sleep(step), **values).load(day)
+        return Emulator.load(kind, threads=1, kv_type="f32", date=day, **values)
 
     try:
         return work(load, over(source, target, **options))

@@ -71,7 +71,7 @@ def test_answers_are_those_that_single_calls_give(tmp_path: Path, out: Path) -> 
     lines += [{"prompt": text, "seed": i, "temperature": 1.0, "max_tokens": 6} for i, text in enumerate(asked[16:])]
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert batch.generate(lambda: Emulator.load("demo", kv_type="f32"), over(path, out, quiet=True)) == 0
+    assert batch.generate(lambda _: Emulator.load("demo", kv_type="f32"), over(path, out, quiet=True)) == 0
     written = [json.loads(line) for line in out.read_text().splitlines()]
     with Emulator.load("demo", kv_type="f32") as emulator:
         for text, line, got in zip(asked, lines, written, strict=True):
@@ -87,7 +87,7 @@ def test_a_constraint_and_log_probabilities_are_told(tmp_path: Path, out: Path) 
     path.write_text(f"{questions()[0].text}\n{questions()[1].text}\n")
     choice = Constraint.choice(["yes", "no"])
 
-    def load() -> Emulator:
+    def load(_: object) -> Emulator:
         return Emulator.load("demo", constraint=choice, logprobs=2)
 
     assert batch.generate(load, over(path, out, quiet=True)) == 0
@@ -100,14 +100,14 @@ def test_a_constraint_and_log_probabilities_are_told(tmp_path: Path, out: Path) 
         assert set(token) == {"id", "text", "logprob", "base", "rewards", "top"} and len(token["top"]) == 2
     assert batch.generate(load, over(path, out, quiet=True)) == 0
     with pytest.raises(EftError, match="made with constraint "):
-        batch.generate(lambda: Emulator.load("demo", logprobs=2), over(path, out, quiet=True))
+        batch.generate(lambda _: Emulator.load("demo", logprobs=2), over(path, out, quiet=True))
 
 
 def test_scores_are_those_that_single_calls_give(tmp_path: Path, out: Path) -> None:
     path = tmp_path / "in.jsonl"
     pairs = [(question.text, ["That would be Asia.", question.answers[0]]) for question in questions()[:8]]
     path.write_text("".join(json.dumps({"prompt": p, "completions": c}) + "\n" for p, c in pairs))
-    assert batch.score(lambda: Emulator.load("demo", kv_type="f32"), over(path, out, quiet=True)) == 0
+    assert batch.score(lambda _: Emulator.load("demo", kv_type="f32"), over(path, out, quiet=True)) == 0
     with Emulator.load("demo", kv_type="f32") as emulator:
         for (prompt, completions), line in zip(pairs, out.read_text().splitlines(), strict=True):
             for completion, found in zip(completions, json.loads(line)["scores"], strict=True):
@@ -315,7 +315,7 @@ def test_a_read_only_folder_or_file_is_told(locked_folder: Path, name: str) -> N
 def test_a_place_that_is_none_is_told(source: Path, tmp_path: Path) -> None:
     for target, reason in ((tmp_path / "no" / "out.jsonl", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(EftError, match=f"cannot be written: {reason}"):
-            batch.generate(Scripted().__enter__, over(source, target))
+            batch.generate(Scripted().load, over(source, target))
 
 
 @posix
@@ -360,6 +360,6 @@ def test_ten_thousand_lines_take_the_memory_of_a_thousand(tmp_path: Path, out: P
             file.write(
                 json.dumps({"id": i, "prompt": f"{'slow 50' if i % 100 == 0 else ''} p{i}", "x": "y" * 2000}) + "\n"
             )
-    assert batch.generate(emulator.__enter__, over(path, out, quiet=True)) == 0
+    assert batch.generate(emulator.load, over(path, out, quiet=True)) == 0
     assert seen[10_000] < 1.05 * seen[1000]
     assert [json.loads(line)["index"] for line in out.read_bytes().splitlines()] == list(range(1, 10_001))

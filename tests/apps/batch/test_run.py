@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pytest
 
@@ -42,7 +43,7 @@ def go(tmp_path: Path, out: Path, capfd: pytest.CaptureFixture[str]) -> Go:
         path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
         loaded = emulator or Scripted(**dials)
         capfd.readouterr()
-        code = work(loaded.__enter__, over(path, out, **options))
+        code = work(loaded.load, over(path, out, **options))
         assert loaded.closed
         return Ended(code, read(out), capfd.readouterr().err)
 
@@ -145,11 +146,11 @@ def test_half_a_surrogate_pair_is_written_as_it_came(go: Go) -> None:
 
 @pytest.mark.parametrize("bad", ["{", '{"x": 1}', '{"prompt": "a", "top_p": 3}'])
 def test_a_bad_line_stops_it_before_anything_is_loaded(go: Go, out: Path, bad: str) -> None:
-    def load() -> Any:
+    def load(_: object) -> Any:
         raise AssertionError
 
     emulator = Scripted()
-    emulator.__enter__ = load  # type: ignore[method-assign]  # only of this fake
+    emulator.load = load  # type: ignore[assignment, method-assign]  # only of this fake
     with pytest.raises(EftError, match=r"in\.jsonl:3: "):
         go([*prompts(2), bad], emulator)
     assert not out.exists()
@@ -311,7 +312,7 @@ def test_the_inputs_file_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "link.jsonl").symlink_to(path)
     for overwrite in (True, False):
         with pytest.raises(EftError, match=r"is the input file|is not a line that a run wrote"):
-            batch.generate(Scripted().__enter__, over(path, str(tmp_path / "link.jsonl"), overwrite=overwrite))
+            batch.generate(Scripted().load, over(path, str(tmp_path / "link.jsonl"), overwrite=overwrite))
     assert path.read_text() == '{"prompt": "a"}\n'
 
 
@@ -323,6 +324,56 @@ def test_nothing_is_overwritten_before_the_run_begins(go: Go, out: Path) -> None
     assert out.read_bytes() == before
 
 
+# --- the date ---------------------------------------------------------------------------------------------------------
+
+
+def dated() -> Scripted:
+    emulator = Scripted()
+    emulator.dated = True
+    return emulator
+
+
+def test_a_run_that_is_continued_another_day_keeps_the_date_of_its_output(
+    go: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tomorrow(date):
+        @classmethod
+        def today(cls) -> Self:
+            return cls(2031, 5, 6)
+
+    today = date.today().isoformat()
+    assert today <= go(prompts(2), dated()).lines[0]["settings"]["date"] <= date.today().isoformat()
+    monkeypatch.setattr(runner, "date", Tomorrow)
+    lines = go(prompts(4), dated()).lines
+    assert len(lines) == 4 and len({line["settings"]["date"] for line in lines}) == 1
+    assert go(prompts(2), dated(), overwrite=True).lines[0]["settings"]["date"] == "2031-05-06"
+
+
+def test_a_given_date_is_a_setting_of_the_output(go: Go) -> None:
+    day = date(2024, 2, 29)
+    (line,) = go(["{"], dated(), date=day, on_error="skip").lines
+    assert line["settings"]["date"] == "2024-02-29"
+    with pytest.raises(EftError, match="made with date 2024-02-29, this run has 2025-01-01"):
+        go(["{"], dated(), date=date(2025, 1, 1), on_error="skip")
+    assert go(["{"], dated(), date=day, on_error="skip").code == 1
+
+
+def test_only_prompts_that_may_hold_a_date_have_one_in_their_settings(go: Go) -> None:
+    assert "date" not in go(prompts(1), date=date(2024, 2, 29)).lines[0]["settings"]
+    assert "date" not in go(prompts(1), dated(), raw=True, overwrite=True).lines[0]["settings"]
+    pair = {"prompt": "a", "completion": "b"}
+    assert "date" in go([pair], dated(), scored=True, overwrite=True).lines[0]["settings"]
+
+
+@pytest.mark.parametrize("written", [None, 5, "yesterday"])
+def test_a_date_that_cannot_be_read_from_the_output_is_a_difference(go: Go, out: Path, written: object) -> None:
+    (line,) = go(prompts(1), dated()).lines
+    line["settings"]["date"] = written
+    out.write_text(json.dumps(line) + "\n")
+    with pytest.raises(EftError, match="made with date"):
+        go(prompts(2), dated())
+
+
 # --- pipes ------------------------------------------------------------------------------------------------------------
 
 
@@ -330,7 +381,7 @@ def test_standard_input_to_standard_output(
     monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
-    assert batch.generate(Scripted().__enter__, over("-", "-", quiet=True)) == 0
+    assert batch.generate(Scripted().load, over("-", "-", quiet=True)) == 0
     out, err = capfdbinary.readouterr()
     assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["one", "two"] and err == b""
 
@@ -340,7 +391,7 @@ def test_piped_lines_go_on_too_and_are_compared_as_they_come(
 ) -> None:
     def pipe(text: str) -> int:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        return batch.generate(Scripted().__enter__, over("-", out))
+        return batch.generate(Scripted().load, over("-", out))
 
     assert pipe("one\n") == 0
     assert pipe("one\ntwo\n") == 0
