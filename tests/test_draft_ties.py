@@ -1,15 +1,15 @@
 """tools.draft_ties: where answers differ, it lays that to kernels where kernels did it, and to us where we did."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import llama_cpp
+import numpy as np
 import pytest
 
 from eftlocal import Emulator
 from eftlocal.arithmetic.combine import Logits
-from eftlocal.arithmetic.sample import Distribution
 from eftlocal.decoding.generation import Generation
 from eftlocal.emulation.loading import Loaded
 from tests import families
@@ -55,10 +55,11 @@ def test_answers_that_are_the_same_have_no_difference_and_kernels_explain_all_ot
 def test_a_wrong_rule_is_not_laid_to_kernels(
     loaded: Loaded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def takes_every_guess(generation: Generation, row: Logits, offered: Distribution | None) -> int:
-        return (offered or generation.distribution(row)).quantile(0.5)
+    def takes_every_second_likeliest_guess(generation: Generation, row: Logits, guesses: Sequence[int] = ()) -> int:
+        place = len(generation.tokens) + len(guesses)
+        return int(np.argsort(-row)[place % 2 if generation.settings.draft else 0])
 
-    monkeypatch.setattr(Generation, "draw", takes_every_guess)
+    monkeypatch.setattr(Generation, "draw", takes_every_second_likeliest_guess)
     found = [d for prompt in PROMPTS if (d := draft_ties.compare(loaded, prompt, 4, "f32")) is not None]
     assert found and not any(difference.explained for difference in found)
     draft_ties.show("wrong", 4, found, len(PROMPTS))

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.arithmetic.combine import BLOCK, Ids, block_sums, largest, masses, nucleus, sum_of
+from eftlocal.arithmetic.combine import Ids, largest, masses, nucleus, sum_of
+from eftlocal.arithmetic.noise import Noise
 from eftlocal.errors import DecodeError, SettingError
 
 __all__ = ["Distribution", "Sampling", "warp"]
@@ -102,12 +103,11 @@ class Distribution:
     ids      (k,) the token ids, ascending; None stands for 0 .. k - 1, the whole vocabulary, and saves writing it out
     """
 
-    __slots__ = ("_ids", "_known_ends", "_weights")
+    __slots__ = ("_ids", "_weights")
 
     def __init__(self, weights: Floats, ids: Ids | None = None) -> None:
         self._weights = weights  # (k,)
         self._ids = ids  # (k,) or None
-        self._known_ends: NDArray[np.float64] | None = None
 
     @property
     def only(self) -> int | None:
@@ -117,13 +117,6 @@ class Distribution:
         return 0 if self._ids is None else int(self._ids[0])
 
     @property
-    def _ends(self) -> NDArray[np.float64]:
-        """(blocks,) the sum of the weights up to the end of each block."""
-        if self._known_ends is None:
-            self._known_ends = block_sums(self._weights).cumsum(dtype=np.float64)
-        return self._known_ends
-
-    @property
     def ids(self) -> Ids:
         """(k,) the token ids, ascending."""
         return np.arange(len(self._weights)) if self._ids is None else self._ids
@@ -131,15 +124,8 @@ class Distribution:
     @property
     def probabilities(self) -> NDArray[np.float64]:
         """(k,) float64, in the order of `ids`; they sum to 1."""
-        probabilities: NDArray[np.float64] = np.divide(self._weights, self._ends[-1], dtype=np.float64)
+        probabilities: NDArray[np.float64] = np.divide(self._weights, sum_of(self._weights), dtype=np.float64)
         return probabilities
-
-    def probability(self, token: int) -> float:
-        """The probability of one token; equal to `dense(...)[token]`."""
-        at = token if self._ids is None else int(np.searchsorted(self._ids, token))
-        if not 0 <= at < len(self._weights) or (self._ids is not None and self._ids[at] != token):
-            return 0.0
-        return float(self._weights[at]) / float(self._ends[-1])
 
     def dense(self, n_vocab: int) -> NDArray[np.float64]:
         """(n_vocab,) float64: the probability of every token."""
@@ -147,31 +133,15 @@ class Distribution:
         probabilities[slice(len(self._weights)) if self._ids is None else self._ids] = self.probabilities
         return probabilities
 
-    def draw(self, rng: np.random.Generator) -> int:
-        """Draws one token.
-
-        It always takes exactly one uniform number from `rng`, also when only one token is possible (greedy). So the
-        position of a seeded stream is the number of draws, and does not depend on the settings or the logits.
-        """
-        return self.quantile(rng.random())
-
-    def quantile(self, u: float) -> int:
-        """The token at which the running sum of the probabilities passes `u`, a number from 0 to below 1."""
+    def draw(self, noise: Noise, position: int) -> int:
+        """The token that `noise` draws at this position: a function of the two and of the distribution."""
         if (only := self.only) is not None:
             return only
-        if len(self._weights) <= BLOCK:
-            sums = self._weights.cumsum(dtype=np.float64)  # (k,)
-            chosen = _first_above(sums, u * sums[-1])
-            return chosen if self._ids is None else int(self._ids[chosen])
-        at = u * self._ends[-1]
-        block = _first_above(self._ends, at)
-        start = self._ends[block - 1] if block else 0.0
-        inside = self._weights[block * BLOCK : (block + 1) * BLOCK].cumsum(dtype=np.float64)  # (<= BLOCK,)
-        # The block's sum differs in its last digits here, because `inside` sums in another precision than `_ends`. So
-        # the place in the block goes over as a fraction.
-        fraction = (at - start) / (self._ends[block] - start)
-        chosen = block * BLOCK + _first_above(inside, fraction * inside[-1])
-        return chosen if self._ids is None else int(self._ids[chosen])
+        race = noise.exponentials(position, self.ids)
+        with np.errstate(divide="ignore"):  # a weight of 0 never wins
+            race /= self._weights
+        first = int(race.argmin())
+        return first if self._ids is None else int(self._ids[first])
 
 
 def warp(z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] | NDArray[np.integer[Any]]) -> Distribution:
@@ -317,11 +287,3 @@ def _first(key: Floats, mass: Floats, target: float) -> Ids:
     """The same entries as `_fewest`, found by sorting all of them; returned in the order of (key, position)."""
     order = np.argsort(key, kind="stable")
     return order[: np.searchsorted(mass[order].cumsum(dtype=np.float64), target, "right") + 1]
-
-
-def _first_above(sums: NDArray[np.float64], at: float) -> int:
-    """The first index at which the running sums exceed `at`.
-
-    Rounding can make `at` equal to the last sum. Even then the result is never an entry that adds nothing.
-    """
-    return int(sums.searchsorted(min(at, math.nextafter(sums[-1], 0)), "right"))

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from eftlocal.arithmetic.combine import Logits, Mix
+from eftlocal.arithmetic.noise import Noise
 from eftlocal.arithmetic.sample import Distribution, warp
-from eftlocal.arithmetic.speculate import Uniforms, coupled
 from eftlocal.decoding.constraints.constraint import Matcher
 from eftlocal.decoding.drafts.lookup import PromptLookup
 from eftlocal.decoding.logprobs import TokenLogprobs
@@ -76,7 +76,7 @@ class Generation:
     stream: TextStream
     roles: Mapping[str, int]  # role name -> member, only members that run
     is_end: Callable[[int], bool]  # whether a token ends a generation for one of the members that run
-    uniforms: Uniforms  # three for each position with a draft model, else one
+    noise: Noise  # its random numbers
     drafter: int | None = None  # the draft model's member; None if there is none
     lookup: PromptLookup | None = None  # prompt look-up in prompt and answer; None if it is off
     stop_tokens: Mapping[int, str] = field(default_factory=dict)  # control tokens that end it, with the stop string
@@ -146,23 +146,13 @@ class Generation:
             row = np.where(self.matcher.allowed(tokens), row, np.float32(-np.inf))
         return warp(row, self.settings.sampling, tokens)
 
-    def offer(self, offered: Distribution, ahead: int = 0) -> int:
-        """The draft model's guess, drawn from its distribution `offered`, `ahead` positions after the next one."""
-        if (only := offered.only) is not None:  # greedy: nothing is random
-            return only
-        return offered.quantile(self.uniforms.at(len(self.tokens) + ahead)[0])
+    def draw(self, row: Logits, guesses: Sequence[int] = ()) -> int:
+        """The token that comes after the answer so far and `guesses`, if `row`, (n_real,), are its logits.
 
-    def draw(self, row: Logits, offered: Distribution | None) -> int:
-        """Draw the next token from the emulator's row, (n_real,). Raises as `distribution`.
-
-        offered: the draft model's distribution at this position; None if there is none. The token depends only on
-        the row, `offered`, the seed and the position (see `arithmetic.speculate`).
+        The emulator's row gives the answer's token, the draft model's a guess at it: both draw with the random numbers
+        of that position. Raises as `distribution`.
         """
-        wanted = self.distribution(row)
-        if (only := wanted.only) is not None:
-            return only
-        uniforms = self.uniforms.at(len(self.tokens))
-        return wanted.quantile(uniforms[0]) if offered is None else coupled(wanted, offered, uniforms)
+        return self.distribution(row, guesses).draw(self.noise, len(self.tokens) + len(guesses))
 
     def take(self, token: int, engine: Engine) -> str:
         """Append a token that was drawn, or end the answer. Returns the text that may be shown now."""

@@ -56,9 +56,8 @@ class Settings:
     seed          seed of the random numbers; None draws one, and the reply names it
     draft         speculative decoding: how many tokens the draft model (a small member) guesses at a time. All members
                   check the guesses in one decode. Answers keep their distribution; they come faster if most guesses are
-                  right. 0 is off. "auto" measures which length is fastest, if a member is small enough to guess. With
-                  a draft model, a seed gives the same text for every length, but another text without one. Whether
-                  "auto" uses a draft model depends only on the settings and the models' files, not on measurements
+                  right. 0 is off. "auto" measures which length is fastest, if a member is small enough to guess. A seed
+                  gives the same text for every value, but for places where llama.cpp's rounding turns a near tie
     stop          strings that end the answer, in addition to those of the views
     constraint    restricts the text: JSON, a grammar, a regex or a choice; None allows any text. A constraint ends the
                   answer itself, so the stop strings of the views do not count

@@ -132,14 +132,10 @@ class Step:
         before = len(generation.hits)
         try:
             for i in range(draft.rows):
-                offered = None
-                if small is not None:
-                    known = i < len(draft.offered)
-                    offered = draft.offered[i] if known else generation.distribution(small[i, : self._combiner.n_real])
                 guess = draft.tokens[i] if i < len(draft.tokens) else None
-                if offered is not None and (guess is None or i >= len(draft.offered)):
-                    guess = generation.offer(offered)  # for `hits`: what the draft model would have guessed
-                token = generation.draw(self._leveled(generation, combined, i), offered)
+                if small is not None and (guess is None or not draft.n_made):
+                    guess = generation.draw(small[i, : self._combiner.n_real])  # the draft model's own
+                token = generation.draw(self._leveled(generation, combined, i))
                 if guess is not None:
                     generation.hits.append(token == guess)
                 if generation.logprobs_of is not None and not generation.is_end(token):

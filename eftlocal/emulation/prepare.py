@@ -6,10 +6,8 @@ from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 
-import numpy as np
-
 from eftlocal.arithmetic.combine import Mix
-from eftlocal.arithmetic.speculate import Uniforms
+from eftlocal.arithmetic.noise import Noise
 from eftlocal.decoding.constraints.constraint import Constraint, Grammars, Matcher
 from eftlocal.decoding.drafts.lookup import PromptLookup
 from eftlocal.decoding.generation import Generation, must_fit
@@ -72,7 +70,7 @@ class Preparer:
             roles={role: member for role, member in self._members.roles.items() if member in prompts},
             is_end=self._workers.ends(mix.active),
             stop_tokens=stop_tokens,
-            uniforms=Uniforms(np.random.Generator(np.random.PCG64([seed, *rng_key])), 1 if drafter is None else 3),
+            noise=Noise([seed, *rng_key]),
             drafter=drafter,
             lookup=PromptLookup(next(iter(prompts.values()))) if looks_up else None,
             matcher=None if settings.constraint is None else self._matcher(mix, settings.constraint),
@@ -91,10 +89,7 @@ class Preparer:
         return settings.draft != "auto" or any(self._read(member) >= WORTH_DRAFTING for member in mix.active)
 
     def _drafter(self, mix: Mix, settings: Settings) -> int | None:
-        """The draft model's member; None if there is none.
-
-        A seed's text depends on it. So it depends only on settings and files, and is the same on every machine.
-        """
+        """The draft model's member; None if there is none, and for "auto" where no member is small enough."""
         drafter = self._members.drafter(mix) if settings.draft else None
         if drafter is None or settings.draft != "auto":
             return drafter

@@ -87,5 +87,5 @@ def test_the_setting_says_how_many_alternatives_there_are(emulator: Emulator) ->
     assert len(reply.logprobs) == len(reply.tokens) and not any(token.top for token in reply.logprobs)
     assert len(emulator.generate(Raw("Hello"), logprobs=1000, max_tokens=1).logprobs[0].top) == emulator.n_vocab
     for wrong in (-1, 1001):
-        with pytest.raises(SettingError, match=r"logprobs is -?\d+; it must be from 0 to 1000"):
+        with pytest.raises(SettingError, match=r"logprobs is -?\d+; it must be a whole number from 0 to 1000"):
             emulator.generate(Raw("Hello"), logprobs=wrong)

@@ -98,9 +98,9 @@ class Drafter:
             return
         made = drafts.by_slot.values()
         if drafts.timed:
-            if longest := max(len(draft.offered) for draft in made):
+            if longest := max(draft.n_made for draft in made):
                 drafts.length.drafted(longest, drafts.guessed - drafts.began, len(made))
-            looked_up = any(draft.tokens and not draft.offered for draft in made)
+            looked_up = any(draft.tokens and not draft.n_made for draft in made)
             n_rows = sum(draft.rows for draft in made)
             drafts.length.checked(n_rows, time.perf_counter() - drafts.guessed, looked_up=looked_up)
         drafts.length.saw(hits)

@@ -1,6 +1,6 @@
 """The sources of draft tokens: a constraint that leaves no choice, prompt look-up, and a draft model.
 
-A guess never changes the distribution of an answer (see `arithmetic.speculate`). It only lets the large members compute
+A guess never changes an answer (see `arithmetic.noise`). It only lets the large members compute
 several positions at once.
 """
 
@@ -11,7 +11,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from eftlocal.arithmetic.combine import Logits
-from eftlocal.arithmetic.sample import Distribution
 from eftlocal.decoding.generation import Generation
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.slots import Known, Request, Slot
@@ -24,13 +23,13 @@ __all__ = ["Draft", "DraftModelSource", "ForcedSource", "LookupSource", "Source"
 class Draft:
     """The guesses for the next tokens of one sequence.
 
-    offered  the distribution that each guess was drawn from, if a draft model made them. There may be one more: that
-             of a guess which would end the answer and is not in `tokens`
-    known    the draft model's logits at these positions; they need not be computed again
+    n_made  how many guesses the draft model made; 0 where it made none. There may be one more than `tokens`: a guess
+            that would end the answer
+    known   the draft model's logits at these positions; they need not be computed again
     """
 
     tokens: list[int] = field(default_factory=list)
-    offered: list[Distribution] = field(default_factory=list)
+    n_made: int = 0
     known: Known | None = None
 
     @property
@@ -86,7 +85,7 @@ class DraftModelSource:
                 slot: generation.drafter
                 for slot, generation in decoding.items()
                 if generation.drafter is not None
-                and len(drafts[slot].offered) == len(drafts[slot].tokens) == i < generation.room(self._engine.n_ctx)
+                and drafts[slot].n_made == len(drafts[slot].tokens) == i < generation.room(self._engine.n_ctx)
             }
             if not still:
                 break
@@ -96,7 +95,7 @@ class DraftModelSource:
                 row = places[slot][i]
                 row[:] = logits[at if isinstance(which, slice) else int(np.searchsorted(which, at)), : self._n_real]
                 self._take(decoding[slot], slot, drafts[slot], row)
-                drafts[slot].known = Known(member, places[slot], len(drafts[slot].offered))
+                drafts[slot].known = Known(member, places[slot], drafts[slot].n_made)
         return drafts
 
     def guess_on(self, slot: Slot, generation: Generation, draft: Draft, checked: Callable[[], bool]) -> Logits:
@@ -111,7 +110,7 @@ class DraftModelSource:
         if draft.known.n > n:  # the last guess ends the answer: nothing follows
             return rows
         self._compute(slot, member, rows[n])
-        last = Draft([*draft.tokens], draft.offered)
+        last = Draft([*draft.tokens], draft.n_made)
         self._take(generation, slot, last, rows[n])
         if len(last.tokens) == n:
             return rows
@@ -130,12 +129,12 @@ class DraftModelSource:
             return Draft()
         assert generation.drafter is not None
         self._rows[0], self._spare = self._spare, self._rows[0]
-        guesses, offered = ahead.draft.tokens, ahead.draft.offered
-        draft = Draft(guesses[:n], offered if len(guesses) <= n else offered[:n])
+        guesses, n_made = ahead.draft.tokens, ahead.draft.n_made
+        draft = Draft(guesses[:n], n_made if len(guesses) <= n else n)
         slot.tokens += draft.tokens
         slot.regain(generation.drafter)
-        if draft.offered:
-            draft.known = Known(generation.drafter, self._rows[0], len(draft.offered))
+        if draft.n_made:
+            draft.known = Known(generation.drafter, self._rows[0], draft.n_made)
         return draft
 
     def _compute(self, slot: Slot, member: int, row: Logits) -> None:
@@ -146,11 +145,10 @@ class DraftModelSource:
         """Draw one more guess from `row`: the position after the answer, the tokens `before` and the draft's tokens."""
         guesses = [*before, *draft.tokens]
         try:
-            offered = generation.distribution(row, guesses)
+            guess = generation.draw(row, guesses)
         except EftError:  # the settings are wrong: drawing the answer's own token raises this again
             return
-        guess = generation.offer(offered, len(guesses))
-        draft.offered.append(offered)
+        draft.n_made += 1
         if not generation.is_end(guess):
             draft.tokens.append(guess)
             slot.tokens.append(guess)

@@ -252,7 +252,7 @@ MISTAKES = [
     ('{"prompt": "a", "beta": true}', "beta is true; it must be a number"),
     ('{"prompt": "a", "top_p": 2}', "top_p is 2.0; it must be between 0 and 1"),
     ('{"prompt": "a", "seed": 1.5}', "seed is 1.5; it must be a whole number"),
-    ('{"prompt": "a", "seed": -1}', "seed is -1; it must be"),
+    ('{"prompt": "a", "seed": -1}', "seed is -1; it must be a whole number, 0 or above"),
     ('{"prompt": "a", "max_tokens": 0}', "max_tokens is 0"),
     ('{"prompt": "a", "stop": [""]}', "A stop string is empty"),
     ('{"prompt": "a", "stop": [1]}', "stop is 1; it must be a string"),
