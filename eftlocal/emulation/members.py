@@ -3,7 +3,9 @@
 import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,6 +203,7 @@ def assemble(
     vocabularies = {name: vocab.Vocabulary.of(header) for name, header in headers.items()}
     shared = vocab.shared(vocabularies, special_tokens_differ=emulator.special_tokens_differ)
     found: list[tuple[MemberSpec, View]] = []
+    texts = cache(lambda name: _token_texts(headers[name]))
 
     def member(role: str, name: str, reward: catalog.Reward | None = None) -> int:
         model = cat.model(name)
@@ -211,7 +214,7 @@ def assemble(
             gpu_layers=model.gpu_layers,
             model=name,
         )
-        view = replace(_view(role, name, reward, emulator, headers), date=date)
+        view = replace(_view(role, name, reward, emulator, headers, texts), date=date)
         for i, (other, others_view) in enumerate(found):
             if other.header is spec.header and other.lora == spec.lora and others_view == view:
                 return i
@@ -240,26 +243,40 @@ def _view(
     reward: catalog.Reward | None,
     emulator: catalog.Emulator,
     headers: Mapping[str, gguf.Header],
+    texts: Callable[[str], Mapping[str, str]],
 ) -> View:
-    """The view of the model `name` in `role`: the reward's, or the emulator's if the reward has none."""
+    """The view of the model `name` in `role`: the reward's, or the emulator's if the reward has none.
+
+    `texts` gives the texts of a model's special tokens. Raises ViewError for a chat template that is missing.
+    """
     chosen = (reward.views.get(role) if reward else None) or emulator.views[role]
     # `chat:ROLE` uses the template of that role: in the same reward, or for the base in the first reward.
     pair = reward or next(iter(emulator.rewards), None)
     models = {"base": emulator.base, **({"tuned": pair.tuned, "reference": pair.reference} if pair else {})}
-    owner = models.get(chosen.role, name) if chosen.role else name
-    template = {"transcript": TRANSCRIPT, "raw": RAW, "template": chosen.template or ""}.get(chosen.kind)
-    if template is None and not (template := headers[owner].text("tokenizer.chat_template")):
-        with_one = [f"chat:{r}" for r, m in models.items() if headers[m].text("tokenizer.chat_template")]
+    owners = {"transcript": name, "raw": name, "chat": name, **{f"chat:{r}": m for r, m in models.items()}}
+    own = {"transcript": TRANSCRIPT, "raw": RAW}
+    found = {v: own.get(v) or headers[m].text("tokenizer.chat_template") for v, m in owners.items()}
+    able = {v: template for v, template in found.items() if template}
+    wanted = f"{chosen.kind}:{chosen.role}" if chosen.role in models else chosen.kind
+    template = chosen.template or able.get(wanted)
+    if template is None:
         raise ViewError(
-            f"{owner} has no chat template, so the view {chosen.kind!r} of the {role} model cannot be rendered.",
-            f"Views that work: {', '.join(['transcript', 'raw', *with_one])}.",
+            f"{owners[wanted]} has no chat template, so the view {wanted!r} of the {role} model cannot be rendered.",
+            f"Views that work: {', '.join(able)}.",
         )
-    return View(
-        template=template,
-        variables={**_token_texts(headers[owner]), **emulator.template_args},
-        stops=TRANSCRIPT_STOPS if chosen.kind == "transcript" else (),
-        system=reward.system.get(role) if reward else None,
-    )
+
+    def view(kind: str, template: str, others: Mapping[str, View] = MappingProxyType({})) -> View:
+        return View(
+            template=template,
+            variables={**texts(owners.get(kind, name)), **emulator.template_args},
+            stops=TRANSCRIPT_STOPS if kind == "transcript" else (),
+            system=reward.system.get(role) if reward else None,
+            role=role,
+            others=others,
+        )
+
+    others = {template: v for v, template in reversed(able.items())} | {template: wanted}  # each template once
+    return view(wanted, template, {v: view(v, other) for other, v in reversed(others.items()) if v != wanted})
 
 
 def _token_texts(header: gguf.Header) -> dict[str, str]:

@@ -7,7 +7,8 @@ tokens. An answer that the emulator generated keeps the token ids that it was ge
 import datetime
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -67,6 +68,8 @@ class View:
     stops      stop strings that belong to the template
     system     a system text that replaces the conversation's, for this member only; None: no replacement
     date       the date that the template sees; None: today
+    role       the role of the model that has this view, for errors
+    others     name -> another view that the model could have, for errors
     """
 
     template: str
@@ -74,6 +77,8 @@ class View:
     stops: tuple[str, ...] = ()
     system: str | None = None
     date: datetime.date | None = None
+    role: str | None = field(default=None, compare=False)
+    others: "Mapping[str, View]" = field(default_factory=dict, compare=False)
 
     def prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         """Returns the tokens of the conversation, up to where the next answer starts.
@@ -134,14 +139,30 @@ class View:
         untrimmed = [bool(m.tokens) and m.content == m.content.strip() for m in messages]
         for chosen in (answers, untrimmed):
             bracketed = [marks.bracketed(t) if c else t for t, c in zip(texts, chosen, strict=True)]
-            if any(chosen) and marks.unbracketed(rendered := self._render(messages, bracketed)) == plain:
-                return rendered
+            with suppress(ViewError):  # a template may refuse an answer that begins with a bracket
+                if any(chosen) and marks.unbracketed(rendered := self._render(messages, bracketed)) == plain:
+                    return rendered
         return plain
 
     def _render(self, messages: Sequence[Message], texts: Sequence[str]) -> str:
         """Renders the messages with these texts. Raises ViewError."""
         turns = [(message.role, text) for message, text in zip(messages, texts, strict=True)]
-        return templates.render(self.template, turns, self.variables, self.date)
+        try:
+            return templates.render(self.template, turns, self.variables, self.date)
+        except ViewError as error:
+            raise ViewError(error.message, self._instead(messages, texts) or error.hint) from error
+
+    def _instead(self, messages: Sequence[Message], texts: Sequence[str]) -> str | None:
+        """A hint that names views that accept the messages; None if there are none."""
+        able = []
+        for name, other in self.others.items():
+            with suppress(ViewError):
+                other._render(messages, texts)
+                able.append(name)
+        if not able:
+            return None
+        setting = f'views = {{ {self.role} = "{able[0]}" }}'
+        return f"Views of the {self.role} model that accept it: {', '.join(able)}. In models.toml: {setting}"
 
 
 def _id(token: int | None) -> int:

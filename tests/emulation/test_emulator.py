@@ -25,7 +25,7 @@ from eftlocal.errors import (
 from eftlocal.runtime.llama.context import Context, Feed
 from tests import families, oracle
 from tests.builders import load, load_members
-from tests.families import VOCAB, Family
+from tests.families import VOCAB, Family, write_model
 
 CHAT = {"base": "transcript", "tuned": "chat", "reference": "transcript"}
 
@@ -391,6 +391,38 @@ def test_chat_without_a_template_names_the_views_that_work(family: Family, tmp_p
     paths = {"base": family.base, "tuned": family.no_template, "reference": family.reference}
     with pytest.raises(ViewError, match="transcript, raw, chat:base, chat:reference"):
         load(tmp_path, paths, views=CHAT)
+
+
+@pytest.mark.parametrize(
+    ("refusing", "able"),
+    [
+        ("{{ raise_exception('no') }}", "transcript, raw, chat:tuned"),
+        ("{{ nothing.more }}", "transcript, raw, chat:tuned"),
+        ("{% if 1 %}", "transcript, raw, chat:tuned"),
+    ],
+)
+def test_a_view_that_fails_names_the_views_that_accept_the_conversation(
+    family: Family, tmp_path: Path, refusing: str, able: str
+) -> None:
+    paths = {"base": family.no_template, "tuned": family.tuned, "reference": family.reference}
+    views = {"base": {"template": refusing}, "tuned": "chat", "reference": "transcript"}
+    with load(tmp_path, paths, views=views) as made, pytest.raises(ViewError) as failed:
+        made.generate("Hi")
+    assert failed.value.hint == (
+        f'Views of the base model that accept it: {able}. In models.toml: views = {{ base = "transcript" }}'
+    )
+
+
+def test_a_view_that_refuses_too_is_not_named(family: Family, tmp_path: Path) -> None:
+    refusing = "{{ raise_exception('no system text') if messages[0].role == 'system' else messages[0].content }}"
+    picky = write_model(tmp_path / "picky.gguf", seed=3, chat_template=refusing)
+    paths = {"base": family.no_template, "tuned": picky, "reference": family.reference}
+    views = {"base": "chat:tuned", "tuned": "chat", "reference": "transcript"}
+    system = [Message("system", "S"), Message("user", "Hi")]
+    with load(tmp_path, paths, views=views) as made:
+        assert made.generate("Hi").tokens
+        with pytest.raises(ViewError, match=r"no system text\n.*accept it: transcript, raw, chat:reference\."):
+            made.generate(system)
 
 
 def test_chat_role_renders_a_member_with_another_members_template(family: Family, tmp_path: Path) -> None:
