@@ -6,9 +6,10 @@ writing, bytes that are not UTF-8. Whatever shows such a text calls `printable` 
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["json_text", "path_of", "printable"]
+__all__ = ["as_unicode", "json_text", "path_of", "printable"]
 
 
 def printable(text: str) -> str:
@@ -40,10 +41,19 @@ def json_text(value: object, encoding: str = "utf-8") -> str:
     return text
 
 
+def as_unicode(text: str) -> str:
+    """Returns a text of the command line as Unicode, also where Python takes each byte of it by itself (LC_ALL=C)."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # another half of a surrogate pair, which stands for no byte
+        return text
+
+
 def path_of(text: str) -> Path:
     """Returns the path that `text` names, also where Python's paths are ASCII (LC_ALL=C): its bytes are UTF-8 then."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
-        return Path(os.fsdecode(text.encode("utf-8", "surrogatepass")))
+        with suppress(UnicodeEncodeError):  # half of a surrogate pair, which no path has
+            return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
     return Path(text)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eftlocal.errors import EftError, SettingError
-from eftlocal.text import json_text, path_of, printable
+from eftlocal.text import as_unicode, json_text, path_of, printable
 
 UNPRINTABLE = {
     "\x1b[2J": "\\x1b[2J",  # clears the screen
@@ -74,3 +74,9 @@ def test_a_text_names_the_same_file_where_paths_are_ascii(tmp_path: Path) -> Non
 
 def test_a_path_of_bytes_that_are_not_utf_8_stays_as_it_is() -> None:
     assert path_of("m\udcff/x.gguf") == Path("m\udcff/x.gguf")
+
+
+def test_a_text_of_the_command_line_is_unicode_in_each_locale() -> None:
+    assert as_unicode("\udcc3\udca9t\udcc3\udca9") == as_unicode("été") == "été"
+    assert as_unicode("m\udcff") == "m\udcff"
+    assert as_unicode("\ud800") == "\ud800"

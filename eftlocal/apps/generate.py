@@ -9,7 +9,7 @@ from eftlocal.emulation.emulator import Emulator, Prompt, Raw
 from eftlocal.emulation.scoring import Score
 from eftlocal.errors import SettingError
 from eftlocal.runtime.views import Message
-from eftlocal.text import printable
+from eftlocal.text import as_unicode, printable
 
 
 def read_prompt(argument: str | None) -> str:
@@ -33,11 +33,12 @@ def as_prompt(text: str, *, system: str | None, raw: bool) -> Prompt:
 
     Raises SettingError for a raw prompt with a system text.
     """
+    text = as_unicode(text)
     if raw and system is not None:
         raise SettingError("A raw prompt cannot have a system text.", "Leave out --system or --raw.")
     if raw:
         return Raw(text)
-    return [*([Message("system", system)] if system is not None else []), Message("user", text)]
+    return [*([Message("system", as_unicode(system))] if system is not None else []), Message("user", text)]
 
 
 def generate(emulator: Emulator, prompt: Prompt, *, as_json: bool) -> int:
@@ -77,7 +78,7 @@ def _json(emulator: Emulator, reply: Reply) -> dict[str, object]:
 
 def score(emulator: Emulator, prompt: Prompt, completion: str, *, as_json: bool) -> int:
     """Print the log-probabilities of a completion's tokens, as a table or as one JSON object. Returns the exit code."""
-    result = emulator.score(prompt, completion)
+    result = emulator.score(prompt, as_unicode(completion))
     if as_json:
         tokens = [asdict(token) for token in result.tokens]
         print_json({"tokens": tokens, "logprob": result.logprob})

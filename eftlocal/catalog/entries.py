@@ -10,6 +10,7 @@ from typing import Final, Literal, cast
 from eftlocal.catalog.files import REPO, REVISION, File, HubFile
 from eftlocal.catalog.tables import Table, expanded, kind_of, nearest
 from eftlocal.errors import CatalogError
+from eftlocal.text import path_of
 
 __all__ = ["Emulator", "Lora", "Model", "Reward", "View", "parse_view", "read_emulator", "read_model"]
 
@@ -178,7 +179,7 @@ def _file(table: Table, what: str) -> File:
     """Reads where a file is: a path, relative to the models.toml, or a repository and a file of the Hub."""
     on_hub = [key for key in HUB_KEYS if key in table.values]
     if "path" in table.values:
-        path = expanded(Path(table.name("path")))
+        path = expanded(path_of(table.name("path")))
         if on_hub:
             raise table.error("path", f"{what} has either a path, or a repo and a file; this has also {on_hub[-1]}")
         return expanded(table.file).absolute().parent / path

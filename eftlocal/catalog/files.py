@@ -8,6 +8,7 @@ from typing import Final
 
 from eftlocal.catalog.tables import expanded
 from eftlocal.errors import CatalogError
+from eftlocal.text import path_of
 
 __all__ = ["HUB", "NAMING", "REPO", "REVISION", "File", "HubFile", "local", "named", "parts", "typed"]
 
@@ -56,7 +57,7 @@ def named(text: str, folder: Path) -> File | None:
             raise CatalogError(f'"{text}" does not name a .gguf file in a repository', hint)
         return HubFile(repo=found[1], file=found[2], revision=found[3])
     if _is_path(text):
-        return folder / expanded(Path(text))
+        return folder / expanded(path_of(text))
     return None
 
 

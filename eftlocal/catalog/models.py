@@ -26,6 +26,7 @@ from eftlocal.catalog.entries import (
 from eftlocal.catalog.files import BESIDE, NAMING, File, HubFile, local, named, typed
 from eftlocal.catalog.tables import Table, document, expanded, nearest
 from eftlocal.errors import CatalogError
+from eftlocal.text import as_unicode
 
 __all__ = [
     "TRIO",
@@ -64,6 +65,7 @@ class Catalog:
 
     def model(self, name: str) -> Model:
         """Returns the model that `name` stands for: a name, hf:owner/repo/file.gguf or a path. Raises CatalogError."""
+        name = as_unicode(name)
         if name in self.models:
             return self.models[name]
         if (file := named(name, Path.cwd())) is None:
@@ -77,6 +79,7 @@ class Catalog:
         if name is None:
             here = (name for name in self.default[:-1] if self.is_local(self.emulators[name]))
             name = next(here, self.default[-1])
+        name = as_unicode(name)
         if name not in self.emulators:
             raise CatalogError(f'no emulator is named "{name}"{nearest(name, self.emulators)}', _LIST_HINT)
         return self.emulators[name]
@@ -115,7 +118,8 @@ class Catalog:
             missing, given = ("reference", "tuned") if reference is None else ("tuned", "reference")
             problem = f"a {given} model was named, but no {missing} model"
             raise CatalogError(problem, "Name both: a reward is the difference of the two.")
-        pair = [] if tuned is None or reference is None else [tuned, reference]
+        pair = [] if tuned is None or reference is None else [as_unicode(tuned), as_unicode(reference)]
+        base = as_unicode(base)
         models = {name: self.model(name) for name in (base, *pair)}
         rewards = (Reward(name="tuned", tuned=pair[0], reference=pair[1]),) if pair else ()
         made = Emulator(name=TRIO, base=base, rewards=rewards, description="the models named on the command line")

@@ -15,6 +15,8 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """Run the program. An EftError becomes one or two lines on stderr and its exit code; Ctrl-C exits with 130."""
+    if isinstance(sys.stdin, TextIOWrapper):  # what is read is UTF-8 on each system
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     if isinstance(sys.stdout, TextIOWrapper):  # an output without UTF-8 gets `?` for a character that it cannot show
         sys.stdout.reconfigure(errors="replace")
     try:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +12,7 @@ from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.state import Chat
 from eftlocal.errors import EftError
 from eftlocal.runtime.views import Message
-from eftlocal.text import printable
+from eftlocal.text import path_of, printable
 
 __all__ = [
     "context",
@@ -197,7 +196,7 @@ def sessions(chat: Chat, argument: str) -> None:
 
 
 def export(chat: Chat, argument: str) -> None:
-    path = Path(argument).expanduser()
+    path = path_of(argument).expanduser()
     if path.suffix == ".json":
         text = session.as_json(chat.saved())
     elif path.suffix == ".md":

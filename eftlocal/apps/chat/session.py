@@ -20,6 +20,7 @@ from eftlocal.decoding.settings import Settings
 from eftlocal.emulation import from_json
 from eftlocal.errors import EftError
 from eftlocal.runtime.views import Message
+from eftlocal.text import as_unicode, path_of
 
 __all__ = ["Saved", "data_folder", "load", "names", "save", "session_path", "write_whole"]
 
@@ -46,18 +47,19 @@ def data_folder() -> Path:
 
 def session_path(name: str) -> Path:
     """The file of the session `name`. Raises EftError for a name that could be a path to another folder."""
+    name = as_unicode(name)
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):
         raise EftError(
             f"{name!r} is not a name for a session.",
             "Use letters, digits, '_', '-' and '.'; begin with a letter or digit.",
         )
-    return data_folder() / "sessions" / f"{name}.json"
+    return data_folder() / "sessions" / path_of(f"{name}.json")
 
 
 def names() -> list[str]:
     """The names of the saved sessions, the latest first."""
     found = (data_folder() / "sessions").glob("*.json")
-    return [path.stem for path in sorted(found, key=lambda path: -path.stat().st_mtime)]
+    return [as_unicode(path.stem) for path in sorted(found, key=lambda path: -path.stat().st_mtime)]
 
 
 def save(name: str, saved: Saved) -> Path:

@@ -8,6 +8,7 @@ from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import NAMING, File, HubFile, named, parts
 from eftlocal.catalog.tables import nearest
 from eftlocal.errors import CatalogError
+from eftlocal.text import as_unicode
 
 __all__ = ["Held", "held", "hub_files", "models_of", "rough_memory", "sizes"]
 
@@ -38,6 +39,7 @@ def models_of(cat: catalog.Catalog, name: str) -> tuple[catalog.Emulator | None,
 
     Raises CatalogError, with the nearest name, if there is neither.
     """
+    name = as_unicode(name)
     if name in cat.emulators:
         emulator = cat.emulator(name)
         return emulator, tuple(cat.model(model) for model in emulator.models)

@@ -1,6 +1,7 @@
 """llama.cpp's library itself: its log, the features of this build, and its quantizer."""
 
 import ctypes
+import os
 import sys
 from collections import deque
 from collections.abc import Mapping
@@ -87,5 +88,5 @@ def quantize(source: Path, target: Path, kind: str) -> None:
     start()
     params = lib.llama_model_quantize_default_params()
     params.ftype = QUANTIZED[kind]
-    if lib.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) != 0:
+    if lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params)) != 0:
         raise ModelFileError(f"{source}: llama.cpp could not quantize it to {kind}: {reason()}")

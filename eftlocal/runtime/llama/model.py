@@ -1,6 +1,7 @@
 """The weights and the tokenizer of one model."""
 
 import ctypes
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +41,7 @@ class Model:
             with interruptible() as asked:
                 progress = lib.llama_progress_callback(lambda *_: not asked())  # False ends the load
                 params.progress_callback = progress
-                handle = lib.llama_model_load_from_file(str(path).encode(), params)
+                handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         except KeyboardInterrupt:
             if handle:
                 lib.llama_model_free(handle)
@@ -116,7 +117,7 @@ class Model:
         """Returns the LoRA adapter at `path`, which is loaded once for these weights. Raises ModelLoadError."""
         if path not in self._loras:
             library.recent.clear()
-            adapter = lib.llama_adapter_lora_init(self.handle, str(path).encode())
+            adapter = lib.llama_adapter_lora_init(self.handle, os.fsencode(path))
             if not adapter:
                 raise ModelLoadError(
                     f"{path}: llama.cpp could not apply this adapter to {self.path}: {library.reason()}"

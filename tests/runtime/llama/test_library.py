@@ -1,7 +1,9 @@
 """Tests of llama.cpp's library: the features of its build, and that it is silent unless verbose."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import llama_cpp as lib
 import pytest
@@ -9,6 +11,11 @@ import pytest
 from eftlocal.runtime.llama import library
 from tests.families import Family
 
+VERBOSE = """
+from eftlocal.runtime.llama import library
+library.set_verbose(True)
+library._log(4, "general.name = \\x1b[31m\\u009b\\nnext\\n".encode(), None)
+"""
 LOUD = """
 import sys
 from pathlib import Path
@@ -57,3 +64,17 @@ def test_llama_cpp_is_silent_unless_it_is_asked_to_talk(family: Family, how: str
     assert (b"llama" in done.stderr) is (how == "verbose")
     if how == "silent":
         assert done.stderr == b""
+
+
+def test_the_log_of_llama_cpp_shows_escapes_of_a_file_as_text() -> None:
+    done = subprocess.run([sys.executable, "-c", VERBOSE], capture_output=True, check=True)
+    assert done.stderr == b"general.name = \\x1b[31m\\x9b\nnext\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names of any bytes")
+def test_a_model_is_quantized_in_a_folder_of_any_name(tmp_path: Path, family: Family) -> None:
+    folder = tmp_path / os.fsdecode(b"m\xff")
+    folder.mkdir()
+    (folder / "f32.gguf").write_bytes(family.reference.read_bytes())
+    library.quantize(folder / "f32.gguf", folder / "f16.gguf", "F16")
+    assert 0 < (folder / "f16.gguf").stat().st_size < (folder / "f32.gguf").stat().st_size

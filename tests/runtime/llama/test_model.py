@@ -1,5 +1,7 @@
 """Tests of a model's weights and tokenizer: a refused file gives llama.cpp's reason; tokens keep the text's bytes."""
 
+import os
+import sys
 from pathlib import Path
 
 import gguf as gguf_writer
@@ -25,6 +27,21 @@ def test_a_file_that_passes_the_header_check_but_not_llama_cpp_gives_its_reason(
     with pytest.raises(ModelLoadError, match=r"no-output-norm\.gguf: .*'output_norm\.weight' not found") as caught:
         Model(gguf.check(path))
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names of any bytes")
+@pytest.mark.parametrize("folder", [b"mod\xc3\xa8les", b"m\xff"])
+def test_a_model_and_an_adapter_load_from_a_folder_of_any_name(tmp_path: Path, family: Family, folder: bytes) -> None:
+    there = tmp_path / os.fsdecode(folder)
+    there.mkdir()
+    for path in (family.reference, family.lora):
+        (there / path.name).write_bytes(path.read_bytes())
+    made = Model(gguf.check(there / family.reference.name))
+    assert made.lora(there / family.lora.name)
+    with pytest.raises(ModelLoadError) as caught:
+        made.lora(there / "missing.gguf")
+    assert caught.value.message.isprintable()
+    made.close()
 
 
 def test_an_adapter_of_another_shape_gives_llama_cpps_reason(family: Family) -> None:
