@@ -5,9 +5,10 @@ the tokens that the tokenizer makes of that text: the model was trained on those
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Literal, Self
 
 import llguidance
@@ -17,11 +18,13 @@ from numpy.typing import NDArray
 from eftlocal.arithmetic.prefix import common_prefix
 from eftlocal.decoding.constraints import gbnf
 from eftlocal.decoding.constraints import llguidance as notation
+from eftlocal.decoding.constraints import schema as schemas
 from eftlocal.errors import SettingError
 
 __all__ = ["Constraint", "Grammars", "Matcher"]
 
 LIMITS = llguidance.LLParserLimits(verbose_errors=False)
+DEAD_END = "NoExtensionBias"  # llguidance's error if no token can follow and the text is not complete
 REMEMBERED = 16  # how many compiled constraints are kept
 
 
@@ -42,16 +45,23 @@ class Constraint:
             self.text.encode()
         except UnicodeEncodeError as error:
             raise _refused(self, f"character {error.start} is half of a surrogate pair") from None
-        problem = llguidance.LLMatcher.validate_grammar(_compiled(self), limits=LIMITS)
+        compiled = _compiled(self)
+        problem = llguidance.LLMatcher.validate_grammar(compiled, limits=LIMITS)
         if problem:
             raise _refused(self, problem)
+        _check_start(self, compiled)
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | str) -> Self:
         """The answer is JSON, valid under a JSON Schema (draft 2020-12), given as JSON text or as Python values.
 
-        Properties come in the schema's order. Keywords that llguidance cannot enforce (uniqueItems, not, ...) raise
-        SettingError, unless the schema has `"x-guidance": {"lenient": true}`; then they are ignored.
+        Properties come in the schema's order. Keywords and formats that cannot be enforced (uniqueItems, not, ...) and
+        keywords that JSON Schema does not have raise SettingError, unless the schema has
+        `"x-guidance": {"lenient": true}`; then they are ignored. OpenAPI's `nullable` allows null. Numbers from 2^53 on
+        are exact or raise SettingError. Dates are those of the calendar; times have no leap seconds.
+
+        A schema in the form that OpenAI's API takes (`{"name": ..., "schema": {...}}`, also inside `"json_schema"` and
+        `"response_format"`) is taken out of it.
         """
         try:
             value = json.loads(schema) if isinstance(schema, str) else dict(schema)
@@ -60,6 +70,8 @@ class Constraint:
             raise SettingError(f"The JSON schema is not valid JSON: {error}.") from None
         if not isinstance(value, dict):
             raise SettingError(f"The JSON schema is {text[:40]}; it must be an object.")
+        if (inner := schemas.unwrapped(value)) is not value:
+            text = json.dumps(inner, ensure_ascii=False, allow_nan=False)
         return cls("json_schema", text)
 
     @classmethod
@@ -72,12 +84,16 @@ class Constraint:
         """The answer matches a regular expression from start to end (Rust's syntax, without look-around)."""
         if not pattern:
             raise SettingError("The regex is empty; it must have at least one character.")
+        if schemas.ends_in_escape(pattern):
+            raise SettingError("The regex cannot be used: it ends in a backslash.", r"Write \\ for a backslash.")
         return cls("regex", pattern)
 
     @classmethod
     def choice(cls, choices: Sequence[str]) -> Self:
         """The answer is one of these texts."""
-        if isinstance(choices, str) or not choices or "" in choices:
+        if isinstance(choices, str):
+            raise SettingError(f"The choices are the text {choices[:40]!r}; they must be a list of texts.")
+        if not choices or "" in choices:
             raise SettingError("A choice is empty; give one or more texts, each with at least one character.")
         return cls("choice", json.dumps(list(choices), ensure_ascii=False))
 
@@ -90,21 +106,87 @@ def _compiled(constraint: Constraint) -> str:
         # Allow only the white space that models mostly write: one blank after a colon or a comma. Unlimited white
         # space would let an answer go on for ever.
         return matcher.grammar_from_json_schema(
-            text, defaults={"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+            json.dumps(schemas.enforceable(json.loads(text)), ensure_ascii=False),
+            defaults={"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"},
         )
     if constraint.kind == "grammar":
-        return matcher.grammar_from_lark(notation.written(gbnf.read(text)))
+        return matcher.grammar_from_lark(notation.written(gbnf.productive(gbnf.read(text))))
     if constraint.kind == "regex":
         return matcher.grammar_from_regex(text)
     return matcher.grammar_from_lark(notation.choice(json.loads(text)))
 
 
+def _name(constraint: Constraint) -> str:
+    return {"json_schema": "JSON schema", "choice": "list of choices"}.get(constraint.kind, constraint.kind)
+
+
+def _check_start(constraint: Constraint, compiled: str) -> None:
+    """Raise SettingError if no text can begin as the constraint says."""
+    start = llguidance.LLMatcher(_bytes_as_tokens(), compiled, log_level=0, limits=LIMITS)
+    if not start.is_error():  # too complex: `Grammars.matcher` tells
+        start.compute_bitmask()
+        if DEAD_END in start.get_error():
+            raise SettingError(f"The {_name(constraint)} cannot be used: nothing can satisfy it.")
+
+
 def _refused(constraint: Constraint, error: str) -> SettingError:
-    name = {"json_schema": "JSON schema", "choice": "list of choices"}.get(constraint.kind, constraint.kind)
-    reason = error.replace("<non-verbose/>", "").partition("\n   1 | ")[0]  # llguidance's own form of it follows
-    reason = reason.rpartition("\nerror: ")[2].strip()  # before it, the regex with a mark
-    lenient = 'Put "x-guidance": {"lenient": true} in the schema to ignore this; then answers may violate it.'
-    return SettingError(f"The {name} cannot be used: {reason}.", lenient if "Unimplemented" in reason else None)
+    """The error of llguidance in our words, with the user's text and the place in it instead of llguidance's form."""
+    found = error.replace("<non-verbose/>", "").partition("\n   1 | ")[0].strip()
+    reason = found.rpartition("\nerror: ")[2] + "."  # before it, the regex with a mark
+    hint = None
+    if constraint.kind == "json_schema":
+        reason, hint = _told(constraint, reason)
+    elif "lookarounds not supported" in reason:
+        reason = rf"look-around (\b, and ^ or $ inside the regex) is not supported: {constraint.text}"
+    elif mark := re.search(r"parse error:\n    .*\n    ( *)\^", found):
+        reason = f"{reason[:-1]}: {_marked(constraint.text, len(mark[1]))}"
+    return SettingError(f"The {_name(constraint)} cannot be used: {reason}", hint)
+
+
+def _marked(pattern: str, place: int) -> str:
+    """The regex with a mark at a place in llguidance's form of it, which writes / as \\/ and a line end as \\n."""
+    escaped = re.compile(r"\\.|/|\n", re.DOTALL)
+    at = 0
+    while at < len(pattern) and place > 0:
+        found = escaped.match(pattern, at)
+        size = 1 if found is None else 2
+        if place < size:
+            break
+        place -= size
+        at += 1 if found is None else len(found[0])
+    return f"character {at + 1}: {pattern[:at]}<here>{pattern[at:]}"
+
+
+def _told(constraint: Constraint, reason: str) -> tuple[str, str | None]:
+    """What llguidance says about a JSON schema, in our words, and a hint."""
+    for path, pattern in schemas.patterns(json.loads(constraint.text)):
+        try:
+            Constraint.regex(pattern)
+        except SettingError as error:
+            if "nothing can satisfy" not in error.message:
+                inner = error.message.partition("cannot be used: ")[2] or "it is empty"
+                return f"the pattern{path and f' at {path}'}: {inner}", error.hint
+    if "oneOf constraints" in reason:
+        return (
+            'the alternatives of a "oneOf" may overlap, and "exactly one" cannot be enforced.',
+            f'Use "anyOf" instead, or {schemas.LENIENT}',
+        )
+    if "Failed to generate regex for" in reason:
+        return "a number has a bound that is too large to be enforced exactly.", "Use bounds within 2^53."
+    if "Regex is empty" in reason:
+        return "nothing can satisfy it: no text matches its pattern, format and length together.", None
+    if "only supported when all keys listed" in reason:
+        return (
+            '"minProperties" and "maxProperties" cannot be enforced beside properties that are not required.',
+            f'List the properties in "required", or {schemas.LENIENT}',
+        )
+    return reason.replace("Unsatisfiable schema: ", "nothing can satisfy it: "), None
+
+
+@cache
+def _bytes_as_tokens() -> llguidance.LLTokenizer:
+    """A tokenizer whose tokens are the 256 bytes and an end: enough to see whether any text fits."""
+    return Grammars([*(bytes([byte]) for byte in range(256)), b""], [256], lambda text: list(text.encode())).tokenizer
 
 
 class Grammars:
@@ -125,7 +207,7 @@ class Grammars:
         self.tokens = pieces
         self.special_token_ids = [i for i, piece in enumerate(pieces) if not piece]
         self.eos_token_id, self.bos_token_id = ends[0], None
-        self._tokenizer = llguidance.LLTokenizer(self, eos_token=list(ends))  # type: ignore[arg-type]  # duck-typed
+        self.tokenizer = llguidance.LLTokenizer(self, eos_token=list(ends))  # type: ignore[arg-type]  # duck-typed
         self._compiled: dict[Constraint, llguidance.LLMatcher] = {}
 
     def __call__(self, text: str) -> list[int]:
@@ -138,7 +220,7 @@ class Grammars:
         for i in range(len(tokens)):
             if self._bytes(tokens[i:]) == text.encode():
                 return tokens[i:]
-        return self._tokenizer.greedy_tokenize(text)
+        return self.tokenizer.greedy_tokenize(text)
 
     def _bytes(self, tokens: Sequence[int]) -> bytes:
         return b"".join(self._pieces[token] if token < len(self._pieces) else b"" for token in tokens)
@@ -146,13 +228,13 @@ class Grammars:
     def matcher(self, constraint: Constraint) -> "Matcher":
         """A matcher for one answer. Raises SettingError if the constraint is too complex."""
         if constraint not in self._compiled:
-            made = llguidance.LLMatcher(self._tokenizer, _compiled(constraint), log_level=0, limits=LIMITS)
+            made = llguidance.LLMatcher(self.tokenizer, _compiled(constraint), log_level=0, limits=LIMITS)
             if made.is_error():
                 raise _refused(constraint, made.get_error())
             while len(self._compiled) >= REMEMBERED:
                 del self._compiled[next(iter(self._compiled))]
             self._compiled[constraint] = made
-        return Matcher(constraint, self._compiled[constraint], self._tokenizer)
+        return Matcher(constraint, self._compiled[constraint], self.tokenizer)
 
 
 class Matcher:
@@ -172,7 +254,7 @@ class Matcher:
     def allowed(self, tokens: list[int]) -> NDArray[np.bool_]:
         """(n_real,) which tokens may follow. An end is allowed if the answer is complete or nothing else can follow.
 
-        Raises SettingError if the constraint is too complex.
+        Raises SettingError if the constraint is too complex, and if no token can follow a text that is not complete.
         """
         self._at(tokens)
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
@@ -186,7 +268,7 @@ class Matcher:
         return [] if self._matcher.is_stopped() else self._matcher.compute_ff_tokens()
 
     def ended(self, tokens: list[int]) -> bool:
-        """Whether no token can follow. Raises SettingError if the constraint is too complex."""
+        """Whether the answer is complete and no token can follow. Raises as `allowed`."""
         self._at(tokens)
         self._check()
         return self._matcher.is_stopped()
@@ -213,5 +295,11 @@ class Matcher:
 
     def _check(self) -> None:
         error = self._matcher.get_error()
-        if error and "NoExtensionBias" not in error:  # that one says that no token of this vocabulary fits
+        if DEAD_END in error:
+            after = f"after {len(self._fed)} tokens of the answer, " if self._fed else ""
+            raise SettingError(
+                f"The {_name(self._constraint)} cannot be satisfied: {after}no token of the models can follow, and the "
+                "answer is not complete."
+            )
+        if error:
             raise _refused(self._constraint, f"after {len(self._fed)} tokens: {error}")

@@ -5,13 +5,13 @@ supported.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
 from eftlocal.errors import SettingError
 
-__all__ = ["ANY", "Choice", "Class", "Literal", "Node", "Ref", "Repeat", "Sequence", "read", "refs"]
+__all__ = ["ANY", "Choice", "Class", "Literal", "Node", "Ref", "Repeat", "Sequence", "productive", "read", "refs"]
 
 HINT = "The notation is llama.cpp's GBNF: https://github.com/ggml-org/llama.cpp/tree/master/grammars"
 ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]"}
@@ -89,6 +89,61 @@ def refs(node: Node) -> Iterator[str]:
         case Sequence(nodes) | Choice(nodes):
             for inner in nodes:
                 yield from refs(inner)
+
+
+def productive(rules: Mapping[str, Node]) -> dict[str, Node]:
+    """The rules without the parts that derive no text, such as `x ::= x "a"`: an answer could not leave them.
+
+    What is repeated zero times becomes the empty text. Raises SettingError if `root` derives no text.
+    """
+    known: set[str] = set()  # rules that derive a text
+
+    def derives(node: Node) -> bool:
+        match node:
+            case Literal():
+                return True
+            case Class():
+                return _has_characters(node)
+            case Ref(name):
+                return name in known
+            case Repeat(inner, least):
+                return least == 0 or derives(inner)
+            case Sequence(nodes):
+                return all(map(derives, nodes))
+            case Choice(nodes):
+                return any(map(derives, nodes))
+
+    def kept(node: Node) -> Node:
+        match node:
+            case Repeat(inner, least, most):
+                return Literal("") if most == 0 or not derives(inner) else Repeat(kept(inner), least, most)
+            case Sequence(nodes):
+                return Sequence(tuple(map(kept, nodes)))
+            case Choice(nodes):
+                left = tuple(kept(inner) for inner in nodes if derives(inner))
+                return left[0] if len(left) == 1 else Choice(left)
+        return node
+
+    while new := {name for name, node in rules.items() if name not in known and derives(node)}:
+        known |= new
+    if "root" not in known:
+        raise SettingError(
+            "The grammar cannot be used: nothing can satisfy it: no text of the rule root is complete.",
+            "A rule that refers to itself needs an alternative that does not.",
+        )
+    return {name: kept(node) for name, node in rules.items() if name in known}
+
+
+def _has_characters(node: Class) -> bool:
+    """Whether a character is in the class. Surrogates are not characters."""
+    if not node.inverted:
+        return bool(node.ranges)
+    start = 0
+    for first, last in sorted(node.ranges):
+        if start < ord(first) and not (start >= 0xD800 and ord(first) <= 0xE000):
+            return True
+        start = max(start, ord(last) + 1)
+    return start <= 0x10FFFF
 
 
 class _Parser:

@@ -248,12 +248,30 @@ def test_guesses_are_cut_at_the_first_that_may_not_come(grammars: Grammars) -> N
     assert matcher.fitting(list(b"abc"), list(b"d")) == 0
 
 
-def test_a_text_that_no_tokens_can_go_on_with_ends_and_is_not_complete() -> None:
-    without_b = [b"a", b"c", b""]
-    matcher = Grammars(without_b, [2], lambda text: []).matcher(Constraint.regex("acc?(b|d)"))
+def test_a_text_that_no_token_can_continue_is_an_error_and_not_an_answer() -> None:
+    without_b = Grammars([b"a", b"c", b""], [2], lambda text: [])
+    matcher = without_b.matcher(Constraint.regex("acc?(b|d)"))
     assert matcher.allowed([0]).tolist() == [False, True, False]
-    assert matcher.allowed([0, 1, 1]).tolist() == [False, False, True]
+    for ask in (matcher.allowed, matcher.ended):
+        with pytest.raises(SettingError, match="after 3 tokens of the answer, no token of the models can follow"):
+            ask([0, 1, 1])
     assert not matcher.complete("acc")
+    assert matcher.allowed([0]).tolist() == [False, True, False]
+    with pytest.raises(SettingError, match="cannot be satisfied: no token of the models can follow"):
+        without_b.matcher(Constraint.regex("b")).allowed([])
+
+
+def test_an_answer_that_no_token_can_continue_ends_alone_with_its_error(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eftlocal.decoding.constraints.constraint._check_start", lambda *_: None)
+    jobs = [
+        Job(Raw("a"), {"constraint": Constraint.regex(r"[^\s\S]a")}, tag=0),
+        Job(Raw("a"), {"constraint": CONSTRAINTS[-1]}, tag=1),
+    ]
+    found = dict(emulator.answers(jobs, parallel=2))
+    assert isinstance(found[1], Reply) and found[1].complete
+    assert isinstance(found[0], SettingError) and "no token of the models can follow" in found[0].message
 
 
 def test_a_tokenizer_that_puts_a_blank_first_forces_the_right_bytes() -> None:
@@ -286,7 +304,12 @@ def test_a_tokenizer_that_puts_a_blank_first_forces_the_right_bytes() -> None:
         (Constraint.regex, "\ud800", "half of a surrogate pair"),
         (Constraint.choice, [], "choice is empty"),
         (Constraint.choice, ["a", ""], "choice is empty"),
-        (Constraint.choice, "abc", "choice is empty"),
+        (Constraint.choice, "abc", "choices are the text 'abc'; they must be a list"),
+        (Constraint.regex, "a/b(", r"unclosed group: character 4: a/b<here>\("),
+        (Constraint.regex, "é\n\\d{2", r"counted repetition: character 5: é\\n\\d<here>\{2"),
+        (Constraint.regex, r"a\b", r"look-around .* is not supported: a\\b"),
+        (Constraint.regex, "a\\", "ends in a backslash"),
+        (Constraint.regex, r"a[^\s\S]b", "regex cannot be used: nothing can satisfy it"),
     ],
 )
 def test_a_constraint_that_cannot_be_used_says_why_before_anything_is_decoded(

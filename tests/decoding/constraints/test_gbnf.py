@@ -82,6 +82,7 @@ def same_language(grammar: str, alphabet: str, length: int) -> None:
         ('root ::= ident ("+" root)?\nident ::= [a-b] [ab]* ws\nws ::= " "*', "ab +", 5),
         ('root ::= (expr "=" ws term "\\n")+\nexpr ::= term ("+" term)*\n'  # llama.cpp's arithmetic.gbnf, shortened
          'term ::= ident | "(" ws expr ")" ws\nident ::= "a" ws\nws ::= [ \\n]*', "a=+(\n", 6),
+        ('root ::= ("a" | root "b"){0} "c" root? | "a"{0,0} | y "c"\ny ::= "b" y', "abc", 5),
         ('root ::= item | "[" root ("," root)* "]"\nitem ::= "a"+ (";" "a")?', "a[,;]", 5),
     ],
 )  # fmt: skip
@@ -182,6 +183,26 @@ def test_llama_cpps_own_json_grammar_takes_json() -> None:
 def test_what_cannot_be_read_is_shown_with_its_place(grammar: str, words: str) -> None:
     with pytest.raises(SettingError, match=words):
         Constraint.grammar(grammar)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    ['root ::= root "a"', 'root ::= "a" root', "root ::= x\nx ::= x | x x", r'root ::= "a" [^\x00-\U0010FFFF] "b"'],
+)
+def test_a_grammar_that_no_text_completes_is_refused(grammar: str) -> None:
+    with pytest.raises(SettingError, match="nothing can satisfy it: no text of the rule root is complete"):
+        Constraint.grammar(grammar)
+
+
+def test_an_answer_does_not_enter_a_rule_that_never_ends() -> None:
+    allowed = matcher('root ::= "a" | "b" x | "c"? x*\nx ::= x "d"').allowed([])
+    assert [byte for byte in b"abcd" if allowed[byte]] == [*b"ac"]
+
+
+def test_what_is_repeated_zero_times_is_the_empty_text() -> None:
+    for grammar, text in (('root ::= "a"{0}', ""), ('root ::= "a"{0,0} "b"', "b"), ('root ::= ("a" root){0}', "")):
+        constraint = matcher(grammar)
+        assert [each for each in ("", "a", "b", "ab") if constraint.complete(each)] == [text]
 
 
 def test_escapes_line_ends_and_comments_are_read_as_llama_cpp_does() -> None:
