@@ -1,5 +1,7 @@
 """Reads the values of options: --mix, --gpu-layers and the shape of an answer; refuses options that exclude others."""
 
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ __all__ = ["no_file_options", "not_both", "parse_layers", "parse_mix", "shape"]
 def shape(json_schema: str | None, grammar: Path | None, regex: str | None, choice: list[str] | None) -> "Dials":
     """The `constraint` setting that one of these options gives; empty if none was given. Raises SettingError."""
     given = {"--json-schema": json_schema, "--grammar": grammar, "--regex": regex, "--choice": choice}
-    named = [name for name, value in given.items() if value]
+    named = [name for name, value in given.items() if value not in (None, [])]
     if not named:
         return {}
     if len(named) > 1:
@@ -24,13 +26,19 @@ def shape(json_schema: str | None, grammar: Path | None, regex: str | None, choi
             f"{' and '.join(named)} were given, but an answer can have only one shape.", "Keep one of them."
         )
     from eftlocal.decoding.constraints.constraint import Constraint
+    from eftlocal.decoding.constraints.schema import unwrapped
 
-    if json_schema:
-        inline = json_schema.lstrip().startswith("{")
-        return {"constraint": Constraint.json_schema(json_schema if inline else _text(Path(json_schema)))}
-    if grammar:
+    if json_schema is not None:
+        if not json_schema.strip():
+            raise SettingError("--json-schema is empty; it must be a file or a JSON object.")
+        text = json_schema if json_schema.lstrip().startswith("{") else _text(Path(json_schema))
+        constraint = Constraint.json_schema(text)
+        if unwrapped(found := json.loads(text)) is not found:
+            print("eftlocal: --json-schema is in OpenAI's form; its inner schema is used.", file=sys.stderr)
+        return {"constraint": constraint}
+    if grammar is not None:
         return {"constraint": Constraint.grammar(_text(grammar))}
-    return {"constraint": Constraint.regex(regex) if regex else Constraint.choice(choice or [])}
+    return {"constraint": Constraint.choice(choice or []) if regex is None else Constraint.regex(regex)}
 
 
 def _text(file: Path) -> str:

@@ -171,6 +171,18 @@ def test_the_end_of_the_context_is_told_on_stderr(run: Run) -> None:
         assert (done.code, json.loads(done.out)["finish_reason"], done.err) == (0, reason, said)
 
 
+def test_a_schema_in_openais_form_is_taken_out_of_it_and_that_is_told(run: Run) -> None:
+    schema = '{"enum": [7]}'
+    for wrapped in (
+        f'{{"name": "n", "schema": {schema}}}',
+        f'{{"type": "json_schema", "json_schema": {{"schema": {schema}}}}}',
+    ):
+        done = run("generate", "hi", "--json-schema", wrapped)
+        assert (done.code, done.out) == (0, "7\n")
+        assert done.err == "eftlocal: --json-schema is in OpenAI's form; its inner schema is used.\n"
+    assert run("generate", "hi", "--json-schema", schema).err == ""
+
+
 # --- the version ------------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +220,11 @@ MISTAKES = [
     (["generate", "hi", "-e", "nobody"], "nobody"),
     (["generate", "word " * 300], "tokens long for the"),
     (["generate", "hi", "--raw", "--system", "x"], "cannot have a system text"),
+    (["generate", "hi", "--regex", r"a[^\s\S]b"], "nothing can satisfy it"),
+    (["generate", "hi", "--regex", ""], "regex is empty"),
+    (["generate", "hi", "--json-schema", ""], "--json-schema is empty"),
+    (["generate", "hi", "--json-schema", '{"const": 9007199254740993}'], "too large to be enforced exactly"),
+    (["generate", "hi", "--json-schema", '{"propertees": {}}'], 'Did you mean "properties"?'),
     (["score", "--prompt", "a", "--completion", ""], "completion is empty"),
     (["chat", "nobody"], "nobody"),
 ]
