@@ -35,6 +35,17 @@ def test_every_marker_of_a_300_line_answer_stands_once_and_in_order(kind: str, t
         leave(terminal)
 
 
+def test_a_terminal_that_does_not_report_the_cursor_gets_no_warning(tmp_path: Path) -> None:
+    with fake(tmp_path) as terminal:
+        terminal.screen.write_process_input = lambda data: None  # type: ignore[method-assign]  # it answers nothing
+        terminal.prompt(1)
+        terminal.pump(3)  # prompt_toolkit waits 2 seconds for the report
+        terminal.enter("say hello")
+        terminal.prompt(2)
+        assert "CPR" not in terminal.text and "WARNING" not in terminal.text, terminal.text
+        leave(terminal)
+
+
 @pytest.mark.parametrize("columns", [50, 110])
 @pytest.mark.parametrize("kind", ["lines", "list", "code"])
 def test_resizing_in_mid_answer_loses_and_repeats_nothing(kind: str, columns: int, tmp_path: Path) -> None:

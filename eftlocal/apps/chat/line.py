@@ -88,6 +88,8 @@ class Line:
             reserve_space_for_menu=6,
             refresh_interval=0.0,
         )
+        # A terminal that does not report its cursor's position works, too; prompt_toolkit would print a warning.
+        self._session.app.renderer.cpr_not_supported_callback = None
 
     def read(self) -> str | None:
         """The next message, or None for Ctrl-D.
