@@ -166,12 +166,16 @@ def _check_tokenizer(header: Header) -> None:
         found = f'"{model}"' if model else "missing"
         expected = "expected a name such as gpt2 or llama"
         raise ModelFileError(f"{header.path}: has no tokenizer: tokenizer.ggml.model is {found}, {expected}")
+    if (
+        pre := header.text("tokenizer.ggml.pre")
+    ) == "whitespace":  # llama.cpp aborts at two spaces in a row
+        raise ModelFileError(f'{header.path}: tokenizer.ggml.pre is "{pre}", expected one for language models')
     tokens = _array(header, "tokenizer.ggml.tokens", ("string",), least=1)
     optional = {"tokenizer.ggml.token_type": ("i32",), "tokenizer.ggml.scores": ("f32", "i32")}
     for key, types in optional.items():
         if key in header.metadata:
             _array(header, key, types, least=len(tokens))
-    if model == "gpt2" and header.text("tokenizer.ggml.pre") != "kimi-k2":  # kimi-k2 is BPE without merges
+    if model == "gpt2" and pre != "kimi-k2":  # kimi-k2 is BPE without merges
         _array(header, "tokenizer.ggml.merges", ("string",), least=0)
     texts = tokens.strings()
     _check_texts(header, texts)

@@ -18,8 +18,8 @@ for path in sys.argv[1:]:
     if (pid := os.fork()) == 0:
         model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
         if model:
-            text = "\\u00e9".encode()
-            lib.llama_tokenize(lib.llama_model_get_vocab(model), text, 2, (lib.llama_token * 9)(), 9, False, False)
+            text = "\\u00e9  a".encode()
+            lib.llama_tokenize(lib.llama_model_get_vocab(model), text, 5, (lib.llama_token * 9)(), 9, False, False)
             options = lib.llama_context_default_params()
             options.n_ctx = 64
             lib.llama_init_from_model(model, options)
@@ -61,7 +61,7 @@ def altered(source: Path, target: Path, changes: Changes) -> Path:
 def ends_llama_cpp(paths: Iterable[Path]) -> list[bool]:
     """Loads each file in a process of its own, without our checks. Says for each whether a signal ended that process.
 
-    A process also tokenizes one character that is not ASCII, and makes a context.
+    A process also tokenizes a character that is not ASCII and two spaces, and makes a context.
     """
     quiet = os.environ | {"GGML_NO_BACKTRACE": "1"}
     command = [sys.executable, "-c", _LOAD, *map(str, paths)]

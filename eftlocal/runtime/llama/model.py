@@ -15,7 +15,13 @@ from eftlocal.runtime import trial
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama import devices, library
 from eftlocal.runtime.llama.interrupt import interruptible
+from eftlocal.runtime.llama.stack import on_deep_stack
 from eftlocal.runtime.plan.placement import Offload
+
+# For some tokenizers, llama.cpp splits a text with std::regex, which calls itself for each character of a word and takes
+# about 350 bytes of stack each time. A word of 25,000 letters ended the process.
+STACK = 512
+LONGEST = 1 << 22  # characters, for a stack of 2 GB
 
 
 class Model:
@@ -83,8 +89,15 @@ class Model:
         return bool(attributes & lib.LLAMA_TOKEN_ATTR_LSTRIP), bool(attributes & lib.LLAMA_TOKEN_ATTR_RSTRIP)
 
     def tokenize(self, text: str) -> list[int]:
-        """Returns the ids of plain text. BOS is not added, and control tokens in `text` stay text."""
-        data = text.encode("utf-8", "surrogatepass")
+        """Returns the ids of plain text. BOS is not added, and control tokens in `text` stay text.
+
+        Raises DecodeError for a text that is longer than any context.
+        """
+        if len(text) > LONGEST:
+            raise DecodeError(f"{self.path}: a text has {len(text):,} characters, expected at most {LONGEST:,}")
+        return on_deep_stack(len(text) * STACK, lambda: self._tokens(text.encode("utf-8", "surrogatepass")))
+
+    def _tokens(self, data: bytes) -> list[int]:
         room = len(data) + 8  # a byte is at most one token; a leading space may be added
         while True:
             tokens = (lib.llama_token * room)()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 import gguf as gguf_writer
@@ -10,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eftlocal.errors import ModelLoadError
+from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.llama.context import Context, Feed
 from eftlocal.runtime.llama.model import Model
+from eftlocal.runtime.llama.stack import on_deep_stack
 from tests import families
 from tests.families import VOCAB, Family
+from tests.runtime.altered import altered
 
 # --- files that llama.cpp refuses -------------------------------------------------------------------------------------
 
@@ -116,3 +119,25 @@ def test_a_text_of_a_megabyte_is_tokenized(model: Model) -> None:
     for text in ("a", " ", "\n", "1", "😀"):
         many = text * (300_000 // len(text.encode()))
         assert b"".join(map(model.piece, set(model.tokenize(many)))).decode().strip(text) == ""
+
+
+@pytest.mark.parametrize("pre", ["tekken", "default", "deepseek-llm"])
+def test_a_word_of_any_length_is_tokenized_whatever_the_pre_tokenizer(pre: str, family: Family, tmp_path: Path) -> None:
+    """llama.cpp splits a text with std::regex, which filled a stack of 8 MB with a word of 25,000 letters."""
+    made = Model(gguf.check(altered(family.tuned, tmp_path / "pre.gguf", {"tokenizer.ggml.pre": pre})))
+    try:
+        for text in ("a", "!", "1", "é"):
+            assert b"".join(map(made.piece, made.tokenize(text * 40_000))) == (text * 40_000).encode()
+        with pytest.raises(DecodeError, match="a text has 4,194,305 characters, expected at most 4,194,304"):
+            made.tokenize("a" * (1 + (1 << 22)))
+    finally:
+        made.close()
+
+
+def test_a_deep_stack_returns_and_raises_what_the_call_does_and_leaves_the_setting() -> None:
+    before = threading.stack_size()
+    here = threading.get_ident()
+    assert on_deep_stack(10, threading.get_ident) == here != on_deep_stack(50 << 20, threading.get_ident)
+    with pytest.raises(ZeroDivisionError):
+        on_deep_stack(50 << 20, lambda: 1 // 0)
+    assert threading.stack_size() == before
