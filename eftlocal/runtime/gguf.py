@@ -83,6 +83,9 @@ def check_lora(path: Path) -> Header:
     _must_name_an_architecture(header)
     if not any(tensor.name.endswith(".lora_a") for tensor in header.tensors):
         raise ModelFileError(f"{path}: has no LoRA weights, expected tensors named *.lora_a and *.lora_b")
+    for tensor in header.tensors:
+        if tensor.type in NO_WEIGHTS:
+            raise _no_weights(path, tensor)
     return header
 
 
@@ -118,7 +121,12 @@ def _check_types(path: Path, tensors: Iterable[Tensor]) -> None:
         if len(tensor.shape) < 2 or tensor.name.endswith(ONLY_F32):
             raise ModelFileError(f"{found}, expected F32: llama.cpp supports no other type there")
         if tensor.type in NO_WEIGHTS:
-            raise ModelFileError(f"{found}, expected a type for weights, such as F16 or Q4_K")
+            raise _no_weights(path, tensor)
+
+
+def _no_weights(path: Path, tensor: Tensor) -> ModelFileError:
+    found = printable(f"{path}: tensor {tensor.name} is of type {tensor.type}")
+    return ModelFileError(f"{found}, expected a type for weights, such as F16 or Q4_K")
 
 
 # --- split files ------------------------------------------------------------------------------------------------------
@@ -166,9 +174,7 @@ def _check_tokenizer(header: Header) -> None:
         found = f'"{model}"' if model else "missing"
         expected = "expected a name such as gpt2 or llama"
         raise ModelFileError(f"{header.path}: has no tokenizer: tokenizer.ggml.model is {found}, {expected}")
-    if (
-        pre := header.text("tokenizer.ggml.pre")
-    ) == "whitespace":  # llama.cpp aborts at two spaces in a row
+    if (pre := header.text("tokenizer.ggml.pre")) == "whitespace":  # llama.cpp aborts at two spaces in a row
         raise ModelFileError(f'{header.path}: tokenizer.ggml.pre is "{pre}", expected one for language models')
     tokens = _array(header, "tokenizer.ggml.tokens", ("string",), least=1)
     optional = {"tokenizer.ggml.token_type": ("i32",), "tokenizer.ggml.scores": ("f32", "i32")}

@@ -465,13 +465,14 @@ def test_every_model_of_the_tests_and_every_demo_model_is_whole(family: Family) 
 
 
 def test_lora_adapters_are_told_from_models(tmp_path: Path, tiny: Path) -> None:
-    def adapter(kind: str, tensor: str) -> Path:
+    def adapter(kind: str, tensor: str, dtype: type = np.float32) -> Path:
         writer = GGUFWriter(tmp_path / "lora.gguf", "llama")
         writer.add_type("adapter")
         writer.add_string("adapter.type", kind)
-        writer.add_tensor(tensor, np.zeros((2, 4), np.float32))
+        writer.add_tensor(tensor, np.zeros((2, 4), dtype))
         return finished(writer)
 
+    assert "x.lora_a is of type I32, expected a type for" in problem(adapter("lora", "x.lora_a", np.int32), check_lora)
     assert check_lora(adapter("lora", "blk.0.attn_q.weight.lora_a")).architecture == "llama"
     assert 'adapter.type is "ia3", expected "lora"' in problem(adapter("ia3", "x.lora_a"), check_lora)
     assert "has no LoRA weights" in problem(adapter("lora", "x"), check_lora)

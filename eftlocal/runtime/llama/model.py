@@ -11,15 +11,16 @@ import llama_cpp as lib
 import numpy as np
 
 from eftlocal.errors import DecodeError, ModelLoadError
-from eftlocal.runtime import trial
+from eftlocal.runtime import gguf, trial
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama import devices, library
 from eftlocal.runtime.llama.interrupt import interruptible
 from eftlocal.runtime.llama.stack import on_deep_stack
 from eftlocal.runtime.plan.placement import Offload
+from eftlocal.text import printable
 
-# For some tokenizers, llama.cpp splits a text with std::regex, which calls itself for each character of a word and takes
-# about 350 bytes of stack each time. A word of 25,000 letters ended the process.
+# For some tokenizers, llama.cpp splits a text with std::regex, which calls itself for each character of a word: about
+# 350 bytes of stack each. A word of 25,000 letters ended the process.
 STACK = 512
 LONGEST = 1 << 22  # characters, for a stack of 2 GB
 
@@ -66,6 +67,7 @@ class Model:
         self.bos = bos if bos >= 0 else None
         self.add_bos = self.bos is not None and bool(lib.llama_vocab_get_add_bos(self._vocab))
         self._types = header.array("tokenizer.ggml.token_type")
+        self._shapes = {tensor.name: tensor.shape for tensor in header.tensors}
         # Recurrent and hybrid models keep a state that cannot be cut in the middle, so they cannot be rewound.
         self.rewinds = not (lib.llama_model_is_recurrent(handle) or lib.llama_model_is_hybrid(handle))
 
@@ -135,8 +137,18 @@ class Model:
                 raise ModelLoadError(
                     f"{path}: llama.cpp could not apply this adapter to {self.path}: {library.reason()}"
                 )
+            self._must_match(gguf.read(path))
             self._loras[path] = adapter
         return self._loras[path]
+
+    def _must_match(self, adapter: Header) -> None:
+        """Refuses matrices for another number of experts: llama.cpp compares only rows and columns, and then aborts."""
+        for tensor in adapter.tensors:
+            target, part = tensor.name[:-7], tensor.name[-7:]
+            if part in (".lora_a", ".lora_b") and self._shapes.get(target, ())[2:] != tensor.shape[2:]:
+                found = f"{adapter.path}: tensor {tensor.name} has the shape {tensor.shape}"
+                expected = f"expected one for the shape {self._shapes.get(target)} in {self.path}"
+                raise ModelLoadError(printable(f"{found}, {expected}"))
 
     def close(self) -> None:
         """Frees the weights and the adapters. Their contexts must be closed before."""

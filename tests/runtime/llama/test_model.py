@@ -64,6 +64,29 @@ def test_an_adapter_of_another_shape_gives_llama_cpps_reason(family: Family) -> 
         made.close()
 
 
+def test_an_adapter_for_experts_is_not_applied_to_a_plain_matrix(family: Family, tmp_path: Path) -> None:
+    """llama.cpp accepts it when it loads, and aborts when it computes."""
+    path = tmp_path / "experts.gguf"
+    writer = gguf_writer.GGUFWriter(path, "llama")
+    writer.add_type(gguf_writer.GGUFType.ADAPTER)
+    writer.add_string(gguf_writer.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf_writer.Keys.Adapter.LORA_ALPHA, 1.0)
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.zeros((2, 2, 64), np.float32))
+    writer.add_tensor("blk.0.attn_q.weight.lora_b", np.zeros((2, 64, 2), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    made = Model(gguf.check(family.tuned))
+    try:
+        with pytest.raises(
+            ModelLoadError, match=r"lora_a has the shape \(64, 2, 2\), expected one for .*\(64, 64\) in"
+        ):
+            Context(made, n_ctx=64, lora=(path, 1.0))
+    finally:
+        made.close()
+
+
 # --- the tokenizer ----------------------------------------------------------------------------------------------------
 
 
