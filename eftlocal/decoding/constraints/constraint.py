@@ -45,7 +45,14 @@ class Constraint:
             self.text.encode()
         except UnicodeEncodeError as error:
             raise _refused(self, f"character {error.start} is half of a surrogate pair") from None
-        compiled = _compiled(self)
+        try:
+            compiled = _compiled(self)
+        except RecursionError:
+            raise _too_deep(self.kind) from None
+        except SettingError:
+            raise
+        except ValueError as error:  # from llguidance
+            raise _refused(self, str(error)) from None
         problem = llguidance.LLMatcher.validate_grammar(compiled, limits=LIMITS)
         if problem:
             raise _refused(self, problem)
@@ -66,6 +73,8 @@ class Constraint:
         try:
             value = json.loads(schema) if isinstance(schema, str) else dict(schema)
             text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        except RecursionError:
+            raise _too_deep("json_schema") from None
         except (TypeError, ValueError) as error:
             raise SettingError(f"The JSON schema is not valid JSON: {error}.") from None
         if not isinstance(value, dict):
@@ -116,8 +125,12 @@ def _compiled(constraint: Constraint) -> str:
     return matcher.grammar_from_lark(notation.choice(json.loads(text)))
 
 
-def _name(constraint: Constraint) -> str:
-    return {"json_schema": "JSON schema", "choice": "list of choices"}.get(constraint.kind, constraint.kind)
+def _name(kind: str) -> str:
+    return {"json_schema": "JSON schema", "choice": "list of choices"}.get(kind, kind)
+
+
+def _too_deep(kind: str) -> SettingError:
+    return SettingError(f"The {_name(kind)} cannot be used: it is nested too deeply.")
 
 
 def _check_start(constraint: Constraint, compiled: str) -> None:
@@ -126,7 +139,7 @@ def _check_start(constraint: Constraint, compiled: str) -> None:
     if not start.is_error():  # too complex: `Grammars.matcher` tells
         start.compute_bitmask()
         if DEAD_END in start.get_error():
-            raise SettingError(f"The {_name(constraint)} cannot be used: nothing can satisfy it.")
+            raise SettingError(f"The {_name(constraint.kind)} cannot be used: nothing can satisfy it.")
 
 
 def _refused(constraint: Constraint, error: str) -> SettingError:
@@ -140,7 +153,7 @@ def _refused(constraint: Constraint, error: str) -> SettingError:
         reason = rf"look-around (\b, and ^ or $ inside the regex) is not supported: {constraint.text}"
     elif mark := re.search(r"parse error:\n    .*\n    ( *)\^", found):
         reason = f"{reason[:-1]}: {_marked(constraint.text, len(mark[1]))}"
-    return SettingError(f"The {_name(constraint)} cannot be used: {reason}", hint)
+    return SettingError(f"The {_name(constraint.kind)} cannot be used: {reason}", hint)
 
 
 def _marked(pattern: str, place: int) -> str:
@@ -180,6 +193,8 @@ def _told(constraint: Constraint, reason: str) -> tuple[str, str | None]:
             '"minProperties" and "maxProperties" cannot be enforced beside properties that are not required.',
             f'List the properties in "required", or {schemas.LENIENT}',
         )
+    if "recursion limit" in reason:
+        return "it is nested too deeply.", None
     return reason.replace("Unsatisfiable schema: ", "nothing can satisfy it: "), None
 
 
@@ -297,9 +312,10 @@ class Matcher:
         error = self._matcher.get_error()
         if DEAD_END in error:
             after = f"after {len(self._fed)} tokens of the answer, " if self._fed else ""
+            name = _name(self._constraint.kind)
             raise SettingError(
-                f"The {_name(self._constraint)} cannot be satisfied: {after}no token of the models can follow, and the "
-                "answer is not complete."
+                f"The {name} cannot be satisfied: {after}no token of the models can follow, and the answer is not "
+                "complete."
             )
         if error:
             raise _refused(self._constraint, f"after {len(self._fed)} tokens: {error}")

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-__all__ = ["FORMATS", "NumberError", "bounded", "constant"]
+__all__ = ["FORMATS", "NumberError", "bounded", "combined", "constant"]
 
 BIG = 2**53  # whole numbers up to here are exact in a float
 HIGHEST = 2**63 - 1  # llguidance rounds it up to 2^63 and cuts that, which gives it back
 LOWEST = -(2**63) + 1024  # the lowest whole number above -2^63 that is exact in a float
 FORMATS = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}  # OpenAPI's
-STEP = 1e-12
+EASY = 10**6  # whole numbers below it have room for many decimals
 MOST_DECIMALS = 22
 FEWER = "Use a number with fewer digits."
 BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
@@ -41,8 +41,10 @@ def constant(value: float, name: str) -> float:
     raise _inexact(whole, name, 'Use a text ("type": "string") for numbers that are names, or another number.')
 
 
-def bounded(schema: Mapping[str, Any]) -> dict[str, Any]:
+def bounded(schema: Mapping[str, Any], *, merged: bool) -> dict[str, Any]:
     """The schema with bounds, `multipleOf` and the formats int32 and int64 as llguidance should get them.
+
+    merged: whether other bounds may be added to these, by `allOf` or beside a `$ref`
 
     Raises NumberError. An integer's bound of -2^63 becomes -2^63 + 1024, because llguidance cannot hold -2^63.
     """
@@ -60,7 +62,7 @@ def bounded(schema: Mapping[str, Any]) -> dict[str, Any]:
     if limits is not None:
         del found["format"]
     if limits is None and all(abs(value) < BIG for value in given.values()):
-        return _opened(found) if "number" in types else found
+        return _opened(found, merged=merged) if "number" in types else found
     if "number" in types:
         for name, value in given.items():
             _check_bound_of_a_number(value, name)
@@ -105,28 +107,43 @@ def _whole(schema: Mapping[str, Any], given: Mapping[str, float], limits: tuple[
     return found
 
 
-def _opened(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a number; an excluded whole bound becomes the next number with 12 more digits where that is needed.
+def _opened(schema: dict[str, Any], *, merged: bool) -> dict[str, Any]:
+    """The schema of a number, with the next number instead of an excluded whole bound where that is needed.
 
     llguidance does not exclude L in L < x < L + 1 if the upper bound is nearer than L + 1 (`rx_float_range`), and the
-    same below zero.
+    same below zero. The next number has 15 digits: 1.00000000000001 for 1.
     """
     found = dict(schema)
-    low: Any = schema.get("exclusiveMinimum")
-    low = schema.get("minimum") if low is True else low  # as in draft 4
-    high: Any = schema.get("exclusiveMaximum")
-    high = schema.get("maximum") if high is True else high
-    above: list[Any] = [each for name in ("maximum", "exclusiveMaximum") if _is_number(each := schema.get(name))]
-    below: list[Any] = [each for name in ("minimum", "exclusiveMinimum") if _is_number(each := schema.get(name))]
-    if _is_number(low) and above and low % 1 == 0 and low < min(above) < low + 1 and low >= max(below):
-        del found["exclusiveMinimum"]
-        found["minimum"] = low + STEP
-        _check_digits(found["minimum"], "exclusiveMinimum")
-    if _is_number(high) and below and high % 1 == 0 and high - 1 < max(below) < high and high <= min(above):
-        del found["exclusiveMaximum"]
-        found["maximum"] = high - STEP
-        _check_digits(found["maximum"], "exclusiveMaximum")
+    for low, high, sign in (("minimum", "maximum", 1), ("maximum", "minimum", -1)):
+        bound: Any = schema.get(f"exclusive{low.capitalize()}")
+        bound = schema.get(low) if bound is True else bound  # as in draft 4
+        if not _is_number(bound) or bound % 1:
+            continue
+        inner = [sign * schema[name] for name in (low, f"exclusive{low.capitalize()}") if _is_number(schema.get(name))]
+        outer = [
+            sign * schema[name] for name in (high, f"exclusive{high.capitalize()}") if _is_number(schema.get(name))
+        ]
+        near = bool(outer) and sign * bound < min(outer) < sign * bound + 1
+        if sign * bound >= max(inner) and (near or merged):
+            following = bound + sign * 10.0 ** -(15 - len(str(abs(int(bound)))))
+            if near or abs(bound) < EASY:
+                _check_digits(following, f"exclusive{low.capitalize()}")
+                del found[f"exclusive{low.capitalize()}"]
+                found[low] = following
     return found
+
+
+def combined(values: Iterable[float]) -> None:
+    """Raise NumberError if llguidance may not find the least common multiple of these values of `multipleOf`."""
+    numbers = [Decimal(repr(value)) for value in values if _is_number(value) and value > 0]
+    for i, one in enumerate(numbers):
+        for other in numbers[:i]:
+            decimals = max(0, -int(one.as_tuple().exponent), -int(other.as_tuple().exponent))
+            if one.scaleb(decimals) * other.scaleb(decimals) >= 2**32:
+                raise NumberError(
+                    f'"multipleOf" is {other} and {one}; together they have too many digits to be enforced exactly',
+                    "Write one multipleOf, without allOf.",
+                )
 
 
 def _check_digits(value: float, name: str) -> None:

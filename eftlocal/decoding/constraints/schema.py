@@ -37,6 +37,8 @@ UNENFORCED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor", "$vocabulary"), ()),
     "uniqueItems": (False,),
 }
+MERGING = {"$ref", "anyOf", "oneOf"}  # keywords whose schemas llguidance merges with the keywords beside them
+BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
 COUNTS = {"minItems", "maxItems", "minProperties", "maxProperties", "minLength", "maxLength"}
 HUGE = 10**9  # characters, items or properties
 KNOWN = ONE | LISTS | TABLES | VALUES | NOTES | {"nullable"}
@@ -74,6 +76,8 @@ def unwrapped(value: Mapping[str, Any]) -> Mapping[str, Any]:
 def enforceable(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The schema as llguidance should get it. Raises SettingError for what would not be enforced."""
     guidance = schema.get("x-guidance")
+    if "x-guidance" in schema and not isinstance(guidance, Mapping):
+        raise SettingError(f'The JSON schema cannot be used: "x-guidance" is {guidance!r}; it must be an object.')
     written = _Writer(schema, lenient=isinstance(guidance, Mapping) and guidance.get("lenient") is True).schema()
     if not _can_end(written):
         raise SettingError(
@@ -110,6 +114,9 @@ class _Writer:
         self._root = root
         self._lenient = lenient
         self._targets = set(_references(root))
+        tables = list(_tables(root))
+        self._merged = any("allOf" in table or (table.keys() & MERGING and table.keys() & BOUNDS) for table in tables)
+        self._multiples = [table["multipleOf"] for table in tables if "multipleOf" in table] if self._merged else []
 
     def schema(self) -> dict[str, Any]:
         written: dict[str, Any] = self._schema(self._root, "")
@@ -132,7 +139,8 @@ class _Writer:
             if self._is_kept(name, inner, path):
                 found[name] = self._inner(name, inner, f"{path}/{name}")
         try:
-            found = numbers.bounded(found)
+            found = numbers.bounded(found, merged=self._merged)
+            numbers.combined(self._multiples)
             for name in found.keys() & {"const", "enum"}:
                 found[name] = _constants(found[name], name)
         except numbers.NumberError as error:
@@ -140,6 +148,8 @@ class _Writer:
         if isinstance(pattern := found.get("pattern"), str) and ends_in_escape(pattern):
             self._refuse('"pattern" ends in a backslash', path, r"Write \\ for a backslash.")
         self._check_counts(found, path)
+        if self._are_told_apart(_list(found, "oneOf")) and "anyOf" not in found:
+            found = {"anyOf" if name == "oneOf" else name: inner for name, inner in found.items()}
         return _nullable(self._formatted(found, path))
 
     def _is_kept(self, name: str, value: Any, path: str) -> bool:
@@ -209,6 +219,27 @@ class _Writer:
             return {**schema, "allOf": [*_list(schema, "allOf"), {"maxLength": 253}]}
         return schema if name in LLGUIDANCES else {**rest, "allOf": [*_list(rest, "allOf"), *FORMATS[name]]}
 
+    def _are_told_apart(self, options: list[Any]) -> bool:
+        """Whether a required property has other constants in each alternative. Then `oneOf` is `anyOf`."""
+        seen: dict[str, list[Any]] = {}  # property -> its constants in each alternative
+        for option in options:
+            ref = option.get("$ref") if isinstance(option, Mapping) else None
+            table = _target(self._root, ref) if isinstance(ref, str) else option
+            if not isinstance(table, Mapping) or table.get("type") != "object":
+                return False
+            properties = table.get("properties")
+            for name in _list(table, "required"):
+                inner = properties.get(name) if isinstance(properties, Mapping) and isinstance(name, str) else None
+                if isinstance(inner, Mapping) and ("const" in inner or "enum" in inner):
+                    values = [inner["const"]] if "const" in inner else _list(inner, "enum")
+                    seen.setdefault(name, []).append(values)
+        return any(
+            len(lists) == len(options) > 0
+            and all(isinstance(value, str) for values in lists for value in values)
+            and len({value for values in lists for value in values}) == sum(map(len, lists))
+            for lists in seen.values()
+        )
+
     def _check_counts(self, schema: dict[str, Any], path: str) -> None:
         """Remove upper limits that no answer reaches, and refuse lower ones that llguidance does not enforce.
 
@@ -272,15 +303,21 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _references(value: Any) -> Iterator[str]:
-    """The places in the schema itself that a $ref names, as paths: /$defs/x."""
+def _tables(value: Any) -> Iterator[Mapping[str, Any]]:
+    """All JSON objects in a value."""
     if isinstance(value, Mapping):
-        if isinstance(ref := value.get("$ref"), str) and ref.startswith("#"):
-            yield unquote(ref[1:]).replace("~1", "/").replace("~0", "~")
+        yield value
         value = list(value.values())
     if isinstance(value, list):
         for inner in value:
-            yield from _references(inner)
+            yield from _tables(inner)
+
+
+def _references(root: Mapping[str, Any]) -> Iterator[str]:
+    """The places in the schema itself that a $ref names, as paths: /$defs/x."""
+    for table in _tables(root):
+        if isinstance(ref := table.get("$ref"), str) and ref.startswith("#"):
+            yield unquote(ref[1:]).replace("~1", "/").replace("~0", "~")
 
 
 def _can_end(root: Mapping[str, Any]) -> bool:

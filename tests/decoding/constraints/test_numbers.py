@@ -82,6 +82,14 @@ def test_an_excluded_bound_is_no_answer() -> None:
     ):
         assert takes(schema, "1", "1.0", "1.01", "1.5") == [False, False, True, True]
     assert takes({"type": "number", "minimum": -0.5, "exclusiveMaximum": 0}, "-0", "0", "-0.01") == [False, False, True]
+    merged = {"allOf": [{"type": "number", "exclusiveMinimum": 1}, {"maximum": 1.5}]}
+    assert takes(merged, "1", "1.0", "1.01", "1.5") == [False, False, True, True]
+
+
+def test_multiples_that_overflow_together_are_refused() -> None:
+    with pytest.raises(SettingError, match='"multipleOf" is 65537 and 65539; together'):
+        Constraint.json_schema({"allOf": [{"type": "integer", "multipleOf": 65537}, {"multipleOf": 65539}]})
+    assert takes({"allOf": [{"type": "integer", "multipleOf": 6}, {"multipleOf": 4}]}, 12, 6, 4) == [True, False, False]
 
 
 numbers = st.one_of(

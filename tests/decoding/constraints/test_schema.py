@@ -1,5 +1,7 @@
 """JSON Schemas: all of a schema is enforced, or it is refused; answers are what jsonschema takes."""
 
+import contextlib
+import copy
 import datetime
 import json
 import random
@@ -8,9 +10,12 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eftlocal import Emulator
 from eftlocal.decoding.constraints.constraint import Constraint, Grammars
+from eftlocal.decoding.constraints.schema import KNOWN, UNENFORCED, _tables
 from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.emulator import Job
 from eftlocal.errors import SettingError
@@ -101,6 +106,17 @@ def test_references_into_openapis_components_are_followed() -> None:
         Constraint.json_schema({**schema, "components": {"schemas": {"City": {"propertees": {}}}}})
 
 
+def test_alternatives_that_a_property_tells_apart_may_be_a_one_of() -> None:
+    kinds = {
+        name: {"type": "object", "properties": {"kind": {"const": name}}, "required": ["kind"]} for name in ("a", "b")
+    }
+    schema: dict[str, Any] = {"$defs": kinds, "oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}
+    tagged = {**schema, "discriminator": {"propertyName": "kind"}}
+    assert takes(tagged, {"kind": "a"}, {"kind": "b"}, {"kind": "c"}) == [True, True, False]
+    with pytest.raises(SettingError, match='"oneOf" may overlap'):
+        Constraint.json_schema({**schema, "oneOf": [*schema["oneOf"], {"$ref": "#/$defs/a"}]})
+
+
 def test_what_only_describes_a_value_changes_nothing() -> None:
     notes = {
         **{"$schema": "http://json-schema.org/draft-04/schema#", "id": "http://example.com/x", "$comment": "c"},
@@ -135,6 +151,7 @@ def test_what_only_describes_a_value_changes_nothing() -> None:
         ({"properties": {"a": {"pattern": "(a/"}}}, r"pattern at /properties/a: unclosed group: .*<here>\(a/"),
         ({"pattern": "a\\"}, "ends in a backslash"),
         ({"type": "string", "minLength": 2**60}, '"minLength" is 1152921504606846976; it must be below'),
+        ({"x-guidance": 3}, '"x-guidance" is 3; it must be an object'),
         ({"type": 3}, '"type" is 3; it must be a name'),
         ({"enum": 3}, '"enum" is 3; it must be an array'),
         ({"properties": [1]}, r'"properties" is \[1\]; it must be an object'),
@@ -214,6 +231,37 @@ def a_schema(choose: random.Random, depth: int = 2) -> dict[str, Any]:
         required = list(properties)[: choose.randint(0, 3)]
         return {"type": kind, "properties": properties, "required": required, "additionalProperties": False}
     return {kind: [a_schema(choose, depth - 1) for _ in range(choose.randint(1, 2))]}
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=200, deadline=None)
+def test_a_schema_with_a_wrong_value_is_refused_or_used_but_raises_nothing_else(seed: int) -> None:
+    choose = random.Random(seed)
+    keywords = sorted(KNOWN | UNENFORCED.keys() | {"x-guidance"})
+    wrong: tuple[Any, ...] = (
+        3,
+        -1,
+        2.5,
+        None,
+        True,
+        "a",
+        "#",
+        "#/a",
+        [],
+        [3],
+        ["a"],
+        [None],
+        {},
+        {"a": 3},
+        {"a": {"$ref": "#"}},
+    )
+    schema: dict[str, Any] = a_schema(choose)
+    for _ in range(choose.randint(1, 3)):
+        place = choose.choice(list(_tables(schema)))
+        assert isinstance(place, dict)
+        place[choose.choice(keywords)] = copy.deepcopy(choose.choice(wrong))
+    with contextlib.suppress(SettingError):
+        GRAMMARS.matcher(Constraint.json_schema(schema))
 
 
 def checked(schema: dict[str, Any], text: str) -> None:
