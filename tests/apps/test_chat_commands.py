@@ -114,6 +114,7 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["what", "/sweep much"], "/sweep takes numbers", ["what", "beta 1 emulated: what"]),
     (["say a b", "/why"], "2 tokens, moved by 0.55 nats", ["say a b", "a b"]),
     (["say a b", "/why 2"], "token 2, after “a”", ["say a b", "a b"]),
+    (["say [/x] b", "/why 2"], "token 2, after “[/x]”", ["say [/x] b", "[/x] b"]),  # it is no markup
     (["say a b", "/why b"], "token 2, after “a”", ["say a b", "a b"]),
     (["say a b", "/why 3"], "There is no token 3; the answer has 2 tokens", ["say a b", "a b"]),
     (["say a b", "/why z"], "No token of the answer contains 'z'", ["say a b", "a b"]),
@@ -206,6 +207,8 @@ def test_a_session_keeps_a_constraint(chat: Chat) -> None:
     for wrong in ("regex", "regexp x", "json_schema [1]", "choice a||b"):
         with pytest.raises(SettingError):
             run(chat, f"/set constraint {wrong}")
+    with pytest.raises(SettingError, match=r"unclosed group: character 2: a<here>\("):
+        run(chat, "/set constraint regex a(")
 
 
 def test_export_writes_markdown_and_json(chat: Chat, tmp_path: Path) -> None:

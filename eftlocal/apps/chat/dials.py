@@ -34,6 +34,8 @@ def parse(name: str, text: str) -> Any:
     text = text.strip()
     try:
         return _value(_HINTS[name], text)
+    except SettingError:  # a constraint's own words
+        raise
     except ValueError:
         raise SettingError(f"{name} is {text!r}; it must be {_form(_HINTS[name])}.") from None
 
