@@ -7,6 +7,8 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from rich.text import Text
+
 from eftlocal.apps.bench import plot
 from eftlocal.apps.bench.measure import measure
 from eftlocal.apps.bench.prompts import CITIES, GENERAL
@@ -60,7 +62,7 @@ def bench(
         status = stack.enter_context(console(stderr=True).status("loading ..."))
 
         def progress(text: str) -> None:
-            status.update(f"measuring: {text} ...")
+            status.update(Text(printable(f"measuring: {text} ...")))  # a plain string would be markup
 
         loaded = _loaded(load, cat, entry.name, contexts)
         with closing(loaded.engine):

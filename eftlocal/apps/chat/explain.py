@@ -85,12 +85,14 @@ def _show(chat: Chat, answers: Mapping[str, Reply], seed: int) -> None:
     elif width >= NARROW * len(answers):
         table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), pad_edge=False)
         for name in answers:
-            table.add_column(name, ratio=1, overflow="fold")
+            table.add_column(printable(name), ratio=1, overflow="fold")
         table.add_row(*(_answer(reply) for reply in answers.values()))
         chat.screen.show(table)
     else:
         for name, reply in answers.items():
-            chat.screen.show(Panel(_answer(reply), title=name, title_align="left", box=box.HORIZONTALS))
+            chat.screen.show(
+                Panel(_answer(reply), title=Text(printable(name)), title_align="left", box=box.HORIZONTALS)
+            )
     speeds = [f"{name} {r.tokens_per_s:.1f} tokens/s" for name, r in answers.items() if r.tokens_per_s]
     chat.screen.note("; ".join([f"seed {seed}", *speeds]))
 
@@ -194,9 +196,8 @@ def _candidates(chat: Chat, score: Score, index: int) -> None:
     rewards = list(chosen.rewards)
     prefix = {name: f"{printable(name)} " if len(rewards) > 1 else "" for name in rewards}
     before = clean("".join(token.text for token in score.tokens[:index]))[-60:].replace("\n", "⏎")
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title=f"token {index + 1}, after “{before}”", title_justify="left"
-    )
+    title = Text(f"token {index + 1}, after “{before}”", style="table.title")  # a plain string would be markup
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("")
     table.add_column("token")
     for name in (

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TextIO
 from rich.cells import cell_len
 from rich.console import COLOR_SYSTEMS, Console, RenderableType
 from rich.style import Style
+from rich.text import Text
 
 from eftlocal.apps.chat.markdown import MarkdownStream, PlainStream, Row, clean
 from eftlocal.runtime.views import Message
@@ -95,7 +96,7 @@ class Screen:
             self.note(text)
             yield
         else:
-            with _silent_keyboard(), self.notes.status(text, spinner="dots"):
+            with _silent_keyboard(), self.notes.status(Text(clean(text)), spinner="dots"):
                 yield
 
     def _stream(self) -> PlainStream | MarkdownStream:
