@@ -7,9 +7,9 @@ keyword is enforced, or known not to restrict anything, or refused.
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NoReturn
-from urllib.parse import unquote
 
 from eftlocal.decoding.constraints import numbers
+from eftlocal.decoding.constraints.references import can_finish, items, references, tables, target
 from eftlocal.errors import SettingError
 
 __all__ = ["LENIENT", "ends_in_escape", "enforceable", "patterns", "unwrapped"]
@@ -79,7 +79,7 @@ def enforceable(schema: Mapping[str, Any]) -> dict[str, Any]:
     if "x-guidance" in schema and not isinstance(guidance, Mapping):
         raise SettingError(f'The JSON schema cannot be used: "x-guidance" is {guidance!r}; it must be an object.')
     written = _Writer(schema, lenient=isinstance(guidance, Mapping) and guidance.get("lenient") is True).schema()
-    if not _can_end(written):
+    if not can_finish(written):
         raise SettingError(
             "The JSON schema cannot be used: nothing can satisfy it: each value would have to hold another value.",
             "Let the recursion end: make a property optional, or allow null.",
@@ -113,10 +113,10 @@ class _Writer:
     def __init__(self, root: Mapping[str, Any], *, lenient: bool) -> None:
         self._root = root
         self._lenient = lenient
-        self._targets = set(_references(root))
-        tables = list(_tables(root))
-        self._merged = any("allOf" in table or (table.keys() & MERGING and table.keys() & BOUNDS) for table in tables)
-        self._multiples = [table["multipleOf"] for table in tables if "multipleOf" in table] if self._merged else []
+        self._targets = set(references(root))
+        objects = list(tables(root))
+        self._merged = any("allOf" in table or (table.keys() & MERGING and table.keys() & BOUNDS) for table in objects)
+        self._multiples = [table["multipleOf"] for table in objects if "multipleOf" in table] if self._merged else []
 
     def schema(self) -> dict[str, Any]:
         written: dict[str, Any] = self._schema(self._root, "")
@@ -148,7 +148,7 @@ class _Writer:
         if isinstance(pattern := found.get("pattern"), str) and ends_in_escape(pattern):
             self._refuse('"pattern" ends in a backslash', path, r"Write \\ for a backslash.")
         self._check_counts(found, path)
-        if self._are_told_apart(_list(found, "oneOf")) and "anyOf" not in found:
+        if self._are_told_apart(items(found, "oneOf")) and "anyOf" not in found:
             found = {"anyOf" if name == "oneOf" else name: inner for name, inner in found.items()}
         return _nullable(self._formatted(found, path))
 
@@ -216,22 +216,22 @@ class _Writer:
                 f'the format "{name}" cannot be enforced (only {", ".join(names)} can)', path, f"{meant} {LENIENT}"
             )
         if name == "hostname":
-            return {**schema, "allOf": [*_list(schema, "allOf"), {"maxLength": 253}]}
-        return schema if name in LLGUIDANCES else {**rest, "allOf": [*_list(rest, "allOf"), *FORMATS[name]]}
+            return {**schema, "allOf": [*items(schema, "allOf"), {"maxLength": 253}]}
+        return schema if name in LLGUIDANCES else {**rest, "allOf": [*items(rest, "allOf"), *FORMATS[name]]}
 
     def _are_told_apart(self, options: list[Any]) -> bool:
         """Whether a required property has other constants in each alternative. Then `oneOf` is `anyOf`."""
         seen: dict[str, list[Any]] = {}  # property -> its constants in each alternative
         for option in options:
             ref = option.get("$ref") if isinstance(option, Mapping) else None
-            table = _target(self._root, ref) if isinstance(ref, str) else option
+            table = target(self._root, ref) if isinstance(ref, str) else option
             if not isinstance(table, Mapping) or table.get("type") != "object":
                 return False
             properties = table.get("properties")
-            for name in _list(table, "required"):
+            for name in items(table, "required"):
                 inner = properties.get(name) if isinstance(properties, Mapping) and isinstance(name, str) else None
                 if isinstance(inner, Mapping) and ("const" in inner or "enum" in inner):
-                    values = [inner["const"]] if "const" in inner else _list(inner, "enum")
+                    values = [inner["const"]] if "const" in inner else items(inner, "enum")
                     seen.setdefault(name, []).append(values)
         return any(
             len(lists) == len(options) > 0
@@ -250,7 +250,7 @@ class _Writer:
                 if name.startswith("min"):
                     self._refuse(f'"{name}" is {schema[name]}; it must be below {HUGE}', path)
                 del schema[name]
-        least, most, required = schema.get("minProperties"), schema.get("maxProperties"), _list(schema, "required")
+        least, most, required = schema.get("minProperties"), schema.get("maxProperties"), items(schema, "required")
         closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
         if self._lenient or closed or type(least) is not int or (type(most) is int and most < least):
             return
@@ -289,87 +289,15 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
     null = {"type": "null"}
     for name, value in schema.items():
         if name == "type":
-            found["type"] = list(dict.fromkeys([*([value] if isinstance(value, str) else _list(schema, name)), "null"]))
+            found["type"] = list(dict.fromkeys([*([value] if isinstance(value, str) else items(schema, name)), "null"]))
         elif name == "enum":
-            found["enum"] = [*_list(schema, name), None]
+            found["enum"] = [*items(schema, name), None]
         elif name == "const":
             found["enum"] = [value, None]
         elif name in ("anyOf", "oneOf"):
-            found[name] = [*_list(schema, name), null]
+            found[name] = [*items(schema, name), null]
         elif name in ("$ref", "allOf"):
             found.setdefault("allOf", []).append({"anyOf": [{name: value}, null]})
         else:
             found[name] = value
     return found
-
-
-def _tables(value: Any) -> Iterator[Mapping[str, Any]]:
-    """All JSON objects in a value."""
-    if isinstance(value, Mapping):
-        yield value
-        value = list(value.values())
-    if isinstance(value, list):
-        for inner in value:
-            yield from _tables(inner)
-
-
-def _references(root: Mapping[str, Any]) -> Iterator[str]:
-    """The places in the schema itself that a $ref names, as paths: /$defs/x."""
-    for table in _tables(root):
-        if isinstance(ref := table.get("$ref"), str) and ref.startswith("#"):
-            yield unquote(ref[1:]).replace("~1", "/").replace("~0", "~")
-
-
-def _can_end(root: Mapping[str, Any]) -> bool:
-    """Whether a finite value can satisfy the schema, as far as its recursion says."""
-    ends: dict[str, bool] = {}  # $ref -> whether a finite value is known to satisfy its target
-
-    def can_end(schema: Any) -> bool:
-        if not isinstance(schema, Mapping):
-            return True
-        if isinstance(ref := schema.get("$ref"), str) and not ends.setdefault(ref, not ref.startswith("#")):
-            return False
-        if not all(map(can_end, _list(schema, "allOf"))):
-            return False
-        for name in ("anyOf", "oneOf"):
-            if (options := _list(schema, name)) and not any(map(can_end, options)):
-                return False
-        checks = {"object": object_can, "array": array_can}
-        types = _list(schema, "type") or [schema.get("type")]
-        return any(checks[each](schema) if each in ("object", "array") else True for each in types)
-
-    def object_can(schema: Mapping[str, Any]) -> bool:
-        properties = schema.get("properties")
-        properties = properties if isinstance(properties, Mapping) else {}
-        return all(can_end(properties.get(name)) for name in _list(schema, "required") if isinstance(name, str))
-
-    def array_can(schema: Mapping[str, Any]) -> bool:
-        least = schema.get("minItems")
-        if not isinstance(least, int) or not least:
-            return True
-        first = _list(schema, "prefixItems")[:least]
-        return all(map(can_end, first)) and (len(first) == least or can_end(schema.get("items")))
-
-    before: dict[str, bool] | None = None
-    while not (end := can_end(root)) and before != ends:
-        before = dict(ends)
-        for ref in [ref for ref in ends if not ends[ref]]:
-            ends[ref] = can_end(_target(root, ref))
-    return end
-
-
-def _list(schema: Mapping[str, Any], name: str) -> list[Any]:
-    return value if isinstance(value := schema.get(name), list) else []
-
-
-def _target(root: Any, ref: str) -> Any:
-    """What a $ref names; True, which any value satisfies, if it is not a path in the schema itself."""
-    for part in ref.split("/")[1:]:
-        key = unquote(part).replace("~1", "/").replace("~0", "~")
-        if isinstance(root, list) and key.isdecimal() and int(key) < len(root):
-            root = root[int(key)]
-        elif isinstance(root, Mapping) and key in root:
-            root = root[key]
-        else:
-            return True
-    return root if ref == "#" or ref.startswith("#/") else True

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from eftlocal import Emulator
 from eftlocal.decoding.constraints.constraint import Constraint, Grammars
-from eftlocal.decoding.constraints.schema import KNOWN, UNENFORCED, _tables
+from eftlocal.decoding.constraints.references import tables
+from eftlocal.decoding.constraints.schema import KNOWN, UNENFORCED
 from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.emulator import Job
 from eftlocal.errors import SettingError
@@ -257,7 +258,7 @@ def test_a_schema_with_a_wrong_value_is_refused_or_used_but_raises_nothing_else(
     )
     schema: dict[str, Any] = a_schema(choose)
     for _ in range(choose.randint(1, 3)):
-        place = choose.choice(list(_tables(schema)))
+        place = choose.choice(list(tables(schema)))
         assert isinstance(place, dict)
         place[choose.choice(keywords)] = copy.deepcopy(choose.choice(wrong))
     with contextlib.suppress(SettingError):
