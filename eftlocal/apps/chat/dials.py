@@ -14,7 +14,7 @@ from eftlocal.errors import SettingError
 
 __all__ = ["NAMES", "known", "parse", "shown", "value_of"]
 
-_HINTS = get_type_hints(Dials)
+_HINTS = get_type_hints(Dials) | {"stop": Sequence[str]}  # `stop` may be a single text, which is a list of one here
 NAMES = tuple(_HINTS)
 _OFF = ("off", "none", "null")
 
