@@ -25,9 +25,9 @@ def interruptible(wake: Callable[[], None] = lambda: None) -> Iterator[threading
     event = threading.Event()
 
     def ask(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)  # first: another Ctrl-C in here would wait for the event's lock for ever
         event.set()
         wake()
-        signal.signal(signal.SIGINT, before)
 
     before = signal.signal(signal.SIGINT, ask)
     try:

@@ -34,9 +34,19 @@ COLDEST = 1e-30  # a lower temperature could be 0 in float32; at this one, any d
 
 
 def _check(name: str, value: float, allowed: str, inside: Callable[[float], bool]) -> None:
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (number and inside(value)):  # comparisons with NaN are false, so NaN is outside every range
+    if not (_is_number(value) and inside(value)):  # comparisons with NaN are false, so NaN is outside every range
         raise SettingError(f"{name} is {value!r}; it must be {allowed}.")
+
+
+def _is_number(value: object) -> bool:
+    """Whether a float can hold it."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+    return True
 
 
 def _probability(value: float) -> bool:

@@ -91,6 +91,7 @@ class Generation:
     hits: list[bool] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     stop_token: str | None = None  # the text of the control token that ended it, if it is a stop string
+    added: bool = False  # whether a scheduler has it
     error: EftError | None = None  # set if an error ended it; then there is no finish reason
     _longest: int = field(init=False)  # tokens of the longest prompt
 

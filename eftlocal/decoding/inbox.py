@@ -27,10 +27,11 @@ class Inbox(Generic[T]):
         self._items: SimpleQueue[object] = SimpleQueue()  # its `put` is safe in a signal handler
         self._room = Semaphore(most)
         self._closed = False
+        self._woken = False
         self.ended = False  # whether no more items come and all were taken
 
     def put(self, item: T) -> bool:
-        """Put an item in. Returns False if the inbox is closed."""
+        """Put an item in. Returns False if the inbox has ended or is closed: nobody will take it."""
         self._room.acquire()
         if self._closed:
             self._room.release()  # for the next thread that waits
@@ -40,7 +41,9 @@ class Inbox(Generic[T]):
 
     def end(self, error: BaseException | None = None) -> None:
         """Say that no more items come. After the last one, `take` raises `error`, or returns None if there is none."""
+        self._closed = True
         self._items.put(_End(error))
+        self._room.release()  # for a thread that waits in `put`
 
     def take(self, *, wait: bool) -> T | None:
         """Take the next item. With `wait`, wait until there is one.
@@ -49,13 +52,15 @@ class Inbox(Generic[T]):
         the error that was given to `end`.
         """
         while not self.ended:
+            if wait and self._woken:
+                self._woken = False
+                return None
             try:
                 item = self._items.get(block=wait)
             except Empty:
                 return None
             if item is WAKE:
-                if wait:
-                    return None
+                self._woken = True  # for the next `take` that waits: this one, or one that comes
             elif isinstance(item, _End):
                 self.ended = True
                 if item.error is not None:
@@ -66,13 +71,14 @@ class Inbox(Generic[T]):
         return None
 
     def wake(self) -> None:
-        """Make a `take` that waits return None. May be called in a signal handler."""
+        """Make a `take` that waits, or the next one that would, return None. May be called in a signal handler."""
         self._items.put(WAKE)
 
     def close(self) -> None:
-        """Drop all items and accept no more. Threads that wait in `put` return."""
+        """Drop all items and accept no more. Threads that wait in `put` or `take` return."""
         self._closed = True
         with suppress(Empty):
             while True:
                 self._items.get_nowait()
+        self._items.put(_End(None))
         self._room.release()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from eftlocal.decoding.generation import Generation
 from eftlocal.decoding.step import Step
-from eftlocal.engine.engine import Engine
+from eftlocal.engine.engine import Engine, not_finished
 from eftlocal.engine.slots import Request, Slot
 from eftlocal.errors import DecodeError, EftError
 
@@ -38,13 +38,18 @@ class Scheduler:
         self._prefilling: dict[Slot, Generation] = {}  # answers whose prompt is being read, oldest first
         self._decoding: dict[Slot, Generation] = {}  # answers that get tokens, in the order of their slots
         self._cancelled: set[Generation] = set()
+        self._texts: dict[Generation, str] = {}  # not told yet
+        self._ended: list[Generation] = []  # not told yet
 
     def __len__(self) -> int:
         """How many answers have not ended yet."""
         return len(self._waiting) + len(self._prefilling) + len(self._decoding)
 
     def add(self, generation: Generation) -> None:
-        """Add an answer. It takes part from the next step on."""
+        """Add an answer. It takes part from the next step on. Raises ValueError for one that was added before."""
+        if generation.added:
+            raise ValueError("This answer was added to a scheduler before; prepare another one.")
+        generation.added = True
         self._waiting.append(generation)
 
     def cancel(self, generation: Generation) -> None:
@@ -58,75 +63,89 @@ class Scheduler:
         """Run one step: answers that decode get one or more tokens, and prompts that are read get a chunk.
 
         Returns a delta for each answer that has new text or has ended. An error of one answer ends only that answer;
-        it is its `error`. If a decode fails, all answers that hold a slot end with that error.
+        it is its `error`. If a decode fails, all answers that hold a slot end with that error. So they do after any
+        other exception (KeyboardInterrupt, a lack of memory), which is raised; the next step reports their ends.
         """
-        texts = self._end_cancelled()
-        ended = self._release()
-        ended += self._fill_slots()
+        self._end_cancelled()
+        self._release()
+        self._fill_slots()
         if self._prefilling or self._decoding:
             try:
                 chunks = self._admit()
-                texts |= self._step(self._decoding, chunks)
+                self._texts |= self._step(self._decoding, chunks)
             except EftError as error:
-                for _, generation in self._running():
-                    generation.error = error
-        shown = [generation for _, generation in self._running() if texts.get(generation) and not generation.ended]
-        ended += self._release()
-        return [Delta(generation, texts.get(generation, "")) for generation in (*shown, *ended)]
+                self._fail(error)
+            except BaseException:
+                self._fail(DecodeError("The step that decoded this answer was interrupted."))
+                self._release()
+                raise
+        shown = [
+            generation for _, generation in self._running() if self._texts.get(generation) and not generation.ended
+        ]
+        self._release()
+        deltas = [Delta(generation, self._texts.get(generation, "")) for generation in (*shown, *self._ended)]
+        self._texts, self._ended = {}, []
+        return deltas
 
     def close(self) -> None:
-        """Cancel all answers that have not ended, and free their slots."""
+        """Cancel all answers that have not ended, and free their slots. No step reports their ends."""
         for generation in (*self._waiting, *(generation for _, generation in self._running())):
             if not generation.ended:
                 generation.end("cancelled")
         self._waiting.clear()
         self._release()
+        self._cancelled.clear()
+        self._texts, self._ended = {}, []
 
     def _running(self) -> Iterator[tuple[Slot, Generation]]:
         yield from self._decoding.items()
         yield from self._prefilling.items()
 
-    def _end_cancelled(self) -> dict[Generation, str]:
-        """End the answers that were cancelled. Returns the text that each still held back."""
-        texts = {}
-        if self._cancelled:
-            for generation in (*self._waiting, *(generation for _, generation in self._running())):
-                if generation in self._cancelled and not generation.ended:
-                    texts[generation] = generation.end("cancelled")
-            self._cancelled.clear()
-        return texts
+    def _end_cancelled(self) -> None:
+        """End the answers that were cancelled. What each still held back of its text is told."""
+        if not self._cancelled:
+            return
+        waiting, self._waiting = self._waiting, deque()
+        for generation in waiting:
+            if generation in self._cancelled:
+                self._ended.append(generation)
+            else:
+                self._waiting.append(generation)
+        for generation in (*self._ended, *(generation for _, generation in self._running())):
+            if generation in self._cancelled and not generation.ended:
+                self._texts[generation] = generation.end("cancelled")
+        self._cancelled.clear()
 
-    def _release(self) -> list[Generation]:
-        """Free the slots of the answers that have ended. Returns these answers."""
-        ended = [generation for generation in self._waiting if generation.ended]
-        for generation in ended:
-            self._waiting.remove(generation)
+    def _release(self) -> None:
+        """Free the slots of the answers that have ended."""
         for slot, generation in list(self._running()):
             if generation.ended:
                 self._engine.end(slot)
                 self._decoding.pop(slot, None)
                 self._prefilling.pop(slot, None)
-                ended.append(generation)
-        return ended
+                self._ended.append(generation)
 
-    def _fill_slots(self) -> list[Generation]:
-        """Give free slots to answers that wait. Returns those that could not begin; they have an error."""
-        failed = []
+    def _fail(self, error: EftError) -> None:
+        """End all answers that hold a slot with this error."""
+        for _, generation in self._running():
+            if not generation.ended:
+                generation.error = error
+
+    def _fill_slots(self) -> None:
+        """Give free slots to answers that wait. Those that cannot begin end with an error."""
         while self._waiting and any(slot.free for slot in self._engine.slots):
-            generation = self._waiting.popleft()
+            generation = self._waiting[0]
             try:
                 self._prefilling[self._engine.begin(generation.prompts)] = generation
             except EftError as error:
                 generation.error = error
-                failed.append(generation)
+                self._ended.append(generation)
+            self._waiting.popleft()
         if self._waiting and not self._prefilling and not self._decoding:  # this scheduler holds no slot
             for generation in self._waiting:
-                generation.error = DecodeError(
-                    "Another answer of this emulator is not finished.", "Read its stream to the end or close it first."
-                )
-            failed += self._waiting
+                generation.error = not_finished()
+            self._ended += self._waiting
             self._waiting.clear()
-        return failed
 
     def _admit(self) -> list[Request]:
         """Prefill: decide what the coming step reads of the prompts. Returns chunks of prompts too long for one step.

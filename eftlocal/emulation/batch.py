@@ -82,6 +82,7 @@ class Batch:
     def close(self) -> None:
         """Drop all jobs that are not answered, and free their slots."""
         self._scheduler.close()
+        self._tags.clear()
 
 
 def answers(batch: Batch, jobs: Iterable[Job], cancelled: Callable[[], bool]) -> Iterator[Answer]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, Unpack
@@ -209,6 +210,10 @@ class Emulator:
     def prepare(self, job: Job) -> Generation:
         """Make an answer that can be added to a scheduler. Raises ViewError, ContextError and SettingError."""
         rng_key = job.rng_key if isinstance(job.rng_key, tuple) else (job.rng_key,)
+        if not all(isinstance(part, Integral) and part >= 0 for part in rng_key):
+            raise SettingError(f"rng_key is {job.rng_key!r}; it must be whole numbers, 0 or above.")
+        if not all(isinstance(part, Integral) and part >= 0 for part in rng_key):
+            raise SettingError(f"rng_key is {job.rng_key!r}; it must be whole numbers, 0 or above.")
         return self._preparer.generation(job.prompt, self.settings.turned(**job.dials), rng_key)
 
     def scheduler(self) -> Scheduler:

@@ -9,7 +9,7 @@ from eftlocal.decoding.logprobs import likeliest
 from eftlocal.emulation.members import Members
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.slots import Request, Slot
-from eftlocal.errors import DecodeError, EftError
+from eftlocal.errors import EftError
 
 __all__ = ["Score", "ScoredToken", "Scorer", "Task"]
 
@@ -77,7 +77,7 @@ class Scorer:
             try:
                 scores = self.score([task for _, task in group])
                 found.update((i, score) for (i, _), score in zip(group, scores, strict=True))
-            except DecodeError as error:
+            except EftError as error:
                 found.update((i, error) for i, _ in group)
         return [found[i] for i in range(len(tasks))]
 

@@ -17,7 +17,7 @@ from eftlocal.engine.workers import Feeds, Workers
 from eftlocal.errors import DecodeError
 from eftlocal.runtime.llama.context import Feed
 
-__all__ = ["Engine", "Pending"]
+__all__ = ["Engine", "Pending", "not_finished"]
 
 FORK_WORTH = 16  # tokens; computing a shorter prefix again is faster than copying it
 
@@ -41,10 +41,11 @@ class Engine:
     def reserve(self, n_seq: int, n_ctx: int) -> None:
         """Make room for at least `n_seq` sequences of `n_ctx` tokens. Caches that have to grow are emptied.
 
-        No sequence may be running: all slots must be free.
+        Raises DecodeError where they have to grow while a sequence is running.
         """
-        assert all(slot.free for slot in self.slots), "a sequence is still running"
         if n_seq > len(self.slots) or n_ctx > self.n_ctx:
+            if not all(slot.free for slot in self.slots):
+                raise not_finished()
             self.workers.resize(n_ctx=n_ctx, n_seq=n_seq)
             self.slots = [Slot(i) for i in range(n_seq)]
 
@@ -62,10 +63,12 @@ class Engine:
         """
         self.workers.prepare(prompts)
         free = [s for s in self.slots if s.free]
+        if not free:
+            raise not_finished()
         slot = max(free, key=lambda s: (_held(s, prompts), -sum(map(len, s.fed.values()))))
-        slot.free = False
         slot.begin(prompts)
         self.share(slot)
+        slot.free = False  # last: what is interrupted before has taken no slot
         return slot
 
     def share(self, slot: Slot) -> None:
@@ -73,6 +76,7 @@ class Engine:
         for member in slot.prompts:
             source, shared = self._longest(slot, member)
             if source is not slot:
+                slot.fed[member], slot.valid[member] = [], 0  # until the copy is done: it may be interrupted
                 kept = self.workers.context(member).fork(source.index, slot.index, shared)
                 slot.fed[member], slot.valid[member] = source.fed[member][:kept], kept
 
@@ -108,6 +112,7 @@ class Engine:
         """Move a sequence to another slot, which must be free."""
         for member in slot.prompts:
             context = self.workers.context(member)
+            to.fed[member], to.valid[member] = [], 0  # until the copy is done: it may be interrupted
             kept = context.fork(slot.index, to.index, context.held(slot.index))
             # a sequence that has just begun was fed nothing
             to.fed[member], to.valid[member] = slot.fed.get(member, [])[:kept], min(slot.valid[member], kept)
@@ -214,6 +219,13 @@ class Pending:
         finally:
             self._engine.seconds += time.perf_counter() - began
         return self._work.found()
+
+
+def not_finished() -> DecodeError:
+    """The error where another answer holds what this one needs."""
+    return DecodeError(
+        "Another answer of this emulator is not finished.", "Read its stream to the end or close it first."
+    )
 
 
 def _held(slot: Slot, prompts: Mapping[int, list[int]]) -> int:

@@ -81,3 +81,25 @@ def test_only_so_many_items_wait_and_closing_lets_those_go_who_would_put_more() 
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_a_closed_inbox_gives_and_takes_nothing_and_nobody_waits() -> None:
+    inbox = filled(1, 2)
+    inbox.end()
+    inbox.close()
+    assert inbox.take(wait=True) is None and inbox.ended
+    assert not inbox.put(3)
+
+
+def test_an_inbox_that_has_ended_takes_no_more_items() -> None:
+    inbox = filled(1, most=1)
+    inbox.end()
+    assert not inbox.put(2) and not inbox.put(3)  # and nobody waits for room
+    assert inbox.take(wait=True) == 1 and inbox.take(wait=True) is None and inbox.ended
+
+
+def test_a_wake_is_not_lost_to_a_take_that_does_not_wait() -> None:
+    inbox = filled()
+    inbox.wake()
+    assert inbox.take(wait=False) is None
+    assert inbox.take(wait=True) is None and not inbox.ended

@@ -1,10 +1,13 @@
 """The scheduler: answers come, go, fail and are cancelled, and this never changes the other answers."""
 
+import itertools
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
+import llama_cpp
 import pytest
 
 from eftlocal import Emulator, Raw
@@ -17,6 +20,7 @@ from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime.llama import context as llama_context
 from tests.builders import load_members
 from tests.families import Family
+from tests.faults import fail_decode
 
 PLACES = 3
 LONG = "a long prompt that is read in chunks. " * 4
@@ -234,6 +238,86 @@ def test_an_answer_that_no_place_will_ever_be_free_for_is_an_error_and_no_endles
         house.emulator.generate(Raw("the"))
     assert len(run(other)) == PLACES  # it works as before
     assert house.tokens("the")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()])
+def test_after_any_other_exception_every_end_is_told_and_the_next_answers_are_right(
+    house: House, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    scheduler = house.emulator.scheduler()
+    first, second, third, fourth, waiting = (house.prepared(prompt) for prompt in ("Hello", "the", LONG, "a", "on"))
+    for answer in (first, second, third, fourth, waiting):
+        scheduler.add(answer)
+    scheduler.step()
+    scheduler.cancel(first)
+    with monkeypatch.context() as patch:
+        fail_decode(patch, 2, error, after=True)
+        with pytest.raises(type(error)):
+            scheduler.step()
+    assert house.free == PLACES
+    told = [generation for generation, _ in scheduler.step() if generation.ended]
+    assert set(told) == {first, second, third, fourth}  # the fourth had taken the first one's place
+    assert first.finish_reason == "cancelled" and isinstance(second.error, DecodeError)
+    run(scheduler)
+    assert tuple(waiting.tokens) == house.tokens("on")
+    assert house.tokens(LONG) == cold_tokens(house, LONG)
+    assert house.tokens("a") == cold_tokens(house, "a")
+
+
+def cold_tokens(house: House, prompt: str) -> tuple[int, ...]:
+    """The answer from caches that hold nothing."""
+    house.emulator.reserve(len(house.loaded.engine.slots) + 1)
+    return house.tokens(prompt)
+
+
+def test_a_copy_of_a_cache_that_is_interrupted_leaves_no_wrong_beginning(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, beginning = house.loaded.engine, "the world is on and in " * 3
+    expected = [house.tokens(prompt) for prompt in (beginning, "a" * 40)]
+    real = llama_cpp.llama_memory_seq_rm
+    for call in range(1, 12):
+        house.emulator.reserve(len(engine.slots) + 1)
+        house.tokens(beginning)
+        house.tokens("a" * 40)
+        calls = itertools.count(1)
+
+        def interrupted(*args: Any, call: int = call, calls: Any = calls) -> bool:
+            if next(calls) == call:
+                raise KeyboardInterrupt
+            return bool(real(*args))
+
+        scheduler = house.emulator.scheduler()
+        one, two = house.prepared(beginning + "x"), house.prepared(beginning + "y")
+        scheduler.add(one)
+        scheduler.add(two)
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(llama_cpp, "llama_memory_seq_rm", interrupted)
+            run(scheduler)
+        scheduler.close()
+        assert all(slot.free for slot in engine.slots)
+        assert [house.tokens(prompt) for prompt in (beginning, "a" * 40)] == expected
+
+
+def test_an_answer_is_added_once(house: House) -> None:
+    scheduler, answer = house.emulator.scheduler(), house.prepared("Hello")
+    scheduler.add(answer)
+    for other in (scheduler, house.emulator.scheduler()):
+        with pytest.raises(ValueError, match="added to a scheduler before"):
+            other.add(answer)
+    assert set(run(scheduler)) == {answer}
+
+
+def test_room_that_has_to_grow_is_refused_while_an_answer_runs(house: House) -> None:
+    scheduler = house.emulator.scheduler()
+    for _ in range(PLACES):
+        scheduler.add(house.prepared("Hello"))
+    scheduler.step()
+    assert house.emulator.reserve(PLACES) == PLACES  # there is room already
+    for use in (lambda: house.emulator.reserve(PLACES + 1), lambda: house.emulator.score("a", "b")):
+        with pytest.raises(DecodeError, match="is not finished"):
+            use()
+    assert len(run(scheduler)) == PLACES
 
 
 def test_closing_ends_all_and_gives_their_places_back(house: House) -> None:

@@ -149,6 +149,7 @@ class _Batch:
         self._waiting: dict[int, _Written] = {}  # place -> line that waits for those before it
         self._begun = self._ended = self._written = 0  # numbers of items
         self._failed = False
+        self._unread: EftError | None = None  # why the rest of the input cannot be read
 
     def run(self, lines: Lines, work: Work, stop: Event) -> bool:
         """Run to the end. Returns False if `stop` was set before. Raises LineError if a failed line ends the run."""
@@ -158,15 +159,23 @@ class _Batch:
             else:
                 self._begin(lines, work, stop)
             if not len(work):
+                if self._unread is not None:
+                    raise self._unread
                 return lines.ended and not self._items and self._ended == self._begun
             for finished in work.step():
                 self._take(finished, work)
 
     def _begin(self, lines: Lines, work: Work, stop: Event) -> None:
         """Begin items while there is room. If nothing runs, wait for the next line."""
-        while work.room > 0 and len(self._waiting) < WAITING and not self._failed and not stop.is_set():
+        while work.room > 0 and len(self._waiting) < WAITING and self._unread is None:
+            if self._failed or stop.is_set():
+                return
             if not self._items:
-                line = lines.take(wait=not len(work))
+                try:
+                    line = lines.take(wait=not len(work))
+                except EftError as error:  # what was read before is answered first
+                    self._unread = error
+                    return
                 if line is None:
                     return
                 self._open(line, work)

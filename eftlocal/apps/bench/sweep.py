@@ -22,7 +22,7 @@ from eftlocal.runtime.plan.memory import Cache, Sizes
 __all__ = ["Load", "check_contexts", "context_costs", "parse_contexts", "thread_costs", "thread_counts"]
 
 STEPS = 4  # tokens that are timed together, after one that is not timed
-LOADS = 3  # how often the models are loaded for each number of threads, at most
+LOADS = 3  # how often the models are loaded for each number of threads, if that is enough
 THREADS_CTX = 128  # tokens that are read for each number of threads
 
 
@@ -95,7 +95,8 @@ def thread_costs(
     The models are loaded again for each number, because loading decides how members share the threads. The numbers take
     turns, so that a busy machine slows all of them equally. There are few rounds: a large base takes seconds to load.
     """
-    rounds = min(repetitions, LOADS)
+    most = (THREADS_CTX - 3) // _timed(0) - 1  # repetitions that one text has tokens for
+    rounds = max(min(repetitions, LOADS), -(-repetitions // most))
     each = -(-repetitions // rounds)
     times = {n: Times() for n in counts}
     for i in range(rounds):

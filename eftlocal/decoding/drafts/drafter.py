@@ -10,7 +10,7 @@ from typing import Final
 
 from eftlocal.arithmetic.combine import Logits, Rows
 from eftlocal.decoding.drafts.length import LENGTHS, DraftLength
-from eftlocal.decoding.drafts.sources import Draft, DraftModelSource, ForcedSource, LookupSource
+from eftlocal.decoding.drafts.sources import Draft, DraftModelSource, ForcedSource, LookupSource, Source
 from eftlocal.decoding.generation import Generation
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.slots import Request, Slot
@@ -47,8 +47,8 @@ class Drafter:
     def __init__(self, engine: Engine, n_real: int) -> None:
         self._engine = engine
         self._draft_model = DraftModelSource(engine, n_real)
-        self._lookup = LookupSource(engine)
-        self._forced = ForcedSource(engine)
+        self._lookup: Source = LookupSource(engine)
+        self._forced: Source = ForcedSource(engine)
         self._lengths: dict[frozenset[object], DraftLength] = {}  # one for each set of running members
 
     def guess(self, decoding: Mapping[Slot, Generation], *, prefill: bool) -> Drafts:
@@ -61,7 +61,9 @@ class Drafter:
         begins = any(not generation.tokens for generation in decoding.values())
         began = time.perf_counter()
         drafts = self._forced.guess(decoding, _most(len(decoding)))
-        rest = {slot: generation for slot, generation in decoding.items() if not drafts[slot].tokens}
+        rest = {
+            s: generation for s, generation in decoding.items() if generation.settings.draft and not drafts[s].tokens
+        }
         if rest and length is not None and not begins:
             drafts |= self._choose(rest, length, len(decoding))
         return Drafts(drafts, length, not prefill and not begins, began, time.perf_counter())

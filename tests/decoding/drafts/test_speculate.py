@@ -19,8 +19,10 @@ from eftlocal.arithmetic.sample import warp
 from eftlocal.decoding.drafts.length import DraftLength
 from eftlocal.decoding.drafts.lookup import PromptLookup
 from eftlocal.decoding.drafts.sources import Draft, DraftModelSource
-from eftlocal.decoding.generation import Generation
+from eftlocal.decoding.generation import Generation, Reply
+from eftlocal.decoding.settings import Dials
 from eftlocal.emulation import prepare
+from eftlocal.emulation.batch import Job
 from eftlocal.emulation.loading import Loaded
 from eftlocal.engine.engine import Engine, Pending
 from eftlocal.engine.slots import Request, Slot
@@ -188,6 +190,16 @@ def test_several_sequences_with_drafts_equal_one_by_one_without(emulator: Emulat
         together = emulator.generate_many([Raw(p) for p in PROMPTS], parallel=parallel, draft=draft)
         for prompt, reply, tokens in zip(PROMPTS, together, separately, strict=True):
             same_but_for_ties(emulator, prompt, tokens, reply.tokens)
+
+
+def test_one_answer_without_drafts_takes_none_from_those_beside_it(agreeing: Emulator) -> None:
+    dials: Dials = {"beta": 0.02, "draft": 8}
+    with_drafts = agreeing.generate(Raw("the"), **dials)
+    work = [Job(Raw("the"), dials, tag=8), Job(Raw("Hello"), {**dials, "draft": 0}, tag=0)]
+    found = {answer.tag: answer.reply for answer in agreeing.answers(work, parallel=2)}
+    assert isinstance(drafted := found[8], Reply) and isinstance(plain := found[0], Reply)
+    assert drafted.tokens == with_drafts.tokens and drafted.steps <= with_drafts.steps + 2 < len(drafted.tokens)
+    assert plain.steps >= len(plain.tokens)
 
 
 # --- the distribution -------------------------------------------------------------------------------------------------
