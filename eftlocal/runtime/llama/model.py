@@ -17,7 +17,6 @@ from eftlocal.runtime.llama import devices, library
 from eftlocal.runtime.llama.interrupt import interruptible
 from eftlocal.runtime.llama.stack import on_deep_stack
 from eftlocal.runtime.plan.placement import Offload
-from eftlocal.text import printable
 
 # For some tokenizers, llama.cpp splits a text with std::regex, which calls itself for each character of a word: about
 # 350 bytes of stack each. A word of 25,000 letters ended the process.
@@ -125,7 +124,8 @@ class Model:
     def is_eog(self, token: int) -> bool:
         """Whether `token` ends a generation. llama.cpp decides this by the texts of the tokens."""
         if (known := self._ends.get(token)) is None:
-            known = self._ends[token] = bool(lib.llama_vocab_is_eog(self._vocab, token))
+            inside = 0 <= token < self.n_vocab  # elsewhere llama.cpp would end the process
+            known = self._ends[token] = inside and bool(lib.llama_vocab_is_eog(self._vocab, token))
         return known
 
     def lora(self, path: Path) -> lib.llama_adapter_lora_p:
@@ -148,7 +148,7 @@ class Model:
             if part in (".lora_a", ".lora_b") and self._shapes.get(target, ())[2:] != tensor.shape[2:]:
                 found = f"{adapter.path}: tensor {tensor.name} has the shape {tensor.shape}"
                 expected = f"expected one for the shape {self._shapes.get(target)} in {self.path}"
-                raise ModelLoadError(printable(f"{found}, {expected}"))
+                raise ModelLoadError(f"{found}, {expected}")
 
     def close(self) -> None:
         """Frees the weights and the adapters. Their contexts must be closed before."""

@@ -90,6 +90,13 @@ def test_an_adapter_for_experts_is_not_applied_to_a_plain_matrix(family: Family,
 # --- the tokenizer ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("token", [-1, 1_000_000])
+def test_an_id_outside_the_vocabulary_is_an_error_and_no_abort(model: Model, token: int) -> None:
+    with pytest.raises(DecodeError, match=f"token {token} is not in its vocabulary of {model.n_vocab}"):
+        model.piece(token)
+    assert not model.is_eog(token)
+
+
 def test_a_typed_control_token_stays_text(model: Model) -> None:
     for text in families.SPECIALS:
         ids = model.tokenize(f"a{text}b")
