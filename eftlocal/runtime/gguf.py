@@ -17,7 +17,6 @@ from eftlocal.errors import ModelFileError
 from eftlocal.runtime.gguf_arrays import Array
 from eftlocal.runtime.gguf_header import MAX_HEADER, Header, HeaderIncompleteError, Tensor, parse
 from eftlocal.runtime.gguf_limits import check_numbers
-from eftlocal.text import printable
 
 Read = Callable[[Path], Header]
 
@@ -79,7 +78,7 @@ def check_lora(path: Path) -> Header:
     for key, expected in (("general.type", "adapter"), ("adapter.type", "lora")):
         if (found := header.text(key)) != expected:
             problem = f'is not a LoRA adapter: {key} is "{found}", expected "{expected}"'
-            raise ModelFileError(printable(f"{path}: {problem}"))
+            raise ModelFileError(f"{path}: {problem}")
     _must_name_an_architecture(header)
     if not any(tensor.name.endswith(".lora_a") for tensor in header.tensors):
         raise ModelFileError(f"{path}: has no LoRA weights, expected tensors named *.lora_a and *.lora_b")
@@ -117,7 +116,7 @@ def _check_types(path: Path, tensors: Iterable[Tensor]) -> None:
     for tensor in tensors:
         if tensor.type == "F32" or any(index in tensor.name for index in INDICES):
             continue
-        found = printable(f"{path}: tensor {tensor.name} is of type {tensor.type}")
+        found = f"{path}: tensor {tensor.name} is of type {tensor.type}"
         if len(tensor.shape) < 2 or tensor.name.endswith(ONLY_F32):
             raise ModelFileError(f"{found}, expected F32: llama.cpp supports no other type there")
         if tensor.type in NO_WEIGHTS:
@@ -125,7 +124,7 @@ def _check_types(path: Path, tensors: Iterable[Tensor]) -> None:
 
 
 def _no_weights(path: Path, tensor: Tensor) -> ModelFileError:
-    found = printable(f"{path}: tensor {tensor.name} is of type {tensor.type}")
+    found = f"{path}: tensor {tensor.name} is of type {tensor.type}"
     return ModelFileError(f"{found}, expected a type for weights, such as F16 or Q4_K")
 
 

@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 
 from eftlocal.errors import ModelFileError
 from eftlocal.runtime.gguf_arrays import FIXED, TYPE_NAMES, Array, Data, string_runs
-from eftlocal.text import printable
 
 __all__ = ["Header", "HeaderIncompleteError", "Tensor", "parse"]
 
@@ -136,7 +135,7 @@ class _Cursor:
         self.at = self.n_strings = 0
 
     def error(self, problem: str) -> ModelFileError:
-        return ModelFileError(printable(f"{self.path}: {problem}"))
+        return ModelFileError(f"{self.path}: {problem}")
 
     def skip(self, n: int, what: str) -> int:
         """Moves on by `n` bytes and returns the position before. `what` names them in errors."""

@@ -12,7 +12,6 @@ from typing import Final
 from eftlocal.errors import ModelFileError
 from eftlocal.runtime.gguf_arrays import Array
 from eftlocal.runtime.gguf_header import Header
-from eftlocal.text import printable
 
 __all__ = ["check_numbers", "unproven"]
 
@@ -170,4 +169,4 @@ def _wrong(header: Header, key: str, value: float | str, expected: str) -> Model
     name = f"{header.architecture}.{key}"
     found = repr(value) if isinstance(value, str) and " " not in value else value
     shown = found if isinstance(found, str) else f"{found:,}"
-    return ModelFileError(printable(f"{header.path}: damaged: {name} is {shown}, expected {expected}"))
+    return ModelFileError(f"{header.path}: damaged: {name} is {shown}, expected {expected}")

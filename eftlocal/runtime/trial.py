@@ -9,7 +9,6 @@ from typing import Final
 from eftlocal.errors import ModelLoadError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.gguf_limits import unproven
-from eftlocal.text import printable
 
 __all__ = ["must_survive"]
 
@@ -30,7 +29,7 @@ def must_survive(header: Header) -> None:
     stats = [shard.stat() for shard in header.shards]
     if (end := _end(str(header.path), tuple((s.st_size, s.st_mtime_ns) for s in stats))) is not None:
         problem = f"llama.cpp ended the process in which this file was tried ({end}), perhaps because of {what}"
-        raise ModelLoadError(printable(f"{header.path}: {problem}"), HINT)
+        raise ModelLoadError(f"{header.path}: {problem}", HINT)
 
 
 @cache
