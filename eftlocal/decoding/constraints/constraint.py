@@ -25,6 +25,7 @@ __all__ = ["Constraint", "Grammars", "Matcher"]
 
 LIMITS = llguidance.LLParserLimits(verbose_errors=False)
 DEAD_END = "NoExtensionBias"  # llguidance's error if no token can follow and the text is not complete
+KINDS = ("json_schema", "grammar", "regex", "choice")
 REMEMBERED = 16  # how many compiled constraints are kept
 
 
@@ -41,6 +42,10 @@ class Constraint:
     text: str
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS or not isinstance(self.text, str):
+            raise SettingError(
+                f"The constraint is ({self.kind!r}, {self.text!r}); it must be one of {', '.join(KINDS)}, and a text."
+            )
         try:
             self.text.encode()
         except UnicodeEncodeError as error:
@@ -70,18 +75,8 @@ class Constraint:
         A schema in the form that OpenAI's API takes (`{"name": ..., "schema": {...}}`, also inside `"json_schema"` and
         `"response_format"`) is taken out of it.
         """
-        try:
-            value = json.loads(schema) if isinstance(schema, str) else dict(schema)
-            text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        except RecursionError:
-            raise _too_deep("json_schema") from None
-        except (TypeError, ValueError) as error:
-            raise SettingError(f"The JSON schema is not valid JSON: {error}.") from None
-        if not isinstance(value, dict):
-            raise SettingError(f"The JSON schema is {text[:40]}; it must be an object.")
-        if (inner := schemas.unwrapped(value)) is not value:
-            text = json.dumps(inner, ensure_ascii=False, allow_nan=False)
-        return cls("json_schema", text)
+        value = schemas.unwrapped(_schema(schema))
+        return cls("json_schema", json.dumps(value, ensure_ascii=False))
 
     @classmethod
     def grammar(cls, text: str) -> Self:
@@ -93,7 +88,7 @@ class Constraint:
         """The answer matches a regular expression from start to end (Rust's syntax, without look-around)."""
         if not pattern:
             raise SettingError("The regex is empty; it must have at least one character.")
-        if schemas.ends_in_escape(pattern):
+        if isinstance(pattern, str) and schemas.ends_in_escape(pattern):
             raise SettingError("The regex cannot be used: it ends in a backslash.", r"Write \\ for a backslash.")
         return cls("regex", pattern)
 
@@ -102,9 +97,27 @@ class Constraint:
         """The answer is one of these texts."""
         if isinstance(choices, str):
             raise SettingError(f"The choices are the text {choices[:40]!r}; they must be a list of texts.")
+        choices = list(choices or ())
+        if wrong := [each for each in choices if not isinstance(each, str)]:
+            raise SettingError(f"A choice is {wrong[0]!r}; it must be a text.")
         if not choices or "" in choices:
             raise SettingError("A choice is empty; give one or more texts, each with at least one character.")
-        return cls("choice", json.dumps(list(choices), ensure_ascii=False))
+        return cls("choice", json.dumps(choices, ensure_ascii=False))
+
+
+def _schema(schema: Mapping[str, Any] | str) -> dict[str, Any]:
+    """A JSON schema as plain JSON values. Raises SettingError."""
+    try:
+        value = json.loads(schema) if isinstance(schema, str) else dict(schema)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except RecursionError:
+        raise _too_deep("json_schema") from None
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"The JSON schema is not valid JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise SettingError(f"The JSON schema is {text[:40]}; it must be an object.")
+    plain: dict[str, Any] = json.loads(text)
+    return plain
 
 
 @lru_cache(REMEMBERED)
@@ -115,7 +128,7 @@ def _compiled(constraint: Constraint) -> str:
         # Allow only the white space that models mostly write: one blank after a colon or a comma. Unlimited white
         # space would let an answer go on for ever.
         return matcher.grammar_from_json_schema(
-            json.dumps(schemas.enforceable(json.loads(text)), ensure_ascii=False),
+            json.dumps(schemas.enforceable(_schema(text)), ensure_ascii=False),
             defaults={"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"},
         )
     if constraint.kind == "grammar":
