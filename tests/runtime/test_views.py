@@ -238,6 +238,11 @@ def test_a_template_that_changes_an_answer_sees_the_plain_text(expression: str, 
     assert shown(tokens) == f"{expected}|"
 
 
+def test_the_marks_around_an_answer_are_no_reason_to_refuse_it() -> None:
+    template = "{% for m in messages %}{{ raise_exception('odd') if m.content[0] > 'z' else m.content }}|{% endfor %}"
+    assert shown(view(template).prompt(Bytes(), [*user("a"), SPOKEN, *user("b")])) == "a|two words|b|"
+
+
 def test_one_answer_that_is_trimmed_leaves_the_others_their_ids() -> None:
     template = "{% for m in messages %}{{ m.content | trim }}|{% endfor %}"
     trimmed = Message("assistant", "two words ", (300,))
