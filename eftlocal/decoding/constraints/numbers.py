@@ -8,6 +8,7 @@ holds `multipleOf` as a decimal number with a coefficient of 32 bits (`Decimal` 
 import math
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 __all__ = ["FORMATS", "NumberError", "bounded", "combined", "constant"]
@@ -18,6 +19,7 @@ LOWEST = -(2**63) + 1024  # the lowest whole number above -2^63 that is exact in
 FORMATS = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}  # OpenAPI's
 EASY = 10**6  # whole numbers below it have room for many decimals
 MOST_DECIMALS = 22
+MOST_LISTED = 200
 FEWER = "Use a number with fewer digits."
 BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 
@@ -62,7 +64,9 @@ def bounded(schema: Mapping[str, Any], *, merged: bool) -> dict[str, Any]:
     if limits is not None:
         del found["format"]
     if limits is None and all(abs(value) < BIG for value in given.values()):
-        return _opened(found, merged=merged) if "number" in types else found
+        if "number" not in types:
+            return found
+        return _listed(found, given) or _opened(found, merged=merged)
     if "number" in types:
         for name, value in given.items():
             _check_bound_of_a_number(value, name)
@@ -105,6 +109,30 @@ def _whole(schema: Mapping[str, Any], given: Mapping[str, float], limits: tuple[
         most, name = min(highs)
         found["maximum"] = most if most == HIGHEST else _bound(most, name)
     return found
+
+
+def _listed(schema: dict[str, Any], given: Mapping[str, float]) -> dict[str, Any] | None:
+    """The schema of a number with all its values as an `enum`, if it has a fraction as `multipleOf` and few values.
+
+    llguidance finds no value in a narrow range: its bounds ask for more decimals than its `multipleOf` allows.
+    """
+    step, lows, highs = schema.get("multipleOf"), list[Fraction](), list[Fraction]()
+    if not _is_number(step) or step is None or step % 1 == 0 or schema.get("type") != "number":
+        return None
+    if schema.keys() & {"enum", "const"} or True in (schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")):
+        return None
+    each = Fraction(repr(step))
+    for name, value in given.items():
+        place = Fraction(repr(value)) / each
+        if "inimum" in name:
+            lows.append(Fraction(math.floor(place) + 1 if name.startswith("exclusive") else math.ceil(place)))
+        else:
+            highs.append(Fraction(math.ceil(place) - 1 if name.startswith("exclusive") else math.floor(place)))
+    if not lows or not highs or not 0 <= min(highs) - max(lows) < MOST_LISTED:
+        return None
+    values = [n * each for n in range(int(max(lows)), int(min(highs)) + 1)]
+    rest = {name: value for name, value in schema.items() if name not in (*BOUNDS, "multipleOf")}
+    return rest | {"enum": [int(value) if value.denominator == 1 else float(value) for value in values]}
 
 
 def _opened(schema: dict[str, Any], *, merged: bool) -> dict[str, Any]:

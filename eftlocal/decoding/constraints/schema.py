@@ -250,7 +250,8 @@ class _Writer:
                 if name.startswith("min"):
                     self._refuse(f'"{name}" is {schema[name]}; it must be below {HUGE}', path)
                 del schema[name]
-        least, most, required = schema.get("minProperties"), schema.get("maxProperties"), items(schema, "required")
+        least, most = schema.get("minProperties"), schema.get("maxProperties")
+        required = {name for name in items(schema, "required") if isinstance(name, str)}
         closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
         if self._lenient or closed or type(least) is not int or (type(most) is int and most < least):
             return

@@ -86,6 +86,17 @@ def test_an_excluded_bound_is_no_answer() -> None:
     assert takes(merged, "1", "1.0", "1.01", "1.5") == [False, False, True, True]
 
 
+def test_multiples_in_a_narrow_range_are_found() -> None:
+    tenths = {"type": "number", "multipleOf": 0.1}
+    assert takes({**tenths, "minimum": 0.25, "maximum": 0.35}, "0.2", "0.3", "0.4") == [False, True, False]
+    assert takes({**tenths, "minimum": 0.3, "maximum": 0.3}, "0.3") == [True]
+    assert takes({**tenths, "exclusiveMinimum": -0.1, "exclusiveMaximum": 0.2}, "-0.1", "0", "0.1", "0.2") == [
+        *(False, True, True, False)
+    ]
+    with pytest.raises(SettingError, match="nothing can satisfy it"):
+        Constraint.json_schema({**tenths, "minimum": 0.31, "maximum": 0.39})
+
+
 def test_multiples_that_overflow_together_are_refused() -> None:
     with pytest.raises(SettingError, match='"multipleOf" is 65537 and 65539; together'):
         Constraint.json_schema({"allOf": [{"type": "integer", "multipleOf": 65537}, {"multipleOf": 65539}]})

@@ -149,6 +149,7 @@ def test_what_only_describes_a_value_changes_nothing() -> None:
         ({"definitions": {"a": {}}, "title": "t"}, r'only defines a, .*\nAdd "\$ref": "#/definitions/a"'),
         ({"type": "string", "nullable": "yes"}, "\"nullable\" is 'yes'; it must be true or false"),
         ({"type": "object", "minProperties": 2}, "written twice"),
+        ({"type": "object", "minProperties": 3, "required": ["a", "a"]}, "3, but 1 properties are required"),
         ({"properties": {"a": {"pattern": "(a/"}}}, r"pattern at /properties/a: unclosed group: .*<here>\(a/"),
         ({"pattern": "a\\"}, "ends in a backslash"),
         ({"type": "string", "minLength": 2**60}, '"minLength" is 1152921504606846976; it must be below'),
