@@ -1,4 +1,4 @@
-"""Folders and texts that are not ASCII: the program works with each name of a folder and in each of these locales."""
+"""Folders and texts that are not ASCII: the program works in folders of these names and in these locales."""
 
 import json
 import os
@@ -18,21 +18,28 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names of any bytes"),
 ]
 
-LOCALES = {
-    "UTF-8": {"LC_ALL": "C.UTF-8"},
-    "ASCII paths": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    "ASCII output": {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "ascii"},
+ASCII_PATHS = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+CASES = {  # the locale, and the folder's name
+    "UTF-8": ({"LC_ALL": "C.UTF-8"}, b"m\xff \x1b[31m\xc2\x9b"),
+    "ASCII paths": (ASCII_PATHS, b"mod\xc3\xa8les"),
+    "ASCII paths, no UTF-8": (ASCII_PATHS, b"m\xff"),
+    "ASCII output": ({"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "ascii"}, b"mod\xc3\xa8les"),
 }
-FOLDERS = (b"mod\xc3\xa8les", b"m\xff", b"\x1b[31m\xc2\x9b")
+ROOT = Path(__file__).parents[2]
 PROMPT = "Où est 東京?"
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
-@pytest.fixture(params=FOLDERS, ids=ascii)
-def folder(request: pytest.FixtureRequest, tmp_path: Path, family: Family) -> Path:
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> tuple[dict[str, str], bytes]:
+    return CASES[request.param]
+
+
+@pytest.fixture
+def folder(case: tuple[dict[str, str], bytes], tmp_path: Path, family: Family) -> Path:
     """A folder of that name with models, an adapter, and a models.toml that names them by their paths in it."""
-    made = tmp_path / os.fsdecode(request.param)
+    made = tmp_path / os.fsdecode(case[1])
     made.mkdir()
     for name in ("base", "tuned", "reference", "lora"):
         (made / f"{name}.gguf").write_bytes(getattr(family, name).read_bytes())
@@ -51,15 +58,15 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, family: Family) -> Pa
     return made
 
 
-@pytest.fixture(params=LOCALES)
-def run(request: pytest.FixtureRequest, folder: Path) -> Run:
-    """Runs the program in this locale, with the user's data in the folder. It must not end by a traceback."""
+@pytest.fixture
+def run(case: tuple[dict[str, str], bytes], folder: Path) -> Run:
+    """Runs the program in the locale and in the folder, which holds the user's data too. No traceback may come."""
 
     def run(*words: str | Path | bytes, stdin: str = "") -> "subprocess.CompletedProcess[bytes]":
-        env = os.environ | LOCALES[request.param] | {"TERM": "dumb", "COLUMNS": "200"}
+        env = os.environ | case[0] | {"TERM": "dumb", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
         env |= {name: str(folder / "home") for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME")}
         command = [sys.executable, "-m", "eftlocal", *words]
-        done = subprocess.run(command, input=stdin.encode(), env=env, capture_output=True)
+        done = subprocess.run(command, input=stdin.encode(), env=env, cwd=folder, capture_output=True)
         for text in (done.stdout, done.stderr):
             assert b"Traceback" not in text and b"codec" not in text, text.decode("utf-8", "backslashreplace")
             assert b"\x1b" not in text and b"\xc2\x9b" not in text
@@ -110,6 +117,7 @@ def test_a_session_is_saved_and_continued(run: Run, folder: Path) -> None:
     saved = json.loads((folder / "home" / "eftlocal" / "sessions" / "été.json").read_text(encoding="utf-8"))
     assert saved["messages"][0]["content"] == PROMPT
     again = run(*chat, stdin="/sessions\n/load où\n/export chat.md\n/quit\n")
+    assert PROMPT in (folder / "chat.md").read_text(encoding="utf-8")
     assert again.returncode == 0 and b"is not a name" not in again.stderr and b"error" not in again.stderr
 
 
