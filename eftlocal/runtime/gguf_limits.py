@@ -77,8 +77,9 @@ def unproven(header: Header) -> str | None:
     for key, value in header.metadata.items():
         if key.startswith(prefix) and key.removeprefix(prefix) not in PROVEN_KEYS:
             return key
-        if key == f"{prefix}expert_used_count" and isinstance(value, Array):
-            return f"{key} for each layer"
+        layered = key.startswith(prefix) and not key.endswith(".sliding_window_pattern") and isinstance(value, Array)
+        if layered and len(set(_integers(header, key.removeprefix(prefix)))) != 1:
+            return f"{key}, which differs between layers"
     return next((tensor.name for tensor in header.tensors if not PROVEN_TENSORS.fullmatch(tensor.name)), None)
 
 
