@@ -27,6 +27,8 @@ __all__ = ["Distribution", "Sampling", "warp"]
 
 Floats = NDArray[np.floating[Any]]
 
+MANY = 2048  # tokens, from which on the unlikely ones are looked through first
+LIKELY = 1e-3  # of the likeliest token's weight
 SLOTS = 1024  # equal ranges of keys, among which `_fewest` looks for its border
 CERTAIN = np.ones(1, np.float32)
 LOWEST = np.finfo(np.float32).min
@@ -147,11 +149,17 @@ class Distribution:
         """The token that `noise` draws at this position: a function of the two and of the distribution."""
         if (only := self.only) is not None:
             return only
-        race = noise.exponentials(position, self.ids)
+        ids, weights = self.ids, self._weights
+        if len(ids) > MANY:  # only few of the unlikely can win against the best of the likely
+            likely = (weights >= weights.max() * LIKELY).nonzero()[0]
+            best = (noise.exponentials(position, ids[likely]) / weights[likely]).min()
+            near = noise.below(position, ids, float(best * weights.max() * LIKELY))
+            chosen = np.union1d(likely, near)
+            ids, weights = ids[chosen], weights[chosen]
+        race = noise.exponentials(position, ids)
         with np.errstate(divide="ignore"):  # a weight of 0 never wins
-            race /= self._weights
-        first = int(race.argmin())
-        return first if self._ids is None else int(self._ids[first])
+            race /= weights
+        return int(ids[race.argmin()])
 
 
 def warp(z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] | NDArray[np.integer[Any]]) -> Distribution:

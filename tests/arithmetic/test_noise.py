@@ -65,6 +65,24 @@ def test_a_logit_that_differs_in_its_last_digits_hardly_ever_changes_the_token()
     assert changed < 2000 * 0.01
 
 
+@pytest.mark.parametrize("spread", [0.1, 1.0, 3.0, 8.0])
+def test_a_token_among_many_is_the_one_that_wins_the_race_of_all(spread: float) -> None:
+    rng, noise, unlikely = np.random.default_rng(1), Noise([7]), 0
+    for position in range(300):
+        n = int(rng.integers(2049, 40_000))
+        ids = np.sort(rng.choice(50_000, n, replace=False)) if position % 2 else None
+        weights = np.exp(rng.normal(0, spread, n)).astype(np.float32)
+        weights[rng.integers(0, n, n // 10)] = 0
+        token = Distribution(weights, ids).draw(noise, position)
+        with np.errstate(divide="ignore"):
+            race = noise.exponentials(position, np.arange(n) if ids is None else ids) / weights
+        first = int(race.argmin())
+        assert token == (first if ids is None else ids[first])
+        unlikely += weights[first] < weights.max() * 1e-3
+    assert spread < 8 or unlikely < 300
+    assert spread != 3.0 or unlikely > 10  # such tokens do win
+
+
 @pytest.mark.parametrize("weights", [[1.0, 0.0], [0.0, 0.0, 5.0, 0.0]])
 def test_a_weight_of_0_is_never_drawn(weights: list[float]) -> None:
     distribution = Distribution(np.array(weights, np.float32))
