@@ -32,6 +32,7 @@ def kolmogorov(values: NDArray[np.float32]) -> float:
     return float(np.abs(uniform - steps).max() * np.sqrt(len(uniform)))
 
 
+@pytest.mark.slow
 def test_they_are_exponential_along_the_ids_along_the_positions_and_along_the_keys() -> None:
     assert kolmogorov(Noise([1]).exponentials(0, np.arange(200_000))) < 1.95
     for token in (0, 1, 48_000):
@@ -65,6 +66,7 @@ def test_a_logit_that_differs_in_its_last_digits_hardly_ever_changes_the_token()
     assert changed < 2000 * 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.1, 1.0, 3.0, 8.0])
 def test_a_token_among_many_is_the_one_that_wins_the_race_of_all(spread: float) -> None:
     rng, noise, unlikely = np.random.default_rng(1), Noise([7]), 0

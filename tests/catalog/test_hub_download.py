@@ -16,6 +16,8 @@ from eftlocal.catalog.hub.transfer import _bar
 from eftlocal.errors import HubError
 from tests.hub_server import HubServer, model
 
+pytestmark = pytest.mark.slow  # downloads through a local server
+
 REPO, FILE = "owner/Model-GGUF", "Model-Q4_K_M.gguf"
 SIZE = 600_000
 MODEL = model(SIZE)

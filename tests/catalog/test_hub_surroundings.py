@@ -14,6 +14,8 @@ from eftlocal.catalog.hub import surroundings
 from eftlocal.errors import HubError
 from tests.hub_server import HubServer, model
 
+pytestmark = pytest.mark.slow  # proxies and servers
+
 REPO = "owner/Model-GGUF"
 PROXIES = tuple(name for scheme in ("http", "https", "all") for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper()))
 NOT_A_PROXY = "which is not the address of a proxy"

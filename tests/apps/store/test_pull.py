@@ -13,6 +13,8 @@ from eftlocal.runtime.plan.machine import Machine
 from tests.apps.store.conftest import World
 from tests.families import Family, write_lora
 
+pytestmark = pytest.mark.slow  # downloads through a local server
+
 
 def test_an_emulator_is_pulled_and_chats(world: World, family: Family) -> None:
     done = world.run("pull", "tiny")

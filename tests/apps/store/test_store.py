@@ -10,6 +10,8 @@ from tests import families
 from tests.apps.store.conftest import World
 from tests.families import Family
 
+pytestmark = pytest.mark.slow  # many commands, each over a whole catalogue
+
 
 def test_list_says_what_is_here(world: World) -> None:
     found = json.loads(world.run("list", "--json").out)

@@ -100,6 +100,7 @@ def check_valid(emulator: Emulator, n: int, **dials: Any) -> None:
     assert ended > 1.8 * n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", [0, 3])
 def test_sampled_json_of_the_demo_family_is_valid(draft: int) -> None:
     with Emulator.load("demo", threads=1, context=256, max_tokens=180, top_p=1.0) as demo:

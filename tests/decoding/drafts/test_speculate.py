@@ -183,6 +183,7 @@ def test_rewards_on_a_nucleus_draft_as_well(emulator: Emulator) -> None:
         assert drafted.tokens == plain.tokens and drafted.steps < plain.steps
 
 
+@pytest.mark.slow
 def test_several_sequences_with_drafts_equal_one_by_one_without(emulator: Emulator) -> None:
     separately = [emulator.generate(Raw(prompt)).tokens for prompt in PROMPTS]
     cases: list[tuple[int, Any]] = [(2, 3), (3, 8), (5, "auto")]
