@@ -108,7 +108,9 @@ class Combiner:
                 check(logits[:, : self.n_real], self.names[member])
         for row in filtered:
             mix = mixes[row]
-            self._filtered(total[row], {m: _row(part, row) for m, part in parts.items() if m in mix.active}, mix)
+            own = {m: _row(part, row) for m, part in parts.items() if m in mix.active}
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._filtered(total[row], own, mix)
         return check(total, "the combination", OVERFLOW) if doubtful else total
 
     def _sum(self, total: Logits, parts: Mapping[int, tuple[Logits, Rows]], weights: list[list[float]]) -> None:

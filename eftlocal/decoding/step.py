@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eftlocal.arithmetic.combine import Combiner, Logits, Mix, Rows
+from eftlocal.arithmetic.combine import Combiner, Logits, Rows
 from eftlocal.arithmetic.prefix import common_prefix
 from eftlocal.decoding.drafts.drafter import Drafter
 from eftlocal.decoding.drafts.sources import Draft
@@ -88,12 +88,12 @@ class Step:
             own = {member: _rows_of(logits[member], rows) for member in generation.mix.active}
             places.append((generation, drafts[slot], rows, own))
         try:
-            z = self._combine_rows(logits, [g.mix for g, draft, _, _ in places for _ in range(draft.rows)])
+            z = self._combiner.combine(logits, [g.mix for g, draft, _, _ in places for _ in range(draft.rows)])
         except DecodeError:
             for generation, draft, _, own in places:
                 parts = {member: (rows, slice(None)) for member, rows in own.items()}
                 try:
-                    combined = Combined(self._combine_rows(parts, [generation.mix] * draft.rows), own)
+                    combined = Combined(self._combiner.combine(parts, [generation.mix] * draft.rows), own)
                 except DecodeError as error:
                     generation.error = error
                 else:
@@ -101,10 +101,6 @@ class Step:
         else:
             for generation, draft, rows, own in places:
                 yield generation, draft, Combined(z[rows], own)
-
-    def _combine_rows(self, logits: Mapping[int, tuple[Logits, Rows]], mixes: Sequence[Mix]) -> Logits:
-        with np.errstate(over="ignore", invalid="ignore"):  # the combiner checks that all values are finite
-            return self._combiner.combine(logits, mixes)
 
     def _leveled(self, generation: Generation, combined: Combined, i: int) -> Logits:
         """Row i of z, (n_real,), at the level that penalties take for granted: the base's largest logit is the largest.
