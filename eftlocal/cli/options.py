@@ -275,13 +275,16 @@ class Options:
     def catalog(self, emulator: str | None = None) -> "tuple[Catalog, str | None]":
         """The catalogue and the name of the emulator to run in it (None: the catalogue's default).
 
-        With --base the catalogue's default is the emulator of the named models. Says on stderr when the first default
-        is not on this machine. Raises CatalogError and SettingError.
+        With --base, or with a .gguf file as `emulator`, the catalogue's default is the emulator of the named models.
+        Says on stderr when the first default is not on this machine. Raises CatalogError and SettingError.
         """
         from eftlocal.catalog import models
 
         cat = models.load(self.models)
-        if trio := named_one_by_one(cat, emulator, self.base, self.tuned, self.reference):
+        base = self.base
+        if base is None and emulator is not None and emulator.endswith(".gguf") and emulator not in cat.emulators:
+            base, emulator = emulator, None
+        if trio := named_one_by_one(cat, emulator, base, self.tuned, self.reference):
             return trio, None
         if emulator is None and cat.default and (instead := cat.emulator(None).name) != cat.default[0]:
             print(INSTEAD.format(wanted=printable(cat.default[0]), name=printable(instead)), file=sys.stderr)

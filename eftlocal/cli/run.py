@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SHAPE = "The answer's shape"
 EMULATOR = "Emulator to run (default: the one that models.toml names)."
+CHAT_WITH = "Emulator to chat with, or a .gguf file (default: the emulator that models.toml names)."
 KeepContext = Literal["ask", "rolling"]
 
 
@@ -38,7 +39,10 @@ KeepContext = Literal["ask", "rolling"]
 @with_options
 def chat(
     options: Options,
-    emulator: Annotated[str | None, typer.Argument(metavar="EMULATOR", help=EMULATOR)] = None,
+    emulator: Annotated[str | None, typer.Argument(metavar="EMULATOR", help=CHAT_WITH)] = None,
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="First message; the chat goes on after its answer.")
+    ] = None,
     named: EmulatorOption = None,
     system: SystemOption = None,
     session: Annotated[
@@ -58,6 +62,10 @@ def chat(
     from eftlocal.apps import chat
     from eftlocal.apps.common import can_ask
 
+    if question is None and (named is not None or options.base is not None):
+        emulator, question = None, emulator
+    if emulator is not None and named is not None:
+        raise typer.BadParameter(f"{emulator} and -e {named} both name the emulator: leave one of them out")
     catalog, name = options.catalog(emulator or named)
     if can_ask() and not catalog.is_local(wanted := catalog.emulator(name)):
         from eftlocal.apps.store.pull import pull
@@ -68,6 +76,7 @@ def chat(
         lambda name: options.load(catalog, name),
         name,
         catalog=catalog,
+        first=question,
         system=system,
         session_name=session,
         history=not no_history,

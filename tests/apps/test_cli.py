@@ -278,6 +278,7 @@ def test_a_models_toml_that_is_not_there_is_an_error(run: Run, tmp_path: Path) -
         ["generate", "hi", "-o", "out.jsonl"],
         ["generate", "hi", "-n", "4"],
         ["score", "--prompt", "x", "--completion", "y", "--tokens"],
+        ["chat", "demo", "-e", "demo", "hi"],
         ["no-such-command"],
     ],
 )
@@ -417,6 +418,19 @@ def test_piped_lines_are_messages_and_answers_alone_are_printed(catalog: Path, r
     short = run("generate", "Hello", "--max-tokens", "6").out
     assert done.stdout.decode().startswith(short)
     assert len(done.stdout) > len(short)
+
+
+def test_a_question_after_the_emulators_name_is_the_chats_first_message(catalog: Path, family: Family) -> None:
+    options = ["--models", str(catalog), "--threads", "1", "--max-tokens", "6", "--temperature", "0"]
+
+    def answers(*words: str, piped: bytes = b"the world\n") -> bytes:
+        done = subprocess.run([*PROGRAM, "chat", *options, *words], input=piped, capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    typed = answers(piped=b"Hello\nthe world\n")
+    assert typed == answers("e", "Hello") == answers("-e", "e", "Hello")
+    assert answers("--base", str(family.tuned), "Hello") == answers(str(family.tuned), "Hello") != typed
 
 
 @pytest.mark.slow

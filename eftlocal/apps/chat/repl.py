@@ -25,6 +25,7 @@ def chat(
     emulator: str | None = None,
     *,
     catalog: Catalog,
+    first: str | None = None,
     system: str | None = None,
     session_name: str | None = None,
     history: bool = True,
@@ -35,6 +36,7 @@ def chat(
     """Chat until the user leaves. Returns the exit code.
 
     load          loads an emulator of `catalog` by its name (None: the default)
+    first         the first message or command, as if the user had typed it
     session_name  the session to continue, if it exists, and to save
     history       store what the user types
     rolling       drop the oldest turns when the context is full
@@ -55,7 +57,7 @@ def chat(
                 state.system = system
             screen.note(f"session {session_name}: {len(state.turns)} messages")
         try:
-            code = _loop(state, history)
+            code = _loop(state, history, first)
         except KeyboardInterrupt:
             code = INTERRUPTED
         except BaseException:
@@ -71,7 +73,7 @@ def chat(
     return code
 
 
-def _loop(state: Chat, history: bool) -> int:
+def _loop(state: Chat, history: bool, first: str | None) -> int:
     line: Line | PlainLine
     if sys.stdin.isatty() and not dumb() and (sys.stdout.isatty() or sys.stderr.isatty()):
         line = Line(state, session.data_folder() / "history" if history else None)
@@ -79,7 +81,8 @@ def _loop(state: Chat, history: bool) -> int:
     else:
         _ = state.emulator
         line = PlainLine(state)
-    while (text := line.read()) is not None:
+    waiting = [] if first is None else [first]
+    while (text := waiting.pop() if waiting else line.read()) is not None:
         text = _unquoted(text)
         if not text.strip():
             continue
