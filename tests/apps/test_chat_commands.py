@@ -136,8 +136,22 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["/help"], "/compare [PROMPT]", []),
     (["/help beta"], "strength of all rewards", []),
     (["/?"], "/compare [PROMPT]", []),
-    (["/hlep"], "Did you mean /help?", []),
+    (["/h"], "Conversation", []),
+    (["/HELP beta"], "0 is the base alone, 1 is as configured", []),
+    (["  /Beta  0.5  "], "beta is 0.5", []),
+    (["say a", " /clear "], "a new conversation", []),
+    (["/model"], "the other one", []),
+    (["/models"], "the other one", []),
+    (["/hlep"], "Did you mean /help? To send it as a message, begin with //.", []),
+    (["/claer"], "Did you mean /clear?", []),
+    (["/beta=1"], "There is no command /beta=1.", []),
+    (["/"], "There is no command /.", []),
+    (["/tmp is what?"], "There is no command /tmp.", []),
+    (["help"], "help was not sent; /help lists the commands", []),
+    ([" ? "], "? was not sent", []),
+    (["help me"], "emulated: help me", ["help me", "beta 1 emulated: help me"]),
     (["//beta"], "beta 1 emulated: /beta", ["/beta", "beta 1 emulated: /beta"]),
+    ([" //beta"], "emulated: /beta", ["/beta", "beta 1 emulated: /beta"]),
     (["/usr/bin is what?"], "emulated: /usr/bin", ["/usr/bin is what?", "beta 1 emulated: /usr/bin is what?"]),
     (["empty"], "the answer is empty, so your message was taken back", []),
 ]
@@ -168,9 +182,10 @@ def test_every_command_has_a_case_and_a_name_of_its_own() -> None:
 
 
 def test_bye_leaves(chat: Chat) -> None:
-    for name in ("bye", "exit", "quit"):
+    for line in ("/bye", "/exit", "/Quit", "exit", "quit", " Bye ", ":q"):
         with pytest.raises(Leave):
-            run(chat, f"/{name}")
+            run(chat, line)
+    assert contents(chat) == []
 
 
 def test_edit_takes_what_the_editor_wrote(chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,6 +235,24 @@ def test_commands_are_completed_from_the_table(tmp_path: Path) -> None:
         leave(terminal)
 
 
+def test_a_word_that_means_to_leave_asks_first_and_is_never_sent(tmp_path: Path) -> None:
+    with fake(tmp_path) as terminal:
+        terminal.prompt(1)
+        terminal.enter("exit")
+        terminal.wait("Leave the chat? [Y/n]")
+        terminal.enter("n")
+        terminal.prompt(2)
+        terminal.enter(":q")
+        terminal.until(lambda: terminal.text.count("[Y/n]") == 2, "the question")
+        terminal.send(CTRL_C)
+        terminal.prompt(3)
+        assert "emulated" not in terminal.text
+        terminal.enter("QUIT")
+        terminal.until(lambda: terminal.text.count("[Y/n]") == 3, "the question")
+        terminal.send(random.choice([ENTER, "y" + ENTER, CTRL_D]))
+        assert terminal.close() == 0
+
+
 @pytest.mark.parametrize(("term", "option"), [("dumb", "plain="), ("xterm", "plain=yes")])
 def test_no_escape_code_where_the_terminal_or_the_user_does_not_want_them(
     term: str, option: str, tmp_path: Path

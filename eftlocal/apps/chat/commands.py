@@ -1,7 +1,8 @@
-"""The table of slash commands. To add one, write a function and an entry; help and completion read the table."""
+"""The slash commands, in groups. To add one, write a function and an entry; help and completion read the table."""
 
 import re
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -10,9 +11,13 @@ from rich.text import Text
 
 from eftlocal.apps.chat import actions, dials, explain, session
 from eftlocal.apps.chat.state import Chat
+from eftlocal.apps.common import can_ask
 from eftlocal.errors import EftError
 
-__all__ = ["TABLE", "Command", "Leave", "find", "run", "split"]
+__all__ = ["GROUPS", "TABLE", "Command", "Leave", "find", "run", "split"]
+
+LEAVING = ("exit", "quit", "bye", ":q")  # messages that are meant to leave the chat
+LOST = ("help", "?")  # messages that are meant for the chat, and not for the model
 
 Choices = Callable[[Chat], Iterable[str]]
 
@@ -27,6 +32,8 @@ class Command:
 
     arguments   as the help shows them: "[NAME=W ...|off]"
     run         is called with the chat and the text after the command's name
+    help        what it does, in a few words
+    more        sentences that `/help NAME` adds
     choices     gives the words that complete this text; None completes nothing
     """
 
@@ -36,50 +43,98 @@ class Command:
     run: Callable[[Chat, str], None]
     choices: Choices | None = None
     aliases: tuple[str, ...] = ()
+    more: str = ""
 
 
 def split(line: str) -> tuple[str, str] | None:
-    """Split a line into the command's name and its argument; None if the line is a message.
+    """Split a line into the command's name, in lower case, and its argument; None if the line is a message.
 
-    `/usr/bin` is a message too, and so is a line that begins with `//`.
+    A word that begins with a slash is a command, also an unknown one. A path such as `/usr/bin`, with a second slash in
+    its first word, is a message, and so is a line that begins with `//`.
     """
-    found = re.fullmatch(r"/([a-z_?]+)(?:\s+(.*))?\s*", line.strip(), re.DOTALL)
-    return (found[1], (found[2] or "").strip()) if found else None
+    found = re.fullmatch(r"/([^\s/]*)(?:\s+(.*))?", line.strip(), re.DOTALL)
+    return (found[1].lower(), (found[2] or "").strip()) if found else None
 
 
 def find(name: str) -> Command:
-    """The command of that name or alias. Raises EftError that suggests the nearest name."""
-    for command in TABLE:
-        if name in (command.name, *command.aliases):
-            return command
-    near = get_close_matches(name, [command.name for command in TABLE], 1)
-    raise EftError(
-        f"There is no command /{name}.", f"Did you mean /{near[0]}?" if near else "/help lists all commands."
-    )
+    """The command of that name or alias, in any case. Raises EftError that suggests the nearest name."""
+    names = {each: command for command in TABLE for each in (command.name, *command.aliases)}
+    if (command := names.get(name.lower())) is not None:
+        return command
+    near = get_close_matches(name.lower(), names, 1)
+    hint = f"Did you mean /{near[0]}?" if near else "/help lists all commands."
+    raise EftError(f"There is no command /{name}.", f"{hint} To send it as a message, begin with //.")
 
 
 def run(chat: Chat, line: str) -> None:
     """Run a line: a command, or a message to answer (`//` begins a message with a slash). Raises EftError and Leave."""
-    parts = split(line)
-    if parts is None:
-        chat.ask(line[1:] if line.startswith("//") else line)
-        return
-    name, argument = parts
-    find(name).run(chat, argument)
+    word = line.strip().lower()
+    if word in LEAVING:
+        if _wants_to_leave(chat):
+            raise Leave
+    elif word in LOST:
+        chat.screen.note(f"{word} was not sent; /help lists the commands")
+    elif (parts := split(line)) is not None:
+        name, argument = parts
+        find(name).run(chat, argument)
+    else:
+        chat.ask(line.lstrip()[1:] if line.lstrip().startswith("//") else line)
+
+
+def _wants_to_leave(chat: Chat) -> bool:
+    """Ask whether to leave, where someone can answer. Enter alone and Ctrl-D are yes. A pipe is not asked."""
+    if not can_ask():
+        return True
+    sys.stderr.write("Leave the chat? [Y/n] ")
+    sys.stderr.flush()
+    try:
+        with chat.interrupts.raising():
+            answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return False
+    if not answer:
+        print(file=sys.stderr)
+    return answer.strip().lower() in ("", "y", "yes")
 
 
 def _help(chat: Chat, argument: str) -> None:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for command in [find(argument.lstrip("/"))] if argument else TABLE:
+    if argument:
+        command = find(argument.lstrip("/"))
         names = ", ".join(f"/{name}" for name in (command.name, *command.aliases))
-        table.add_row(Text(f"{names} {command.arguments}".rstrip()), Text(command.help))
+        chat.screen.show(
+            f"{names} {command.arguments}".rstrip() + f"\n{command.help}{command.more and f'. {command.more}'}"
+        )
+        return
+    # One column is as wide in all groups, so they are one table.
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    for group, commands in GROUPS.items():
+        table.add_row(Text(group, style="bold"))
+        for command in commands:
+            table.add_row(Text(f"  /{command.name} {command.arguments}".rstrip()), Text(command.help))
     chat.screen.show(table)
-    if not argument:
-        chat.screen.note('Alt-Enter or """ for several lines; Ctrl-C stops an answer; Ctrl-C twice or Ctrl-D leaves')
+    chat.screen.note('Alt-Enter or """ for several lines; Ctrl-C stops an answer; Ctrl-C twice or Ctrl-D leaves')
 
 
 def _bye(chat: Chat, argument: str) -> None:
     raise Leave
+
+
+def _words(*words: str) -> Choices:
+    """Completes an argument that is one of these words."""
+    return lambda chat: words
+
+
+def _rewards(chat: Chat) -> Iterable[str]:
+    return [] if chat.loader.loading else [f"{name}=" for name in chat.emulator.betas]
+
+
+def _commands(chat: Chat) -> Iterable[str]:
+    return [command.name for command in TABLE]
+
+
+def _emulators(chat: Chat) -> Iterable[str]:
+    return chat.loader.names()
 
 
 def _names(chat: Chat) -> Iterable[str]:
@@ -90,52 +145,62 @@ def _saved(chat: Chat) -> Iterable[str]:
     return session.names()
 
 
-TABLE: tuple[Command, ...] = (
-    Command("beta", "[B]", "strength of all rewards: 0 is the base alone, 1 is as configured", actions.dial("beta")),
-    Command(
-        "mix",
-        "[NAME=W ...|off]",
-        "strength of each reward",
-        actions.mix,
-        lambda chat: [] if chat.loader.loading else [f"{name}=" for name in chat.emulator.betas],
+BETA = "0 is the base alone, 1 is as configured."
+COMPARE = "Base, tuned and emulator answer PROMPT, or the last message, side by side. The conversation stays as it is."
+CONTEXT = "When it is full, rolling drops the oldest turns by itself; with ask, you are asked what to do."
+COPY = "With code: its last code block."
+DROP = "Without N, one turn. The models do not see dropped turns any more."
+SET = "Without NAME, all of them are shown."
+WHY = "With N or TEXT: the candidates for its token N, or for the first token that contains TEXT."
+
+GROUPS: Mapping[str, tuple[Command, ...]] = {  # a help text of 34 characters fits in 60 columns
+    "Ask": (
+        Command("regen", "", "answer the last message again", actions.regen),
+        Command("retry", "TEXT", "replace the last message", actions.retry),
+        Command("continue", "", "continue the last answer", actions.continue_),
+        Command("edit", "[TEXT]", "write a message in $EDITOR", actions.edit),
     ),
-    Command("temp", "[T]", "temperature; 0 is greedy", actions.dial("temperature"), aliases=("temperature",)),
-    Command("top_p", "[P]", "top-p (nucleus) sampling; 1 is off", actions.dial("top_p")),
-    Command("seed", "[N|off]", "seed for sampling, to repeat an answer", actions.dial("seed"), lambda chat: ["off"]),
-    Command("set", "[NAME [VALUE]]", "show or change any setting; without NAME, show them all", actions.set_, _names),
-    Command("compare", "[PROMPT]", "answer with base, tuned and emulator, side by side", explain.compare),
-    Command("sweep", "[BETA ...]", "answer the last message at several betas", explain.sweep),
-    Command("why", "[N|TEXT]", "show what the reward did to the last answer, or to its token N", explain.why),
-    Command("regen", "", "answer the last message again", actions.regen),
-    Command("retry", "TEXT", "replace the last message, and answer it", actions.retry),
-    Command("continue", "", "continue the last answer", actions.continue_),
-    Command("undo", "", "take back the last turn", actions.undo),
-    Command("system", "[TEXT|off]", "show or change the system text", actions.system, lambda chat: ["off"]),
-    Command("reset", "", "begin a new conversation", actions.reset),
-    Command("drop", "[N]", "drop the N oldest turns (default: 1) from the context", actions.drop),
-    Command(
-        "context",
-        "[rolling|ask]",
-        "show how full the context is, or set what happens when it is full",
-        actions.context,
-        lambda chat: ["rolling", "ask"],
+    "Look": (
+        Command("compare", "[PROMPT]", "answer with and without the reward", explain.compare, more=COMPARE),
+        Command("sweep", "[BETA ...]", "answer again, at several betas", explain.sweep),
+        Command("why", "[N|TEXT]", "what the reward did to the answer", explain.why, more=WHY),
+        Command("stats", "", "show speed and token counts", actions.stats),
     ),
-    Command("stats", "", "show speed and token counts", actions.stats),
-    Command("save", "[NAME]", "save the conversation and its settings as a session", actions.save, _saved),
-    Command("load", "NAME", "continue a saved session", actions.load, _saved),
-    Command("sessions", "", "list the saved sessions", actions.sessions),
-    Command("export", "FILE.md|.json", "write the conversation to a file", actions.export),
-    Command(
-        "copy",
-        "[code]",
-        "copy the last answer, or its last code block, to the clipboard",
-        actions.copy,
-        lambda chat: ["code"],
+    "Dials": (
+        Command("beta", "[B]", "strength of all rewards", actions.dial("beta"), more=BETA),
+        Command("mix", "[NAME=W ...|off]", "strength of each reward", actions.mix, _rewards),
+        Command("temp", "[T]", "temperature; 0 is greedy", actions.dial("temperature"), aliases=("temperature",)),
+        Command("top_p", "[P]", "top-p (nucleus) sampling; 1 is off", actions.dial("top_p")),
+        Command("seed", "[N|off]", "seed, to repeat an answer", actions.dial("seed"), _words("off")),
+        Command("set", "[NAME [VALUE]]", "show or change any setting", actions.set_, _names, more=SET),
     ),
-    Command("edit", "[TEXT]", "write the message in $EDITOR", actions.edit),
-    Command(
-        "emulator", "[NAME]", "list emulators, or switch to another", actions.emulator, lambda chat: chat.loader.names()
+    "Conversation": (
+        Command("system", "[TEXT|off]", "show or change the system text", actions.system, _words("off")),
+        Command("undo", "", "take back the last turn", actions.undo),
+        Command("reset", "", "begin a new conversation", actions.reset, aliases=("clear",)),
+        Command("drop", "[N]", "drop the N oldest turns", actions.drop, more=DROP),
+        Command(
+            "context",
+            "[rolling|ask]",
+            "how full the context is",
+            actions.context,
+            _words("rolling", "ask"),
+            more=CONTEXT,
+        ),
     ),
-    Command("help", "[COMMAND]", "show help", _help, lambda chat: [command.name for command in TABLE], aliases=("?",)),
-    Command("bye", "", "leave the chat", _bye, aliases=("exit", "quit")),
-)
+    "Files": (
+        Command("save", "[NAME]", "save the chat as a session", actions.save, _saved),
+        Command("load", "NAME", "continue a saved session", actions.load, _saved),
+        Command("sessions", "", "list the saved sessions", actions.sessions),
+        Command("export", "FILE.md|.json", "write the conversation to a file", actions.export),
+        Command("copy", "[code]", "copy the answer to the clipboard", actions.copy, _words("code"), more=COPY),
+    ),
+    "Chat": (
+        Command(
+            "emulator", "[NAME]", "list or switch emulators", actions.emulator, _emulators, aliases=("model", "models")
+        ),
+        Command("help", "[COMMAND]", "show help", _help, _commands, aliases=("?", "h")),
+        Command("bye", "", "leave the chat", _bye, aliases=("exit", "quit")),
+    ),
+}
+TABLE: tuple[Command, ...] = tuple(command for group in GROUPS.values() for command in group)

@@ -190,11 +190,12 @@ class _Commands(Completer):
         if not text.startswith("/") or "\n" in text:
             return
         name, space, argument = text[1:].partition(" ")
+        name = name.lower()
         if not space:
             for command in TABLE:
-                if command.name.startswith(name):
-                    shown = f"/{command.name} {command.arguments}".rstrip()
-                    yield Completion(command.name, -len(name), display=shown, display_meta=command.help)
+                if begun := next((each for each in (command.name, *command.aliases) if each.startswith(name)), None):
+                    shown = f"/{begun} {command.arguments}".rstrip()
+                    yield Completion(begun, -len(name), display=shown, display_meta=command.help)
             return
         found = next((c for c in TABLE if name in (c.name, *c.aliases)), None)
         if found is None or found.choices is None:
