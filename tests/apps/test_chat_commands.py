@@ -101,6 +101,8 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["say a", "/reset"], "a new conversation", []),
     (["say a", "say b", "/drop"], "oldest turns dropped: 1", ["say b", "b"]),
     (["say a", "/drop"], "only the last turn is left", TURN),
+    (["/drop"], "The conversation is empty, so there is no turn to drop", []),
+    (["/system Be kind.", "/drop"], "The conversation is empty", ["Be kind."]),
     (["say a", "/drop x"], "/drop takes a number", TURN),
     (["say a", "/context"], "of 8000 tokens (0%) in 1 turns; when it is full, you are asked what to do", TURN),
     (["/context rolling"], "when it is full, the oldest turns are dropped", []),
@@ -196,9 +198,7 @@ def test_edit_takes_what_the_editor_wrote(chat: Chat, tmp_path: Path, monkeypatc
     monkeypatch.setenv("EDITOR", str(editor))
     run(chat, "/edit")
     assert contents(chat) == ["say written", "written"]
-    chat.can_draft = True
-    run(chat, "/edit")
-    assert chat.draft == "say written"
+    assert chat.offered == ["say written"]  # Up gives it, to send it again
     monkeypatch.setenv("EDITOR", str(tmp_path / "missing"))
     with pytest.raises(EftError, match="cannot be run"):
         run(chat, "/edit")
@@ -310,11 +310,37 @@ def test_a_context_that_is_nearly_full_is_said(tmp_path: Path, capsys: pytest.Ca
 
 def test_a_message_that_does_not_fit_is_taken_back_and_ways_out_are_offered(tmp_path: Path) -> None:
     chat = make(tmp_path, context=40)
-    run(chat, "say a")
+    run(chat, f"say {'word ' * 15}".strip())
+    before = contents(chat)
     with pytest.raises(EftError, match="/drop drops the oldest turn, /reset"):
+        run(chat, f"say {'more ' * 30}")
+    assert contents(chat) == before
+
+
+@pytest.mark.parametrize("rolling", [False, True])
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_a_message_that_does_not_fit_even_alone_says_its_length_and_costs_no_turn(
+    system: str | None, rolling: bool, tmp_path: Path
+) -> None:
+    chat = make(tmp_path, context=40, rolling=rolling, system=system)
+    run(chat, "say a")
+    before = contents(chat)
+    fits = 38 if system is None else 35  # the fake counts words, and one token around each message
+    with pytest.raises(EftError) as caught:
         run(chat, f"say {'word ' * 50}")
-    assert contents(chat) == ["say a", "a"]
-    assert chat.draft.startswith("say word")
+    assert caught.value.message == f"Your message has 51 tokens, and at most {fits} fit in the context of 40 tokens."
+    assert caught.value.hint == "Shorten it, or start the chat with a larger context: --ctx 1024"
+    assert contents(chat) == before
+    run(chat, "/reset")
+    run(chat, "say " + "word " * (fits - 1))  # with as many as it says, it fits
+    with pytest.raises(EftError, match=f"Your message has {fits + 1} tokens"):
+        run(chat, "say " + "word " * fits)
+
+
+def test_a_system_text_that_fills_the_context_is_what_is_too_long(tmp_path: Path) -> None:
+    chat = make(tmp_path, context=40, system="word " * 60)
+    with pytest.raises(EftError, match="The system text takes 62 tokens, and the context holds 40"):
+        run(chat, "hello")
 
 
 def test_an_answer_that_meets_the_end_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,6 +140,29 @@ def test_ctrl_c_at_the_prompt_clears_the_line_and_ctrl_d_leaves(tmp_path: Path) 
         leave(terminal)
 
 
+def test_after_an_error_and_after_undo_the_line_is_empty_and_the_message_is_under_up(tmp_path: Path) -> None:
+    long = "say " + "word " * 60 + "end"
+    with fake(tmp_path, "context=40") as terminal:
+        terminal.prompt(1)
+        terminal.send(long)
+        terminal.wait("end")
+        terminal.send(ENTER)
+        terminal.wait("Your message has 62 tokens")
+        terminal.prompt(2)  # the row holds the prompt and nothing else
+        terminal.enter("say one")
+        terminal.prompt(3)
+        terminal.enter("/undo")
+        terminal.wait("the last turn is undone")
+        terminal.prompt(4)
+        terminal.enter("/drop")
+        terminal.wait("The conversation is empty, so there is no turn to drop")
+        terminal.prompt(5)
+        terminal.send("\x1b[A\x1b[A")  # /drop, and before it the message that was taken back
+        terminal.wait(">>> say one\n")
+        terminal.send(CTRL_C)
+        leave(terminal)
+
+
 def test_typing_ahead_is_not_echoed_and_is_there_at_the_next_prompt(tmp_path: Path) -> None:
     with fake(tmp_path, "delay=0.01") as terminal:
         terminal.prompt(1)

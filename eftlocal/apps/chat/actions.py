@@ -103,9 +103,9 @@ def continue_(chat: Chat, argument: str) -> None:
 
 def undo(chat: Chat, argument: str) -> None:
     at = _last_question(chat)
-    chat.draft = chat.messages[at].content
+    chat.offered.append(chat.messages[at].content)
     chat.change(chat.messages[:at])
-    chat.screen.note("the last turn is undone")
+    chat.screen.note("the last turn is undone" + ("; Up brings its message back" if chat.interactive else ""))
 
 
 def _last_question(chat: Chat) -> int:
@@ -118,8 +118,9 @@ def _last_question(chat: Chat) -> int:
 def drop(chat: Chat, argument: str) -> None:
     if argument and not argument.isdecimal():
         raise EftError(f"/drop takes a number of turns, not {argument!r}.")
-    asked = int(argument or 1)
-    dropped = chat.drop_oldest(asked)
+    if not chat.turns:
+        raise EftError("The conversation is empty, so there is no turn to drop.")
+    dropped = chat.drop_oldest(int(argument or 1))
     chat.screen.note(
         f"oldest turns dropped: {dropped}" if dropped else "only the last turn is left; /undo or /reset removes it"
     )
@@ -226,9 +227,8 @@ def edit(chat: Chat, argument: str) -> None:
     text = edited(argument).rstrip("\n")
     if not text.strip():
         chat.screen.note("the message is empty, so nothing was sent")
-    elif chat.can_draft:
-        chat.draft = text
     else:
+        chat.offered.append(text)
         chat.ask(text)
 
 

@@ -15,7 +15,8 @@ from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.styles import Style
 
 from eftlocal.apps.chat.commands import TABLE
-from eftlocal.apps.chat.state import FULL, Chat
+from eftlocal.apps.chat.room import FULL
+from eftlocal.apps.chat.state import Chat
 from eftlocal.errors import EftError
 
 __all__ = ["Line", "PlainLine"]
@@ -99,11 +100,18 @@ class Line:
         loader = self._chat.loader
         self._chat.count()  # the status line shows the count
         self._session.refresh_interval = 0.1 if loader.loading else 0.0
-        draft, self._chat.draft = self._chat.draft, ""
+        self._offer()
         try:
-            return self._session.prompt(default=draft)
+            return self._session.prompt()
         except EOFError:
             return None
+
+    def _offer(self) -> None:
+        """Put texts of this conversation under Up. The line begins empty, because the next one may be a command."""
+        history = self._session.history
+        for text in self._chat.offered:
+            history.append_string(f"/{text}" if text.startswith("/") else text)  # `//` is a message, not a command
+        self._chat.offered.clear()
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()

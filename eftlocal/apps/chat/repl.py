@@ -77,11 +77,12 @@ def _loop(state: Chat, history: bool, first: str | None) -> int:
     line: Line | PlainLine
     if sys.stdin.isatty() and not dumb() and (sys.stdout.isatty() or sys.stderr.isatty()):
         line = Line(state, session.data_folder() / "history" if history else None)
-        state.can_draft = True
+        state.interactive = True
     else:
         _ = state.emulator
         line = PlainLine(state)
     waiting = [] if first is None else [first]
+    state.offered += waiting
     while (text := waiting.pop() if waiting else line.read()) is not None:
         text = _unquoted(text)
         if not text.strip():
@@ -98,7 +99,6 @@ def _loop(state: Chat, history: bool, first: str | None) -> int:
         except KeyboardInterrupt:
             if state.interrupts.leaving:
                 raise
-            state.draft = text
     return 0
 
 
@@ -117,7 +117,13 @@ def _unquoted(text: str) -> str:
 
 def _rescue(state: Chat, history: bool) -> None:
     """Save an unsaved conversation as the session `last`. Does nothing with --no-history or piped input."""
-    if state.session_name is not None or not state.can_draft or not state.turns or not history or state.loader.loading:
+    if (
+        state.session_name is not None
+        or not state.interactive
+        or not state.turns
+        or not history
+        or state.loader.loading
+    ):
         return
     try:
         session.save(RESCUE, state.saved())

@@ -1,12 +1,13 @@
 """The state of the chat: a conversation and its emulator, and how they change. It reads no input and draws nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from eftlocal.apps.chat import session
 from eftlocal.apps.chat.interrupt import Interrupts
 from eftlocal.apps.chat.loading import Loader
+from eftlocal.apps.chat.room import FULL, ROOM, WAYS_OUT, most, too_long, turns_were
 from eftlocal.apps.chat.screen import Screen
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials, Settings
@@ -15,9 +16,6 @@ from eftlocal.errors import ContextError, EftError, SettingError
 from eftlocal.runtime.views import Message
 
 __all__ = ["Answered", "Chat"]
-
-FULL = 0.8  # from this share of the context on, the user is warned
-ROOM = 4  # a rolling context keeps max_tokens free for the answer, but at most a quarter of the context
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +53,8 @@ class Chat:
         self.last: Answered | None = None
         self.used: int | None = 0  # tokens used of the context; None if they are not counted yet
         self.answers = self.tokens = 0  # counts of this run
-        self.draft = ""  # the text that the next prompt begins with
-        self.can_draft = False  # whether the prompt can begin with a text
+        self.interactive = False  # whether lines are typed and edited, and Up gives the earlier ones
+        self.offered: list[str] = []  # texts that Up gives at the next prompt, the last one first
         self.explained: tuple[object, object] | None = None  # (what was scored, its score), kept for /why
         self.remarks: list[str] = []  # remarks to show when the screen is free
         self._dials: Dials = dials or {}  # dials of the command line; they override those of a session
@@ -156,7 +154,7 @@ class Chat:
             reply = self._stream(emulator)
         except EftError as error:
             self._take_back(otherwise)
-            raise self._with_ways_out(error) from error
+            raise self._with_ways_out(emulator, messages, error) from error
         if not reply.text:
             self._take_back(otherwise)
             why = "stopped before the first word" if reply.finish_reason == "cancelled" else "the answer is empty"
@@ -165,9 +163,6 @@ class Chat:
         self._tell(emulator, reply)
 
     def _take_back(self, otherwise: Sequence[Message]) -> None:
-        dropped = self.messages[len(otherwise) :]
-        if len(dropped) == 1 and dropped[0].role == "user":
-            self.draft = dropped[0].content
         self.messages = list(otherwise)
         self.used = None if self.turns else 0
         self.save()
@@ -203,7 +198,7 @@ class Chat:
             message, whole = Message("assistant", opened.content + message.content, tokens), whole and bool(tokens)
         self.messages = [*before, *([message] if message.content else [])]
         self.last = Answered(reply, settings, whole)
-        self.used = _most(reply.prompt_tokens) + len(reply.tokens)
+        self.used = most(reply.prompt_tokens) + len(reply.tokens)
         self.answers += 1
         self.tokens += len(reply.tokens)
         self.save()
@@ -215,7 +210,7 @@ class Chat:
         if self.used is None and not self.loader.loading and self.messages:
             try:
                 emulator = self.emulator
-                self.used = min(_most(emulator.count(self.messages)), emulator.context)
+                self.used = min(most(emulator.count(self.messages)), emulator.context)
             except EftError:
                 return None
         return self.used
@@ -237,13 +232,17 @@ class Chat:
         """If the context is rolling, drop the oldest turns until an answer fits, and say so."""
         dropped = 0
         room = min(emulator.settings.max_tokens, emulator.context // ROOM)
-        while self.rolling and not self._fits(emulator, room) and self.drop_oldest():
+        if not self.rolling or self._fits(emulator, room):
+            return
+        if (error := too_long(emulator, self.messages)) is not None:
+            raise error  # before turns are dropped for nothing
+        while not self._fits(emulator, room) and self.drop_oldest():
             dropped += 1
         if dropped:
-            self.screen.note(f"the context is full: the oldest {_turns(dropped)} dropped")
+            self.screen.note(f"the context is full: the oldest {turns_were(dropped)} dropped")
 
     def _fits(self, emulator: Emulator, room: int) -> bool:
-        return _most(emulator.count(self.messages)) + room <= emulator.context
+        return most(emulator.count(self.messages)) + room <= emulator.context
 
     def _tell(self, emulator: Emulator, reply: Reply) -> None:
         """Say how the answer ended and how full the context is; a rolling context that is full is continued."""
@@ -254,7 +253,9 @@ class Chat:
         if reply.finish_reason == "context":
             dropped = self.drop_oldest(max(1, len(self.turns) // 4)) if self.rolling else 0
             if dropped:
-                self.screen.note(f"the context is full: the oldest {_turns(dropped)} dropped, and the answer goes on")
+                self.screen.note(
+                    f"the context is full: the oldest {turns_were(dropped)} dropped, and the answer goes on"
+                )
                 self.go_on()
             else:
                 self.screen.note(f"the context of {emulator.context} tokens is full: {WAYS_OUT}")
@@ -262,10 +263,10 @@ class Chat:
             share = self.used / emulator.context
             self.screen.note(f"{share:.0%} of the context is used ({self.used} of {emulator.context} tokens)")
 
-    def _with_ways_out(self, error: EftError) -> EftError:
-        if isinstance(error, ContextError) and len(self.turns):
-            return ContextError(error.message, f"{WAYS_OUT[0].upper()}{WAYS_OUT[1:]}.")
-        return error
+    def _with_ways_out(self, emulator: Emulator, messages: Sequence[Message], error: EftError) -> EftError:
+        if not isinstance(error, ContextError):
+            return error
+        return too_long(emulator, messages) or ContextError(error.message, f"{WAYS_OUT[0].upper()}{WAYS_OUT[1:]}.")
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
@@ -307,15 +308,3 @@ class Chat:
         self.messages = [Message(m.role, m.content) for m in self.messages]
         self.last, self.used = None, None if self.turns else 0
         self.save()
-
-
-WAYS_OUT = "/drop drops the oldest turn, /reset starts over, /context rolling drops the oldest turns by itself"
-
-
-def _most(tokens: Mapping[str, int]) -> int:
-    """The tokens of the role that needs most."""
-    return max(tokens.values(), default=0)
-
-
-def _turns(n: int) -> str:
-    return "turn was" if n == 1 else f"{n} turns were"
