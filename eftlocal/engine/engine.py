@@ -39,15 +39,16 @@ class Engine:
         return self.workers.n_ctx
 
     def reserve(self, n_seq: int, n_ctx: int) -> None:
-        """Make room for at least `n_seq` sequences of `n_ctx` tokens. Caches that have to grow are emptied.
+        """Make room for at least `n_seq` sequences of `n_ctx` tokens. Caches that have to grow keep what they hold.
 
-        Raises DecodeError where they have to grow while a sequence is running.
+        Raises DecodeError where they have to grow while a sequence is running, and ModelLoadError.
         """
         if n_seq > len(self.slots) or n_ctx > self.n_ctx:
             if not all(slot.free for slot in self.slots):
                 raise not_finished()
+            n_seq, n_ctx = max(n_seq, len(self.slots)), max(n_ctx, self.n_ctx)
             self.workers.resize(n_ctx=n_ctx, n_seq=n_seq)
-            self.slots = [Slot(i) for i in range(n_seq)]
+            self.slots += [Slot(i) for i in range(len(self.slots), n_seq)]
 
     def close(self) -> None:
         """Free the models and their KV caches."""

@@ -169,10 +169,20 @@ class Workers:
         self.measure(wanted)
 
     def resize(self, *, n_ctx: int, n_seq: int) -> None:
-        """Free the KV caches. They are made again, empty, for `n_seq` sequences of `n_ctx` tokens."""
+        """Make the KV caches again, for `n_seq` sequences of `n_ctx` tokens. They keep what they hold, where llama.cpp
+        can copy it: not with a sliding window.
+
+        Raises ModelLoadError. A cache that could not be made is then made empty when it is needed.
+        """
         self._executor.wait(self._contexts)
-        self._close_contexts()
+        copies = {member: (context.saved(), context.n_fed) for member, context in self._contexts.items()}
+        self._close_contexts()  # before larger ones are made: both would need memory at the same time
         self.n_ctx, self.n_seq = n_ctx, n_seq
+        for member, (sequences, n_fed) in copies.items():
+            if sequences:
+                context = self.context(member)
+                context.restore(sequences)
+                context.n_fed = n_fed
 
     def _make(self, member: int, *, n_ctx: int, n_seq: int) -> Context:
         """Make a KV cache of the member. If a device is too small for it, put fewer layers there until it fits."""

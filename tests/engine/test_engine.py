@@ -275,6 +275,49 @@ def test_a_cache_that_cannot_simply_be_rewound_is_never_silently_wrong(family: F
             np.testing.assert_allclose(z, expected[member], atol=tolerance)
 
 
+@pytest.mark.parametrize("kind", ["base", "sliding", "recurrent"])
+def test_caches_that_grow_keep_what_they_hold(family: Family, kind: str) -> None:
+    paths = [getattr(family, kind), family.tuned]
+    prompts = {0: list(range(40)), 1: list(range(50, 80))}
+    made = engine(paths, n_slots=1)
+    try:
+        slot = made.begin(prompts)
+        slot.tokens = list(ANSWER)
+        rows(made, slot, 1, (0, 1))
+        made.end(slot)
+        before = dict(made.workers.n_fed)
+        made.reserve(3, 300)
+        assert len(made.slots) == 3 and made.n_ctx == 300
+        slot = made.begin({m: prompt + ANSWER for m, prompt in prompts.items()})
+        other = made.begin({m: [*prompt, *ANSWER, 7] for m, prompt in prompts.items()})  # a copy of that
+        slot.tokens, other.tokens = [5, 6], [6]
+        found = made.forward([Request(slot, 2, (0, 1)), Request(other, 1, (0, 1))])
+        got = {member: z.copy() for member, (z, _) in found.items()}
+        fed = {m: made.workers.n_fed[m] - n for m, n in before.items()}
+    finally:
+        made.close()
+    new = 4  # two new tokens in each of the sequences
+    assert fed[1] == new
+    assert fed[0] == new if kind != "sliding" else fed[0] > len(prompts[0])
+    for part, tokens in ((slice(0, 2), [*ANSWER, 5, 6]), (slice(2, 3), [*ANSWER, 7, 6])):
+        expected = cold(paths, prompts, tokens, part.stop - part.start)
+        for member, z in got.items():
+            np.testing.assert_allclose(z[part], expected[member], atol=5e-3 if kind == "sliding" else 1e-4)
+
+
+def test_what_cannot_be_copied_into_a_larger_cache_is_read_again(
+    family: Family, trio: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = {m: list(range(30)) for m in range(3)}
+    slot = trio.begin(prompts)
+    rows(trio, slot, 1)
+    trio.end(slot)
+    monkeypatch.setattr(llama_cpp, "llama_state_seq_set_data", lambda *_: 0)
+    trio.reserve(5, 256)
+    got = rows(trio, trio.begin(prompts), 1)
+    same(got, cold([family.base, family.tuned, family.reference], prompts, [], 1))
+
+
 def test_concurrent_members_equal_sequential_ones(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [
         family.base,

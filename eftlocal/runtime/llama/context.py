@@ -4,7 +4,7 @@ llama.cpp aborts the process on a bad call, so each limit (batch, context, token
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.errors import DecodeError, ModelLoadError, SettingError
-from eftlocal.runtime.llama import library
+from eftlocal.runtime.llama import copies, library
+from eftlocal.runtime.llama.copies import SavedSequence
 from eftlocal.runtime.llama.interrupt import interruptible
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.memory import CPU_BATCH, GPU_BATCH, MAX_ROWS
@@ -136,6 +137,24 @@ class Context:
         lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         self._held[target], self._torn[target] = self._held[source], False
         return self.rewind(target, n)
+
+    def saved(self) -> dict[int, SavedSequence]:
+        """Returns a copy of each sequence that holds tokens. `restore` puts it into another context of this model."""
+        return {
+            sequence: copies.taken(self._handle, sequence, n=n, n_seq=self.n_seq, room=MAX_SEQUENCES)
+            for sequence in range(self.n_seq)
+            if (n := self.held(sequence))
+        }
+
+    def restore(self, saved: Mapping[int, SavedSequence]) -> None:
+        """Puts copies of sequences into this context, which is new. One that llama.cpp does not take stays empty."""
+        for sequence, copy in saved.items():
+            if copy.n <= self.n_ctx and copy.n_seq <= self.n_seq:
+                self._torn[sequence] = True
+                if copies.put(self._handle, sequence, copy, n_seq=self.n_seq):
+                    self._held[sequence], self._torn[sequence] = copy.n, False
+                else:
+                    self.rewind(sequence, 0)
 
     def set_threads(self, n: int) -> None:
         """Sets the number of threads for the following decodes."""

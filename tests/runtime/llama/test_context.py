@@ -192,6 +192,32 @@ def test_a_fork_goes_on_as_its_source_would_and_leaves_it_alone(family: Family, 
     np.testing.assert_allclose(z[2:], cold(path, PROMPT + ANSWER), atol=tolerance)
 
 
+@pytest.mark.parametrize("kind", ["tuned", "sliding", "recurrent"])
+def test_copies_go_on_in_a_context_for_more_sequences_or_are_not_there(family: Family, kind: str) -> None:
+    path: Path = getattr(family, kind)
+    made = Model(gguf.check(path))
+    small, large = context(made, n_seq=3), context(made, n_ctx=80, n_seq=5)
+    try:
+        small.feed([Feed(0, PROMPT, 0), Feed(2, ANSWER, 0)])
+        large.restore(small.saved())
+        kept = kind != "sliding"
+        held = {0: len(PROMPT) * kept, 1: 0, 2: len(ANSWER) * kept, 3: 0, 4: 0}
+        assert {sequence: large.held(sequence) for sequence in held} == held
+        rest = [[*text[held[i] :], 9] for i, text in ((0, PROMPT), (2, ANSWER))]
+        z = large.feed([Feed(0, rest[0], 1), Feed(2, rest[1], 1), Feed(4, PROMPT, 1)]).copy()
+        tight = context(made, n_ctx=16, n_seq=3)
+        tight.restore(small.saved())
+        assert tight.held(0) == 0  # it has no room for it
+        tight.close()
+    finally:
+        small.close()
+        large.close()
+        made.close()
+    tolerance = TOLERANCE.get(kind, 1e-4)
+    for row, tokens in zip(z, ([*PROMPT, 9], [*ANSWER, 9], PROMPT), strict=True):
+        np.testing.assert_allclose(row[None], cold(path, tokens), atol=tolerance)
+
+
 @pytest.mark.parametrize("kind", ["tuned", "recurrent"])
 @pytest.mark.parametrize("function", ["llama_memory_seq_rm", "llama_memory_seq_cp"])
 def test_an_interrupt_in_the_middle_of_a_rewind_or_a_fork_leaves_no_wrong_count(
