@@ -276,7 +276,8 @@ class Options:
         """The catalogue and the name of the emulator to run in it (None: the catalogue's default).
 
         With --base, or with a .gguf file as `emulator`, the catalogue's default is the emulator of the named models.
-        Says on stderr when the first default is not on this machine. Raises CatalogError and SettingError.
+        Says on stderr when the first default is not on this machine, and which mistakes in the models.toml files
+        concern it. Raises CatalogError and SettingError.
         """
         from eftlocal.catalog import models
 
@@ -284,6 +285,7 @@ class Options:
         base = self.base
         if base is None and emulator is not None and emulator.endswith(".gguf") and emulator not in cat.emulators:
             base, emulator = emulator, None
+        tell(cat.lines_for(base or emulator))
         if trio := named_one_by_one(cat, emulator, base, self.tuned, self.reference):
             return trio, None
         if emulator is None and cat.default and (instead := cat.emulator(None).name) != cat.default[0]:

@@ -1,15 +1,27 @@
 """The commands about models and emulators: pull, list, show, rm, init and doctor."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from eftlocal.cli.app import app
-from eftlocal.cli.options import JsonOption, ModelsOption, named_one_by_one
+from eftlocal.cli.options import JsonOption, ModelsOption, named_one_by_one, tell
+
+if TYPE_CHECKING:
+    from eftlocal.catalog.models import Catalog
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Emulator or model.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+
+
+def _catalog(models: Path | None, name: str = "") -> "Catalog":
+    """The catalogue; its mistakes are told on stderr, but not those that asking for `name` will raise."""
+    from eftlocal.catalog.models import load
+
+    catalog = load(models)
+    tell(catalog.lines(without=name))
+    return catalog
 
 
 @app.command()
@@ -17,7 +29,7 @@ def pull(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="Emulator, model or hf:owner/repo/file.gguf to download (default: smollm2)."
+            metavar="NAME", help="Emulator, model or hf:owner/repo/file.gguf to download (default: the first default)."
         ),
     ] = None,
     base: Annotated[
@@ -46,9 +58,10 @@ def pull(
     from eftlocal.catalog.models import load
 
     catalog = load(models)
+    tell(catalog.lines_for(name or base))
     catalog = named_one_by_one(catalog, name, base, tuned, reference) or catalog
     if name is None:  # other commands take the first default that is here; here the first is wanted
-        name = catalog.default[0]
+        name = next(iter(catalog.default), None) or catalog.emulator(None).name
     raise typer.Exit(pull(catalog, name, revision=revision, yes=yes, dry_run=dry_run, xet=xet))
 
 
@@ -60,27 +73,24 @@ def list_(
 ) -> None:
     """List emulators and models: what is on this machine, how large it is, and whether it fits."""
     from eftlocal.apps.store.listing import listing
-    from eftlocal.catalog.models import load
 
-    raise typer.Exit(listing(load(models), local=local, as_json=json))
+    raise typer.Exit(listing(_catalog(models), local=local, as_json=json))
 
 
 @app.command()
 def show(name: NameArgument, models: ModelsOption = None, json: JsonOption = False) -> None:
     """Show an emulator's models, how each sees a conversation, and the memory it needs."""
     from eftlocal.apps.store.show import show
-    from eftlocal.catalog.models import load
 
-    raise typer.Exit(show(load(models), name, as_json=json))
+    raise typer.Exit(show(_catalog(models, name), name, as_json=json))
 
 
 @app.command()
 def rm(name: NameArgument, models: ModelsOption = None, yes: YesOption = False, json: JsonOption = False) -> None:
     """Delete a model's download, or an emulator's downloads that no other one here uses."""
     from eftlocal.apps.store.remove import remove
-    from eftlocal.catalog.models import load
 
-    raise typer.Exit(remove(load(models), name, yes=yes, as_json=json))
+    raise typer.Exit(remove(_catalog(models, name), name, yes=yes, as_json=json))
 
 
 @app.command()

@@ -47,7 +47,7 @@ SOUND = Facts(
     token_problem=None,
     emulators=12,
     here=("demo",),
-    unreadable=None,
+    mistakes=(),
 )
 
 
@@ -139,7 +139,7 @@ def test_what_stops_a_download_is_told() -> None:
         unfinished=3 * GB,
         network="no route to host",
         token="the variable HF_TOKEN",
-        unreadable="models.toml: x: unknown key",
+        mistakes=("models.toml: x: unknown key",),
     )
     assert found(facts, "cache").state == "wrong" and "HF_HOME" in str(found(facts, "cache").todo)
     assert "3.00 GB of interrupted downloads" in found(facts, "downloads").text

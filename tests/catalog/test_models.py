@@ -74,10 +74,22 @@ def loaded(tmp_path: Path, text: str) -> Catalog:
     return load(file)
 
 
+def raised(catalog: Catalog) -> CatalogError:
+    """The error of the catalogue's one mistake, which is raised when its entry is asked for."""
+    (mistake,) = catalog.mistakes
+    if mistake.kind in ("model", "emulator"):
+        with pytest.raises(CatalogError) as caught:
+            (catalog.model if mistake.kind == "model" else catalog.emulator)(mistake.name)
+        assert caught.value.message == mistake.error.message
+    return mistake.error
+
+
 def error(tmp_path: Path, text: str) -> str:
-    with pytest.raises(CatalogError) as caught:
-        loaded(tmp_path, text)
-    message = caught.value.message
+    """The message about the one mistake in `text`, without the file's name."""
+    try:
+        message = raised(loaded(tmp_path, text)).message
+    except CatalogError as told:  # of a file that cannot be read at all
+        message = told.message
     prefix = f"{tmp_path / 'models.toml'}: "
     assert message.startswith(prefix) and "\n" not in message
     return message.removeprefix(prefix)
@@ -328,14 +340,116 @@ def test_a_reference_is_blamed_on_the_file_that_holds_it(bare: Path, tmp_path: P
     bare.write_text('[emulators.e]\nbase = "small"\n')
     assert loaded(tmp_path, SMALL).emulator("e").base == "small"
     with pytest.raises(CatalogError, match=r"packaged.toml: \[emulators.e\] base: no model"):
-        loaded(tmp_path, '[models.x]\npath = "x"\n')
+        loaded(tmp_path, '[models.x]\npath = "x"\n').emulator("e")
 
 
-def test_a_mistake_in_the_users_file_is_told(users: Path) -> None:
+BROKEN = """
+[models.good]
+path = "a.gguf"
+[models.bad]
+pth = "b.gguf"
+[emulators.fine]
+base = "good"
+[emulators.wrong]
+bse = "good"
+[emulators.uses]
+base = "good"
+rewards = [{ tuned = "bad", reference = "good" }]
+"""
+
+
+def test_a_mistake_breaks_its_entry_alone(tmp_path: Path) -> None:
+    catalog = loaded(tmp_path, BROKEN)
+    assert set(catalog.models) == {"good"} and set(catalog.emulators) == {"fine"}
+    with pytest.raises(CatalogError, match=r'models.toml: \[models.bad\] pth: unknown key; did you mean "path"'):
+        catalog.model("bad")
+    with pytest.raises(CatalogError, match=r'\[emulators.wrong\] bse: unknown key; did you mean "base"'):
+        catalog.emulator("wrong")
+    with pytest.raises(CatalogError, match=r"\[models.bad\] pth: unknown key") as caught:
+        catalog.emulator("uses")
+    assert caught.value.hint == 'The emulator "uses" uses this model.'
+    with pytest.raises(CatalogError, match=r"\[models.bad\] pth: unknown key"):
+        catalog.with_trio("good", "bad", "good")
+    with pytest.raises(CatalogError, match='no emulator is named "wrng"; did you mean "wrong"'):
+        catalog.emulator("wrng")
+    assert [line.partition("models.toml: ")[2] for line in catalog.lines()] == [
+        '[models.bad] pth: unknown key; did you mean "path"? (so uses cannot be used)',
+        '[emulators.wrong] bse: unknown key; did you mean "base"?',
+    ]
+    assert catalog.lines(without="uses") == catalog.lines()[1:] and len(catalog.lines(without="fine")) == 2
+    assert catalog.lines_for("fine") == catalog.lines_for(None) == []
+
+
+def test_a_broken_entry_hides_the_one_that_it_replaces_and_a_good_one_replaces_it(
+    bare: Path, users: Path, tmp_path: Path
+) -> None:
+    bare.write_text(SMALL + '[emulators.e]\nbase = "small"\n[emulators.f]\nbase = "other"\n')
     users.parent.mkdir(parents=True)
-    users.write_text("x = 1\n")
-    with pytest.raises(CatalogError, match=r"config/eftlocal/models.toml: x: unknown key"):
+    users.write_text('[emulators.e]\nbase = 3\n[models.other]\npath = ""\n')
+    catalog = load()
+    for name in "ef":
+        with pytest.raises(CatalogError, match=r"config/eftlocal/models\.toml: "):
+            catalog.emulator(name)
+    assert loaded(tmp_path, '[emulators.e]\nbase = "small"\n').emulator("e").base == "small"
+    assert [m.name for m in loaded(tmp_path, '[emulators.e]\nbase = "small"\n').mistakes] == ["other"]
+
+
+@pytest.mark.parametrize("content", [b"[models.x", b"\xff", b"a = \n"])
+def test_a_users_file_that_cannot_be_read_leaves_the_rest(
+    content: bytes, bare: Path, users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare.write_text(SMALL + 'default = "e"\n[emulators.e]\nbase = "small"\n'.replace("default", "#"))
+    users.parent.mkdir(parents=True)
+    users.write_bytes(content)
+    catalog = loaded(tmp_path, '[models.new]\npath = "x"\n')
+    assert set(catalog.models) == {"small", "other", "new"} and catalog.emulator("e").base == "small"
+    (line,) = catalog.lines_for("e")
+    assert line.startswith(str(users)) and catalog.lines_for(None) == catalog.lines() == [line]
+    for ask in (catalog.model, catalog.emulator):
+        with pytest.raises(CatalogError, match=r'named "gone"') as caught:
+            ask("gone")
+        assert f"may be in a part of {users} that cannot be read" in str(caught.value.hint)
+    with pytest.raises(CatalogError, match="no default") as caught:
+        catalog.emulator(None)
+    assert str(users) in str(caught.value.hint)
+    with pytest.raises(CatalogError):  # a file that the user names must be readable
+        load(users)
+    monkeypatch.setenv("EFTLOCAL_MODELS", str(users))
+    with pytest.raises(CatalogError, match="EFTLOCAL_MODELS: "):
         load()
+
+
+def test_what_is_wrong_at_the_top_level_leaves_the_rest(users: Path, tmp_path: Path) -> None:
+    users.parent.mkdir(parents=True)
+    users.write_text("x = 1\nmodels = 3\n")
+    catalog = loaded(tmp_path, 'x = 1\n[models.m]\npath = "m"\n')
+    assert [(m.kind, m.name) for m in catalog.mistakes] == [("key", "x"), ("key", "models"), ("key", "x")]
+    assert "config/eftlocal/models.toml: x: unknown key" in catalog.lines()[0]
+    assert catalog.model("m").name == "m" and len(catalog.lines_for("m")) == 3
+
+
+@pytest.mark.parametrize(
+    ("users_default", "told"),
+    [
+        ('"gone"', 'default: no emulator is named "gone"; expected one of: e; the next default is used'),
+        ('["gone", "wrong"]', "default: no emulator"),
+        ('"wrong"', "[emulators.wrong] base: must be a string, not an integer; the next default is used"),
+        ('"uses"', "(so uses cannot be used); the next default is used"),
+        ("3", "default: must be a string"),
+    ],
+)
+def test_a_default_that_cannot_be_used_is_told_and_the_next_is_used(
+    users_default: str, told: str, bare: Path, users: Path
+) -> None:
+    bare.write_text('default = "e"\n' + SMALL + '[emulators.e]\nbase = "small"\n')
+    users.parent.mkdir(parents=True)
+    broken = '[models.bad]\n[emulators.wrong]\nbase = 3\n[emulators.uses]\nbase = "bad"\n'
+    users.write_text(f"default = {users_default}\n{broken}")
+    catalog = load()
+    assert catalog.default == ("e",) and catalog.emulator(None).name == "e"
+    assert any(told in line for line in catalog.lines_for(None)) and catalog.lines_for("e") == []
+    users.write_text(f'default = ["gone", "mine"]\n{broken}[emulators.mine]\nbase = "small"\n')
+    assert load().emulator(None).name == "mine" and '"gone"' in load().lines_for(None)[0]
 
 
 def test_a_name_that_nothing_has(tmp_path: Path) -> None:
@@ -379,8 +493,9 @@ def test_a_model_may_be_named_by_its_file_where_it_is_used(tmp_path: Path) -> No
     assert str(base) == "hf:owner/Big-GGUF/sub/Big-Q4_K_M.gguf@v1.0"
     assert (tuned, reference) == (tmp_path / "weights/small.gguf", Path("/abs/small.gguf"))
     for wrong in ("hf:owner/Big-GGUF", "hf:owner/Big-GGUF/x.bin", "hf:Big.gguf", "hf:a/b/../c.gguf"):
+        catalog = loaded(tmp_path, NAMED_IN_PLACE.replace("hf:owner/Big-GGUF/sub/Big-Q4_K_M.gguf@v1.0", wrong))
         with pytest.raises(CatalogError, match=r"\[emulators.e\] base: .* does not name a .gguf file in a repository"):
-            loaded(tmp_path, NAMED_IN_PLACE.replace("hf:owner/Big-GGUF/sub/Big-Q4_K_M.gguf@v1.0", wrong))
+            catalog.emulator("e")
 
 
 def test_three_models_make_an_emulator_without_a_models_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,11 +519,10 @@ def test_the_default_is_the_first_whose_models_are_here_else_the_last(tmp_path: 
     assert catalog.emulator(None).name == "b"
     (tmp_path / "a.gguf").touch()
     assert catalog.emulator(None).name == "a"
-    with pytest.raises(CatalogError, match='default: no emulator is named "d"; expected one of: a, b, c'):
-        loaded(tmp_path, f'default = ["a", "d"]\n{emulators}')
-    for wrong in ("[]", "[1]", "3"):
-        with pytest.raises(CatalogError, match="default: must be "):
-            loaded(tmp_path, f"default = {wrong}\n{emulators}")
+    wrong = loaded(tmp_path, f'default = ["a", "d"]\n{emulators}')
+    assert 'default: no emulator is named "d"; expected one of: a, b, c' in raised(wrong).message
+    for value in ("[]", "[1]", "3"):
+        assert "default: must be " in raised(loaded(tmp_path, f"default = {value}\n{emulators}")).message
 
 
 def test_sampling_takes_what_the_sampler_and_its_loop_take() -> None:
@@ -426,6 +540,6 @@ def test_views_have_one_grammar() -> None:
 def test_what_ships_is_found_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "packaged", packaged)
     assert packaged("models.toml").name == "models.toml"
-    assert load().emulator("demo").models[0] in load().models
+    assert load().emulator("demo").models[0] in load().models and load().mistakes == ()
     with pytest.raises(CatalogError, match="ships with eftlocal is missing"):
         packaged("demo/none.gguf")

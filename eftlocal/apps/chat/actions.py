@@ -245,6 +245,8 @@ def emulator(chat: Chat, argument: str) -> None:
         mark = "*" if name == chat.emulator.name else ""
         table.add_row(mark, printable(name), Text(printable(description), style="dim"))
     chat.screen.show(table)
+    for line in chat.loader.mistakes():
+        chat.screen.note(line)
 
 
 def _switch(chat: Chat, name: str) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from eftlocal.apps.common import size
 from eftlocal.catalog import models as catalog
@@ -95,6 +95,10 @@ class Loader:
     def names(self) -> Mapping[str, str]:
         """The catalogue's emulators with their descriptions."""
         return {e.name: e.description for e in self._catalog.emulators.values()}
+
+    def mistakes(self) -> Sequence[str]:
+        """The mistakes in the models.toml files, which may be why an emulator is missing."""
+        return self._catalog.lines()
 
     # --- sizes --------------------------------------------------------------------------------------------------------
 

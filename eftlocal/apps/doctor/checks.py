@@ -44,7 +44,7 @@ class Facts:
     token          where the Hub token comes from (never the token itself); None without a token
     token_problem  why no request can carry the token
     here           the names of the emulators whose files are all on this machine
-    unreadable     why the catalogue cannot be read; None if it can
+    mistakes       what is wrong in the models.toml files, one text for each mistake
     """
 
     system: str
@@ -68,7 +68,7 @@ class Facts:
     token_problem: str | None
     emulators: int
     here: Sequence[str]
-    unreadable: str | None
+    mistakes: Sequence[str]
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -81,7 +81,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     yield from _cache(facts)
     yield _network(facts)
     yield _token(facts)
-    yield _catalogue(facts)
+    yield from _catalogue(facts)
 
 
 def _python(facts: Facts) -> Finding:
@@ -203,7 +203,8 @@ def _token(facts: Facts) -> Finding:
     return Finding("token", "ok", f"from {facts.token}" if facts.token else "none: only gated models need one")
 
 
-def _catalogue(facts: Facts) -> Finding:
-    if facts.unreadable:
-        return Finding("catalogue", "wrong", facts.unreadable)
-    return Finding("catalogue", "ok", f"{facts.emulators} emulators; here: {', '.join(facts.here) or 'none'}")
+def _catalogue(facts: Facts) -> Iterator[Finding]:
+    for mistake in facts.mistakes:
+        yield Finding("catalogue", "wrong", mistake)
+    if facts.emulators:
+        yield Finding("catalogue", "ok", f"{facts.emulators} emulators; here: {', '.join(facts.here) or 'none'}")

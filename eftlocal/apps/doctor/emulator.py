@@ -25,6 +25,8 @@ def examine(models: Path | None, name: str) -> Iterator[Finding]:
     step = "catalogue"
     try:
         cat = catalog.load(models)
+        for line in cat.lines_for(name):
+            yield Finding(step, "note", line)
         emulator = cat.emulator(name)
         yield Finding(step, "ok", f"{name} is defined in {emulator.source}")
         step = "files"

@@ -22,14 +22,14 @@ VENDORS = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}  # PCI vendor
 
 def gather(models: Path | None) -> Facts:
     """Look at everything. A failure is not raised but becomes a fact: the doctor looks for failures."""
-    cat, unreadable = None, None
+    cat, mistakes = catalog.Catalog(), list[str]()
     try:
         cat = catalog.load(models)
+        mistakes = cat.lines()
     except EftError as error:
-        unreadable = str(error)
+        mistakes = [str(error)]
     here = machine.here()
     folder = hub.cache_folder()
-    emulators = list(cat.emulators.values()) if cat else []
     return Facts(
         system={"Darwin": "macOS"}.get(platform.system(), platform.system()),
         python=sys.version_info[:3],
@@ -50,9 +50,9 @@ def gather(models: Path | None) -> Facts:
         network=hub.reachable(),
         token=hub.token_source(),
         token_problem=hub.token_problem(),
-        emulators=len(emulators),
-        here=[emulator.name for emulator in emulators if cat and cat.is_local(emulator)],
-        unreadable=unreadable,
+        emulators=len(cat.emulators),
+        here=[emulator.name for emulator in cat.emulators.values() if cat.is_local(emulator)],
+        mistakes=mistakes,
     )
 
 

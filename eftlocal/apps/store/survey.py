@@ -37,16 +37,19 @@ def held(file: File) -> Held:
 def models_of(cat: catalog.Catalog, name: str) -> tuple[catalog.Emulator | None, tuple[catalog.Model, ...]]:
     """The emulator of that name and its models; or None and the one model of that name.
 
-    Raises CatalogError, with the nearest name, if there is neither.
+    Raises CatalogError if the entry is broken, and with the nearest name if there is neither.
     """
     name = as_unicode(name)
     if name in cat.emulators:
         emulator = cat.emulator(name)
         return emulator, tuple(cat.model(model) for model in emulator.models)
-    if name not in cat.models and named(name, Path.cwd()) is None:
-        near = nearest(name, [*cat.models, *cat.emulators])
+    broken = cat.broken("emulator")
+    if name in broken:
+        raise broken[name]
+    known = [*cat.models, *cat.emulators, *cat.broken("model"), *broken]
+    if name not in known and named(name, Path.cwd()) is None:
         hint = f"`eftlocal list` shows {len(cat.emulators)} emulators and {len(cat.models)} models; or {NAMING}"
-        raise CatalogError(f'no emulator or model is named "{name}"{near}', hint)
+        raise CatalogError(f'no emulator or model is named "{name}"{nearest(name, known)}', cat.why_missing(hint))
     return None, (cat.model(name),)
 
 
