@@ -69,12 +69,15 @@ def pull(
 def list_(
     models: ModelsOption = None,
     local: Annotated[bool, typer.Option("--local", help="List only what is on this machine.")] = False,
+    models_too: Annotated[
+        bool, typer.Option("--models-too", help="List the single models too, which emulators are made of.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """List emulators and models: what is on this machine, how large it is, and whether it fits."""
+    """List emulators: whether they are on this machine, whether they fit in its memory, and how large they are."""
     from eftlocal.apps.store.listing import listing
 
-    raise typer.Exit(listing(_catalog(models), local=local, as_json=json))
+    raise typer.Exit(listing(_catalog(models), local=local, models_too=models_too, as_json=json))
 
 
 @app.command()

@@ -1,11 +1,10 @@
-"""`eftlocal list`: shows the emulators and models of the catalogue, and which of them are on this machine."""
+"""`eftlocal list`: shows the emulators of the catalogue and its models, and which of them are on this machine."""
 
-from collections.abc import Mapping
-
-from rich.table import Column, Table
+import sys
+from collections.abc import Mapping, Sequence
 
 from eftlocal.apps.common import console, print_json, size
-from eftlocal.apps.store.cells import cut, one_line
+from eftlocal.apps.store.columns import Row, rows_as_lines
 from eftlocal.apps.store.survey import held, rough_memory, sizes
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile
@@ -14,17 +13,23 @@ from eftlocal.runtime import machine
 __all__ = ["listing"]
 
 
-def listing(cat: catalog.Catalog, *, local: bool, as_json: bool) -> int:
-    """Print every emulator and model, or only those whose files are all here (`local`). Returns the exit code."""
+def listing(cat: catalog.Catalog, *, local: bool, models_too: bool, as_json: bool) -> int:
+    """Print every emulator, or only those whose files are all here (`local`). Returns the exit code.
+
+    The models are printed if `models_too`, and always as JSON.
+    """
     memory = machine.here(devices=False).memory
     emulators = [_emulator(cat, emulator, memory) for emulator in cat.emulators.values()]
     models = [_model(model) for model in cat.models.values()]
     if local:
         emulators, models = ([entry for entry in entries if entry["local"]] for entries in (emulators, models))
     if as_json:
-        print_json({"emulators": emulators, "models": models})
-    else:
-        _print(emulators, models)
+        print_json({"emulators": emulators, "models": models, "mistakes": cat.lines()})
+        return 0
+    _print(emulators, models if models_too else [])
+    if sys.stdout.isatty():
+        more = "" if models_too else f"; `eftlocal list --models-too` adds {len(models)} models"
+        console(stderr=True).print(f"\n`eftlocal show NAME` says everything of one{more}.")
     return 0
 
 
@@ -56,29 +61,26 @@ def _model(model: catalog.Model) -> dict[str, object]:
     }
 
 
-def _print(emulators: list[dict[str, object]], models: list[dict[str, object]]) -> None:
+def _print(emulators: Sequence[Mapping[str, object]], models: Sequence[Mapping[str, object]]) -> None:
     """Print the models, then the emulators: most people look for these, and the end of a long list stays on screen."""
     out = console()
-    table = _table("model", "here", "size", last="from")
-    for entry in models:
-        table.add_row(*_start(entry), cut(f"{entry['source']}{' (gated)' if entry['gated'] else ''}"))
-    out.print(table)
-    out.print()
-    table = _table("emulator", "here", "size", "fits", last="what it is")
+    if models:
+        rows = [Row(_start(entry), f"{entry['source']}{' (gated)' if entry['gated'] else ''}") for entry in models]
+        for line in rows_as_lines(Row(("model", "here", "size"), "from"), rows, out.width, cut=False):
+            print(line)
+        print()
+    fits = {True: "yes", False: "no", None: "?"}
+    rows = []
     for entry in emulators:
-        fits = {True: "yes", False: "no", None: "?"}[_flag(entry, "fits")]
-        table.add_row(*_start(entry), fits, cut(str(entry["description"])))
-    out.print(table)
-
-
-def _table(*columns: str, last: str) -> Table:
-    """A table with one row for each entry. On a narrow terminal only the last column is cut."""
-    return Table(*(Column(name, no_wrap=True) for name in columns), last, box=None, pad_edge=False)
+        name, here, n = _start(entry)
+        rows.append(Row((name, here, fits[_flag(entry, "fits")], n), str(entry["description"])))
+    for line in rows_as_lines(Row(("emulator", "here", "fits", "size"), "what it is"), rows, out.width, cut=True):
+        print(line)
 
 
 def _start(entry: Mapping[str, object]) -> tuple[str, str, str]:
     n = entry["size"]
-    return one_line(str(entry["name"])), "yes" if entry["local"] else "no", size(n) if isinstance(n, int) else "?"
+    return str(entry["name"]), "yes" if entry["local"] else "no", size(n) if isinstance(n, int) else "?"
 
 
 def _flag(entry: Mapping[str, object], key: str) -> bool | None:

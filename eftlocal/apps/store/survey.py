@@ -59,8 +59,14 @@ def hub_files(models: Iterable[catalog.Model]) -> tuple[HubFile, ...]:
 
 
 def sizes(models: Iterable[catalog.Model]) -> tuple[int | None, int | None]:
-    """The bytes of all files of these models, each once, and of those that are not here; None if a size is unknown."""
-    files = [held(file) for file in dict.fromkeys(file for model in models for file in model.files)]
+    """The bytes of all files of these models, each once, and of those that are not here; None if a size is unknown.
+
+    An adapter of unknown size is not counted: it is small beside the models.
+    """
+    models = tuple(models)
+    weights = {model.file for model in models}
+    found = [held(file) for file in dict.fromkeys(file for model in models for file in model.files)]
+    files = [file for file in found if file.size is not None or file.file in weights]
     return _sum(files), _sum(file for file in files if file.path is None)
 
 

@@ -87,10 +87,10 @@ def test_special_tokens_that_differ_are_shown(world: World, family: Family) -> N
 def test_what_a_models_toml_says_is_no_markup_and_no_control_code(world: World) -> None:
     text = world.catalog.read_text().replace('"a tiny one"', '"a [/b] :cat: \\u001b[31m one,\\nof two lines"')
     world.catalog.write_text(text + '[models."odd[/x]"]\npath = "own.gguf"\n')
-    for words in (["list"], ["show", "tiny"], ["show", "odd[/x]"], ["doctor", "tiny"]):
+    for words in (["list", "--models-too"], ["show", "tiny"], ["show", "odd[/x]"], ["doctor", "tiny"]):
         done = world.run(*words)
         assert "\x1b" not in done.out + done.err and "Traceback" not in done.err
-    out = world.run("list").out
+    out = world.run("list", "--models-too").out
     assert "a [/b] :cat: \\x1b[31m one, of two lines\n" in out and "odd[/x]" in out
 
 
@@ -98,9 +98,13 @@ def test_each_entry_is_one_line_of_a_pipe(world: World, monkeypatch: pytest.Monk
     monkeypatch.setenv("COLUMNS", "40")
     long = "a description that is longer than forty columns are wide"
     world.catalog.write_text(world.catalog.read_text().replace("a tiny one", long))
-    rows = world.run("list").out.splitlines()
-    assert len(rows) == 4 + 3 + 3 and sum(long in row for row in rows) == 1
-    assert rows[-4].split()[:2] == ["emulator", "here"]  # the emulators are last: most people look for them
+    emulators = world.run("list").out.splitlines()
+    assert len(emulators) == 1 + 3 and sum(row.endswith(long) for row in emulators) == 1
+    assert emulators[0].split()[:4] == ["emulator", "here", "fits", "size"]
+    rows = world.run("list", "--models-too").out.splitlines()
+    assert len(rows) == 1 + 4 + 1 + 1 + 3
+    assert rows[-4:] == emulators  # the emulators are last: most people look for them
+    assert rows[1].split() == ["big", "no", "?", "hf:us/Big-GGUF/Big.Q4_K_M.gguf"]
 
 
 def test_rm_frees_what_no_other_emulator_here_uses(world: World) -> None:

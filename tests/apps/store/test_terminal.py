@@ -93,3 +93,20 @@ def test_doctor_cuts_no_path_on_a_narrow_terminal(home: Path) -> None:
     with Terminal(*PROGRAM, "doctor", "here", data=home, columns=40, lines=60) as terminal:
         assert terminal.close() == 0
         assert str(home / "own.gguf") in "".join(terminal.text.split()), terminal.text
+
+
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_list_keeps_the_facts_of_each_emulator_and_says_where_the_models_are(columns: int, home: Path) -> None:
+    text = (home / "models.toml").read_text()
+    long = "What a user wrote about it, at some length; more than a narrow terminal has room for, in any case"
+    (home / "models.toml").write_text(text.replace("a tiny one", long))
+    with Terminal(*PROGRAM, "list", "--local", data=home, columns=columns, lines=60) as terminal:
+        assert terminal.close() == 0
+        rows = terminal.text.split("\n")
+        (own,) = (row for row in rows if row.startswith("here "))
+        assert own.split()[:3] == ["here", "yes", "yes"] and "kB" in own or "MB" in own
+        assert not any(row.startswith("tiny") for row in rows) and "--models-too" in terminal.text
+    with Terminal(*PROGRAM, "list", data=home, columns=columns, lines=80) as terminal:
+        assert terminal.close() == 0
+        assert "tiny" in terminal.text and "What a user wrote about it" in terminal.text
+        assert (long in terminal.text) == (columns == 160) and max(map(len, terminal.text.split("\n"))) <= columns
