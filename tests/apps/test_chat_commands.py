@@ -87,6 +87,7 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["/set temperature"], "temperature is 0.7", []),
     (["/set"], "repeat_penalty", []),
     (["say a", "/undo"], "the last turn is undone", []),
+    (["/read none.txt"], "There is no file none.txt.", []),
     (["/undo"], "The conversation is empty", []),
     (["say a", "/regen"], "a", TURN),
     (["/seed 1", "say a", "/regen"], "the seed is fixed at 1", TURN),

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from rich.table import Table
 from rich.text import Text
 
-from eftlocal.apps.chat import clipboard, dials, session
+from eftlocal.apps.chat import asking, clipboard, dials, session
 from eftlocal.apps.chat.editor import edited
 from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.state import Chat
 from eftlocal.errors import EftError
-from eftlocal.runtime.views import Message
 from eftlocal.text import path_of, printable
 
 __all__ = [
@@ -92,7 +91,8 @@ def regen(chat: Chat, argument: str) -> None:
 def retry(chat: Chat, argument: str) -> None:
     if not argument:
         raise EftError("/retry needs the new text of the message.", "/regen answers the old text again.")
-    chat.answer([*chat.messages[: _last_question(chat)], Message("user", argument)], chat.messages)
+    before = chat.messages[: _last_question(chat)]
+    chat.answer([*before, asking.message(chat, argument, before)], chat.messages)
 
 
 def continue_(chat: Chat, argument: str) -> None:
@@ -103,7 +103,8 @@ def continue_(chat: Chat, argument: str) -> None:
 
 def undo(chat: Chat, argument: str) -> None:
     at = _last_question(chat)
-    chat.offered.append(chat.messages[at].content)
+    asked = chat.messages[at].content
+    chat.offered.append(chat.typed.get(asked, asked))
     chat.change(chat.messages[:at])
     chat.screen.note("the last turn is undone" + ("; Up brings its message back" if chat.interactive else ""))
 
@@ -229,7 +230,7 @@ def edit(chat: Chat, argument: str) -> None:
         chat.screen.note("the message is empty, so nothing was sent")
     else:
         chat.offered.append(text)
-        chat.ask(text)
+        asking.ask(chat, text)
 
 
 # --- the emulator -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from rich.table import Table
 from rich.text import Text
 
-from eftlocal.apps.chat import actions, dials, explain, session
+from eftlocal.apps.chat import actions, asking, dials, explain, session
 from eftlocal.apps.chat.state import Chat
 from eftlocal.apps.common import can_ask
 from eftlocal.errors import EftError
@@ -35,6 +35,7 @@ class Command:
     help        what it does, in a few words
     more        sentences that `/help NAME` adds
     choices     gives the words that complete this text; None completes nothing
+    files       whether it takes the path of a file, which is completed
     """
 
     name: str
@@ -42,6 +43,7 @@ class Command:
     help: str
     run: Callable[[Chat, str], None]
     choices: Choices | None = None
+    files: bool = False
     aliases: tuple[str, ...] = ()
     more: str = ""
 
@@ -78,7 +80,7 @@ def run(chat: Chat, line: str) -> None:
         name, argument = parts
         find(name).run(chat, argument)
     else:
-        chat.ask(line.lstrip()[1:] if line.lstrip().startswith("//") else line)
+        asking.ask(chat, line.lstrip()[1:] if line.lstrip().startswith("//") else line)
 
 
 def _wants_to_leave(chat: Chat) -> bool:
@@ -113,7 +115,14 @@ def _help(chat: Chat, argument: str) -> None:
         for command in commands:
             table.add_row(Text(f"  /{command.name} {command.arguments}".rstrip()), Text(command.help))
     chat.screen.show(table)
-    chat.screen.note('Alt-Enter or """ for several lines; Ctrl-C stops an answer; Ctrl-C twice or Ctrl-D leaves')
+    chat.screen.note(
+        '@FILE in a message reads a file; Alt-Enter or """ for several lines; '
+        "Ctrl-C stops an answer; Ctrl-C twice or Ctrl-D leaves"
+    )
+
+
+def _compare(chat: Chat, argument: str) -> None:
+    explain.compare(chat, asking.message(chat, argument, chat.messages).content if argument else "")
 
 
 def _bye(chat: Chat, argument: str) -> None:
@@ -150,6 +159,7 @@ COMPARE = "Base, tuned and emulator answer PROMPT, or the last message, side by 
 CONTEXT = "When it is full, rolling drops the oldest turns by itself; with ask, you are asked what to do."
 COPY = "With code: its last code block."
 DROP = "Without N, one turn. The models do not see dropped turns any more."
+READ = 'The same in a message: @FILE, or @"FILE WITH SPACES".'
 SET = "Without NAME, all of them are shown."
 WHY = "With N or TEXT: the candidates for its token N, or for the first token that contains TEXT."
 
@@ -158,10 +168,11 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {  # a help text of 34 characters fi
         Command("regen", "", "answer the last message again", actions.regen),
         Command("retry", "TEXT", "replace the last message", actions.retry),
         Command("continue", "", "continue the last answer", actions.continue_),
+        Command("read", "FILE [TEXT]", "ask about a file's text", asking.read, files=True, more=READ),
         Command("edit", "[TEXT]", "write a message in $EDITOR", actions.edit),
     ),
     "Look": (
-        Command("compare", "[PROMPT]", "answer with and without the reward", explain.compare, more=COMPARE),
+        Command("compare", "[PROMPT]", "answer with and without the reward", _compare, more=COMPARE),
         Command("sweep", "[BETA ...]", "answer again, at several betas", explain.sweep),
         Command("why", "[N|TEXT]", "what the reward did to the answer", explain.why, more=WHY),
         Command("stats", "", "show speed and token counts", actions.stats),
@@ -192,7 +203,7 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {  # a help text of 34 characters fi
         Command("save", "[NAME]", "save the chat as a session", actions.save, _saved),
         Command("load", "NAME", "continue a saved session", actions.load, _saved),
         Command("sessions", "", "list the saved sessions", actions.sessions),
-        Command("export", "FILE.md|.json", "write the conversation to a file", actions.export),
+        Command("export", "FILE.md|.json", "write the conversation to a file", actions.export, files=True),
         Command("copy", "[code]", "copy the answer to the clipboard", actions.copy, _words("code"), more=COPY),
     ),
     "Chat": (

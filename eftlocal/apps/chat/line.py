@@ -1,20 +1,17 @@
 """Reads the user's input: with prompt_toolkit on a terminal (keys, completion, status line), else line by line."""
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
-from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.styles import Style
 
-from eftlocal.apps.chat.commands import TABLE
+from eftlocal.apps.chat.completion import Completions
 from eftlocal.apps.chat.room import FULL
 from eftlocal.apps.chat.state import Chat
 from eftlocal.errors import EftError
@@ -78,7 +75,7 @@ class Line:
             message=[("class:prompt", ">>> ")],
             prompt_continuation=lambda width, number, wrapped: "... " if not wrapped else "    ",
             history=_history(history),
-            completer=_Commands(chat),
+            completer=Completions(chat),
             complete_while_typing=True,
             multiline=True,
             key_bindings=self._keys(),
@@ -185,34 +182,3 @@ def _history(path: Path | None) -> History:
             return FileHistory(path)
     except OSError:
         return InMemoryHistory()
-
-
-class _Commands(Completer):
-    """Completes the names of commands, and then their arguments as the table of commands says."""
-
-    def __init__(self, chat: Chat) -> None:
-        self._chat = chat
-
-    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        text = document.text_before_cursor
-        if not text.startswith("/") or "\n" in text:
-            return
-        name, space, argument = text[1:].partition(" ")
-        name = name.lower()
-        if not space:
-            for command in TABLE:
-                if begun := next((each for each in (command.name, *command.aliases) if each.startswith(name)), None):
-                    shown = f"/{begun} {command.arguments}".rstrip()
-                    yield Completion(begun, -len(name), display=shown, display_meta=command.help)
-            return
-        found = next((c for c in TABLE if name in (c.name, *c.aliases)), None)
-        if found is None or found.choices is None:
-            return
-        word = argument.rpartition(" ")[2]
-        try:
-            choices = list(found.choices(self._chat))
-        except EftError:
-            return
-        for choice in choices:
-            if choice.startswith(word) and choice != word:
-                yield Completion(choice, -len(word))

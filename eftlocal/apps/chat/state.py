@@ -55,6 +55,7 @@ class Chat:
         self.answers = self.tokens = 0  # counts of this run
         self.interactive = False  # whether lines are typed and edited, and Up gives the earlier ones
         self.offered: list[str] = []  # texts that Up gives at the next prompt, the last one first
+        self.typed: dict[str, str] = {}  # a message that holds files -> what the user typed, which is shorter
         self.explained: tuple[object, object] | None = None  # (what was scored, its score), kept for /why
         self.remarks: list[str] = []  # remarks to show when the screen is free
         self._dials: Dials = dials or {}  # dials of the command line; they override those of a session
