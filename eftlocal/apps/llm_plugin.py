@@ -38,6 +38,8 @@ def register_models(register: Callable[..., None], model_aliases: Sequence[Any])
     except CatalogError as error:  # the other models of llm must stay usable
         print(f"eftlocal: {error}", file=sys.stderr)
         return
+    for line in cat.lines():
+        print(f"eftlocal: {line}", file=sys.stderr)
     for name, emulator in cat.emulators.items():
         if cat.is_local(emulator):
             register(EmulatorModel(name), aliases=() if name in taken else (name,))

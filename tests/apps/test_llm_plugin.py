@@ -65,11 +65,14 @@ def test_a_name_that_another_model_has_is_left_to_it() -> None:
     assert found["eftlocal/demo"] == () and found["eftlocal/demo-down"] == ("demo-down",)
 
 
-def test_a_broken_catalogue_is_told_and_leaves_the_other_models(tmp_path: Path) -> None:
-    (tmp_path / "models.toml").write_text("[emulators.mine]\nbase = 3\n", encoding="utf-8")
-    done = run(tmp_path, "-m", "llm", "models", EFTLOCAL_MODELS=str(tmp_path / "models.toml"))
-    assert done.returncode == 0 and "OpenAI" in done.stdout and "eftlocal/" not in done.stdout
-    assert done.stderr.startswith("eftlocal: ") and "[emulators.mine]" in done.stderr
+def test_a_mistake_in_the_catalogue_is_told_and_leaves_the_other_models(tmp_path: Path) -> None:
+    mine = tmp_path / "models.toml"
+    mine.write_text("[emulators.mine]\nbase = 3\n", encoding="utf-8")
+    for given in (mine, tmp_path / "missing.toml"):
+        done = run(tmp_path, "-m", "llm", "models", EFTLOCAL_MODELS=str(given))
+        assert done.returncode == 0 and "OpenAI" in done.stdout
+        assert ("eftlocal/demo" in done.stdout) == (given == mine) and "eftlocal/mine" not in done.stdout
+        assert done.stderr.startswith("eftlocal: ") and given.name in done.stderr
 
 
 def test_each_option_is_a_setting_of_an_answer() -> None:
