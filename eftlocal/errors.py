@@ -76,7 +76,14 @@ class SettingError(EftError, ValueError):
 
 
 class ContextError(EftError):
-    """A prompt is longer than the context."""
+    """A prompt is longer than the context. `n_tokens` and `n_ctx` are the two lengths, if they are known."""
+
+    def __init__(
+        self, message: str, hint: str | None = None, *, n_tokens: int | None = None, n_ctx: int | None = None
+    ) -> None:
+        super().__init__(message, hint)
+        self.n_tokens = n_tokens
+        self.n_ctx = n_ctx
 
 
 class DecodeError(EftError):

@@ -194,4 +194,6 @@ def must_fit(lengths: Mapping[str, int], n_ctx: int) -> None:
             raise ContextError(
                 f"The prompt is {n} tokens long for the {role} model, and the context holds {n_ctx}.",
                 "Shorten the conversation, or give a larger context (--ctx).",
+                n_tokens=n,
+                n_ctx=n_ctx,
             )

@@ -1,6 +1,6 @@
 """Batches: answer many jobs together, each with its own settings."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from eftlocal.decoding.generation import Generation, Reply
@@ -15,9 +15,12 @@ __all__ = ["Answer", "Batch", "Job", "answers"]
 class Job(NamedTuple):
     """A prompt to answer.
 
-    dials    its settings; they change the emulator's
-    rng_key  its random numbers come from (seed, *rng_key)
-    tag      returned with the answer
+    dials          its settings; they change the emulator's
+    rng_key        its random numbers come from (seed, *rng_key)
+    tag            returned with the answer
+    template_args  variables for the chat templates, such as tools; those that do not know them ignore them
+    score_prompt   report log-probabilities of the prompt's tokens, too; the setting `logprobs` must be on, and the
+                   prompt must be the same tokens for all members (Ids, Raw)
 
     The answer depends only on the prompt, the settings and the random numbers, not on the other jobs.
     """
@@ -26,6 +29,8 @@ class Job(NamedTuple):
     dials: Dials = {}  # noqa: RUF012 - never changed
     rng_key: int | tuple[int, ...] = 0
     tag: Any = None
+    template_args: Mapping[str, object] = {}
+    score_prompt: bool = False
 
 
 class Answer(NamedTuple):

@@ -16,8 +16,9 @@ from eftlocal.decoding.step import Step
 from eftlocal.emulation.batch import Answer, Batch, Job, answers
 from eftlocal.emulation.loading import Loaded, LoadOptions, load
 from eftlocal.emulation.members import Members
-from eftlocal.emulation.prepare import Preparer, Prompt, Raw, as_messages, new_seed
+from eftlocal.emulation.prepare import Ids, Preparer, Prompt, Raw, as_messages, new_seed
 from eftlocal.emulation.scoring import Score, ScoredToken, Scorer, Task
+from eftlocal.emulation.tokenizer import Tokenizer
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runtime.llama.context import MAX_SEQUENCES
 from eftlocal.runtime.plan.parallel import sequences_at_once
@@ -27,6 +28,7 @@ __all__ = [
     "SCORED_AT_ONCE",
     "Answer",
     "Emulator",
+    "Ids",
     "Job",
     "Prompt",
     "Raw",
@@ -123,6 +125,11 @@ class Emulator:
             sha.update(len(text).to_bytes(4, "little") + text)
         return sha.hexdigest()[:16]
 
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the members share."""
+        return Tokenizer(self._members, self._engine.workers.model(self._members.base))
+
     @property
     def members(self) -> Members:
         """The models that take part, with the view of each."""
@@ -212,9 +219,9 @@ class Emulator:
         rng_key = job.rng_key if isinstance(job.rng_key, tuple) else (job.rng_key,)
         if not all(isinstance(part, Integral) and part >= 0 for part in rng_key):
             raise SettingError(f"rng_key is {job.rng_key!r}; it must be whole numbers, 0 or above.")
-        if not all(isinstance(part, Integral) and part >= 0 for part in rng_key):
-            raise SettingError(f"rng_key is {job.rng_key!r}; it must be whole numbers, 0 or above.")
-        return self._preparer.generation(job.prompt, self.settings.turned(**job.dials), rng_key)
+        return self._preparer.generation(
+            job.prompt, self.settings.turned(**job.dials), rng_key, template_args=job.template_args
+        )
 
     def scheduler(self) -> Scheduler:
         """A scheduler for answers that `prepare` made.

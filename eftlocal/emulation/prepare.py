@@ -1,10 +1,11 @@
 """Prepares answers and scores: renders a prompt for each member, checks lengths, and sets up the random numbers."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
+from types import MappingProxyType
 
 from eftlocal.arithmetic.combine import Mix
 from eftlocal.arithmetic.noise import Noise
@@ -17,11 +18,11 @@ from eftlocal.decoding.stream import TextStream
 from eftlocal.emulation.members import Members
 from eftlocal.emulation.scoring import Task
 from eftlocal.engine.workers import Workers
-from eftlocal.errors import SettingError
+from eftlocal.errors import SettingError, ViewError
 from eftlocal.runtime.plan.memory import Sizes
 from eftlocal.runtime.views import RAW, Message, View
 
-__all__ = ["Preparer", "Prompt", "Raw", "as_messages", "new_seed"]
+__all__ = ["Ids", "Preparer", "Prompt", "Raw", "as_messages", "new_seed"]
 
 
 class Raw(str):
@@ -30,12 +31,19 @@ class Raw(str):
     __slots__ = ()
 
 
-Prompt = str | Sequence[Message]
+class Ids(tuple[int, ...]):
+    """A prompt as token ids, which every member gets as they are: no BOS token is added."""
+
+    __slots__ = ()
+
+
+Prompt = str | Sequence[Message] | Ids
 
 WORTH_DRAFTING = 32_000_000  # bytes; a smaller model decodes a token about as fast as a draft model makes a guess
 DRAFTER = 0.5  # a draft model reads at most this share of what the largest member reads for a token
 
 RAW_VIEW = View(template=RAW, variables={})
+NO_ARGS: Mapping[str, object] = MappingProxyType({})
 
 
 class Preparer:
@@ -47,13 +55,21 @@ class Preparer:
         self._grammars: dict[tuple[int, ...], Grammars] = {}  # for each set of members that run
         self._reads: dict[Path, int] = {}  # file -> bytes of weights read for a token
 
-    def generation(self, prompt: Prompt, settings: Settings, rng_key: Sequence[int]) -> Generation:
+    def generation(
+        self,
+        prompt: Prompt,
+        settings: Settings,
+        rng_key: Sequence[int],
+        *,
+        template_args: Mapping[str, object] = NO_ARGS,
+    ) -> Generation:
         """An answer that is ready for the scheduler. Its random numbers come from (seed, *rng_key).
 
-        Raises ContextError if the prompt leaves no room for an answer, ViewError and SettingError.
+        `template_args` are variables for the chat templates, in addition to the emulator's. Raises ContextError
+        if the prompt leaves no room for an answer, ViewError and SettingError.
         """
         mix = self._members.mix(settings)
-        prompts = self.prompts(prompt, mix)
+        prompts = self.prompts(prompt, mix, template_args)
         if not self._may_guess(mix, settings):
             settings = replace(settings, draft=0)
         drafter = self._drafter(mix, settings)
@@ -102,13 +118,20 @@ class Preparer:
             self._reads[header.path] = Sizes.of(header).read
         return self._reads[header.path]
 
-    def prompts(self, prompt: Prompt, mix: Mix) -> dict[int, list[int]]:
+    def prompts(self, prompt: Prompt, mix: Mix, template_args: Mapping[str, object] = NO_ARGS) -> dict[int, list[int]]:
         """Member -> token ids of its rendering of a prompt, for each member that runs. Raises ViewError."""
-        return {member: self.prompt(member, prompt) for member in mix.active}
+        return {member: self.prompt(member, prompt, template_args) for member in mix.active}
 
-    def prompt(self, member: int, prompt: Prompt) -> list[int]:
-        """The token ids of a member's rendering of a prompt. Raises ViewError."""
+    def prompt(self, member: int, prompt: Prompt, template_args: Mapping[str, object] = NO_ARGS) -> list[int]:
+        """The token ids of a member's rendering of a prompt. Raises ViewError, and SettingError for a wrong id."""
+        if isinstance(prompt, Ids):
+            if not prompt:
+                raise ViewError("The prompt is empty.", "Give at least one token.")
+            self._check_ids("The prompt", prompt)
+            return list(prompt)
         view = RAW_VIEW if isinstance(prompt, Raw) else self._members.views[member]
+        if template_args:
+            view = replace(view, variables={**view.variables, **template_args})
         return view.prompt(self._workers.model(member), self._conversation(prompt))
 
     def _conversation(self, prompt: Prompt) -> list[Message]:
@@ -147,7 +170,7 @@ class Preparer:
 
     def _stops(self, prompt: Prompt, mix: Mix, settings: Settings) -> tuple[str, ...]:
         """All stop strings of an answer. With a constraint, those of the views do not count: its text may hold them."""
-        free = not isinstance(prompt, Raw) and settings.constraint is None
+        free = not isinstance(prompt, Raw | Ids) and settings.constraint is None
         views = [self._members.views[member] for member in mix.active] if free else []
         return tuple(dict.fromkeys((*settings.stop, *(stop for view in views for stop in view.stops))))
 
@@ -179,6 +202,7 @@ class Preparer:
 
 def as_messages(prompt: Prompt) -> list[Message]:
     """A prompt as a conversation; a text becomes one message of the user."""
+    assert not isinstance(prompt, Ids), "token ids have no messages"
     return [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
 
 

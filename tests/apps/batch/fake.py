@@ -13,6 +13,7 @@ from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.batch import Answer, Job
 from eftlocal.emulation.emulator import Emulator
+from eftlocal.emulation.prepare import as_messages
 from eftlocal.emulation.scoring import Score, ScoredToken
 from eftlocal.errors import ContextError, EftError, SettingError
 
@@ -149,4 +150,8 @@ class ScriptedBatch:
 
 
 def _text(job: Job) -> str:
-    return job.prompt if isinstance(job.prompt, str) else " / ".join(message.content for message in job.prompt)
+    return (
+        job.prompt
+        if isinstance(job.prompt, str)
+        else " / ".join(message.content for message in as_messages(job.prompt))
+    )
