@@ -1,0 +1,170 @@
+"""The desk of one emulator: the requests that it answers, and their answers in its scheduler."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from eftlocal.apps.serve.mailbox import Began, Entry, Failed, Letter, Mailbox, News, Top
+from eftlocal.apps.serve.metrics import Metrics
+from eftlocal.decoding.generation import Generation
+from eftlocal.decoding.logprobs import TokenLogprobs
+from eftlocal.emulation.batch import Job
+from eftlocal.emulation.emulator import Emulator, Prompt
+from eftlocal.errors import DecodeError, EftError
+
+__all__ = ["Desk", "Task"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """The work of one request: an answer to each job.
+
+    model      the emulator's name
+    jobs       what to answer; the place of a job is the index of its answer
+    mailbox    where the news go
+    streaming  whether to tell each new text, or only the ends
+    echo       whether to tell the prompts' texts
+    """
+
+    model: str
+    jobs: Sequence[Job]
+    mailbox: Mailbox
+    streaming: bool = False
+    echo: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A task that has not ended."""
+
+    task: Task
+    waiting: deque[int] = field(default_factory=deque)  # answers that have not begun
+    running: dict[Generation, int] = field(default_factory=dict)  # answer -> its index
+    told: dict[Generation, int] = field(default_factory=dict)  # answer -> how many of its entries were told
+
+
+class _Post(NamedTuple):
+    mailbox: Mailbox
+    letter: Letter
+
+
+class Desk:
+    """Answers the tasks of one emulator, `parallel` answers at a time. It belongs to the owner's thread."""
+
+    def __init__(self, emulator: Emulator, parallel: int, metrics: Metrics) -> None:
+        self.emulator = emulator
+        self.parallel = parallel
+        self._metrics = metrics
+        self._scheduler = emulator.scheduler()
+        self._open: dict[Task, _Open] = {}  # in the order in which they came
+        self._of: dict[Generation, _Open] = {}
+
+    def __len__(self) -> int:
+        """How many tasks have not ended."""
+        return len(self._open)
+
+    @property
+    def working(self) -> bool:
+        """Whether a step has something to do."""
+        return bool(self._scheduler) or bool(self._open)
+
+    @property
+    def n_running(self) -> int:
+        """How many answers are in the scheduler."""
+        return len(self._of)
+
+    def add(self, task: Task) -> None:
+        """Add a task. It takes part from the next step on."""
+        self._open[task] = _Open(task, deque(range(len(task.jobs))))
+
+    def cancel(self, task: Task) -> bool:
+        """End a task: its answers end at the next step, and nobody is told. Returns whether it was here."""
+        if (opened := self._open.pop(task, None)) is None:
+            return False
+        for generation in opened.running:
+            del self._of[generation]
+            self._scheduler.cancel(generation)
+        return True
+
+    def step(self) -> list[_Post]:
+        """Begin answers, run one step for all of them, and return the letters to deliver."""
+        posts = list(self._begin())
+        for generation, text in self._scheduler.step():
+            if (opened := self._of.get(generation)) is not None:
+                posts += self._tell(opened, generation, text)
+        return posts
+
+    def fail(self, error: EftError) -> list[_Post]:
+        """End all tasks with this error. Returns the letters to deliver."""
+        posts = [_Post(task.mailbox, Failed(error)) for task in self._open]
+        self._open.clear()
+        self._of.clear()
+        self._scheduler.close()
+        self._scheduler = self.emulator.scheduler()
+        return posts
+
+    def close(self) -> None:
+        """Drop all tasks and free the emulator."""
+        self._scheduler.close()
+        self.emulator.close()
+
+    def _begin(self) -> Iterator[_Post]:
+        """Prepare answers, in turn one of each task, and give them to the scheduler.
+
+        A task has at most `parallel` answers there, so that one with a thousand prompts does not hold up the others.
+        """
+        more = True
+        while more:
+            more = False
+            for opened in list(self._open.values()):
+                if opened.waiting and len(opened.running) < self.parallel:
+                    yield self._prepare(opened, opened.waiting.popleft())
+                    more = True
+
+    def _prepare(self, opened: _Open, index: int) -> _Post:
+        task, job = opened.task, opened.task.jobs[index]
+        try:
+            generation = self.emulator.prepare(job)
+        except EftError as error:
+            return self._failed(opened, error)
+        except (MemoryError, RecursionError):  # a template's or a schema's
+            return self._failed(opened, DecodeError("The prompt could not be read."))
+        self._scheduler.add(generation)
+        self._of[generation] = opened
+        opened.running[generation], opened.told[generation] = index, 0
+        prompt = next(iter(generation.prompts.values()))
+        self._metrics.prompt_tokens += len(prompt)
+        text = self._text(job.prompt, prompt) if task.echo else ""
+        return _Post(task.mailbox, Began(index, prompt, text))
+
+    def _text(self, prompt: Prompt, ids: list[int]) -> str:
+        return str(prompt) if isinstance(prompt, str) else self.emulator.tokenizer.text_of(ids)
+
+    def _failed(self, opened: _Open, error: EftError) -> _Post:
+        self.cancel(opened.task)
+        return _Post(opened.task.mailbox, Failed(error))
+
+    def _tell(self, opened: _Open, generation: Generation, text: str) -> Iterator[_Post]:
+        if generation.error is not None:
+            yield self._failed(opened, generation.error)
+            return
+        news = News(opened.running[generation])
+        if opened.task.streaming or generation.ended:
+            places = generation.logprobs[opened.told[generation] :]
+            opened.told[generation] += len(places)
+            news.entries = [self._entry(place) for place in places]
+            news.text = text if opened.task.streaming else generation.reply.text
+        if generation.ended:
+            news.reply = generation.reply
+            self._metrics.answered(news.reply)
+            del self._of[generation], opened.running[generation], opened.told[generation]
+            if not opened.running and not opened.waiting:
+                del self._open[opened.task]
+        if news.text or news.entries or news.reply is not None:
+            yield _Post(opened.task.mailbox, news)
+
+    def _entry(self, place: TokenLogprobs) -> Entry:
+        data = self.emulator.tokenizer.bytes_of
+        top = tuple(Top(other.id, data(other.id), other.logprob) for other in place.top)
+        return Entry(place.id, data(place.id), place.logprob, top)

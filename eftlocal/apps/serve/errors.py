@@ -1,0 +1,110 @@
+"""Errors as clients read them: OpenAI's error object with a status, and nothing of this machine in it."""
+
+import json
+from collections.abc import Mapping
+
+from eftlocal.errors import ContextError, EftError, SettingError, ViewError
+
+__all__ = ["NotLoadedError", "Refused", "StoppedError", "as_refused", "busy", "invalid"]
+
+UNTOLD = "The server could not do this; its log says why."
+
+
+class StoppedError(EftError):
+    """The server stops, and with it an answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is stopping.")
+
+
+class NotLoadedError(EftError):
+    """An emulator that a request names could not be loaded."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The model {name} could not be loaded; the server's log says why.")
+
+
+class Refused(Exception):  # noqa: N818 - a request that is refused is not an error of the server
+    """A request that is answered with an error.
+
+    status  the HTTP status
+    kind    OpenAI's `type`: invalid_request_error, authentication_error, server_error ...
+    param   the field of the request that is wrong; None if it is no single field
+    code    a word for programs, such as model_not_found
+    more    further keys of the error object
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        more: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.kind = kind
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+        self.more = dict(more or {})
+
+    @property
+    def body(self) -> dict[str, object]:
+        """The error object."""
+        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": {**error, **self.more}}
+
+    @property
+    def text(self) -> bytes:
+        """The error object as JSON."""
+        return json.dumps(self.body).encode()
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> Refused:
+    """A request with a wrong field."""
+    return Refused(400, message, param=param, code=code)
+
+
+def context_exceeded(n_ctx: int, n_prompt: int, n_answer: int | None, where: str) -> Refused:
+    """A prompt that does not fit, in the words that clients look for. where: "messages" or "prompt"."""
+    total = n_prompt + (n_answer or 0)
+    parts = f" ({n_prompt} in the {where}, {n_answer} in the completion)" if n_answer else ""
+    return Refused(
+        400,
+        f"This model's maximum context length is {n_ctx} tokens. However, you requested {total} tokens{parts}. "
+        f"Please reduce the length of the {where}{' or completion' if n_answer else ''}.",
+        param=where,
+        code="context_length_exceeded",
+        more={"n_ctx": n_ctx, "n_prompt_tokens": n_prompt},
+    )
+
+
+def as_refused(error: EftError, where: str, n_answer: int | None = None) -> Refused:
+    """What a client is told of an error of ours. Errors of the client's settings are told; others are not.
+
+    where     "messages" or "prompt": the field with the prompt
+    n_answer  the max_tokens of the request, if it has one
+    """
+    if isinstance(error, ContextError) and error.n_ctx is not None and error.n_tokens is not None:
+        return context_exceeded(error.n_ctx, error.n_tokens, n_answer, where)
+    if isinstance(error, ContextError | ViewError):
+        return invalid(error.message, where)
+    if isinstance(error, SettingError):
+        return invalid(str(error).replace("\n", " "))
+    if isinstance(error, StoppedError):
+        return busy(error.message, "stopping", 5)
+    if isinstance(error, NotLoadedError):
+        return Refused(500, error.message, kind="server_error", param="model", code="model_not_loaded")
+    return Refused(500, UNTOLD, kind="server_error", code="server_error")
+
+
+def busy(message: str, code: str, retry_after: int) -> Refused:
+    """The server cannot take a request now; the client may try again after so many seconds."""
+    headers = {"Retry-After": str(retry_after)}
+    return Refused(503, message, kind="server_error", code=code, headers=headers)
