@@ -30,7 +30,7 @@ MODEL_KEYS: Final = (*HUB_KEYS, "path", "lora", "gpu_layers")
 REWARD_KEYS: Final = ("name", "tuned", "reference", "beta", "views", "system")
 EMULATOR_KEYS: Final = (
     *("description", "base", "rewards", "views", "system", "template_args"),
-    *("sampling", "context", "special_tokens_differ", "stop"),
+    *("sampling", "context", "special_tokens_differ", "stop", "example"),
 )
 
 
@@ -92,7 +92,10 @@ class Reward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emulator:
-    """A base model with its rewards, and the default settings to run them with."""
+    """A base model with its rewards, and the default settings to run them with.
+
+    `example` is what the chat's first line suggests to ask: `How large is Lyon?`
+    """
 
     name: str
     base: str
@@ -105,6 +108,7 @@ class Emulator:
     context: int | None = None
     special_tokens_differ: bool = False
     stop: tuple[str, ...] = ()
+    example: str | None = None
     source: Path | None = field(default=None, compare=False)  # the models.toml that defines it, for errors
 
     @property
@@ -263,6 +267,7 @@ def read_emulator(source: Path, name: str, value: object) -> tuple[Emulator, Tab
         context=table.integer("context", least=1),
         special_tokens_differ=table.get("special_tokens_differ", bool, "true or false") or False,
         stop=_stop(table),
+        example=table.text("example"),
         source=table.file,
     )
     return emulator, table

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from shutil import get_terminal_size
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
@@ -19,6 +20,7 @@ from eftlocal.errors import EftError
 __all__ = ["Line", "PlainLine"]
 
 BLOCK = '"""'
+MENU = 6  # rows below the input that are kept free for completions, where there is room
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "full": "fg:ansiyellow", "prompt": "bold"})
 
@@ -83,7 +85,6 @@ class Line:
             style=STYLE,
             output=None if sys.stdout.isatty() else create_output(sys.stderr),
             enable_open_in_editor=True,
-            reserve_space_for_menu=6,
             refresh_interval=0.0,
         )
         # A terminal that does not report its cursor's position works, too; prompt_toolkit would print a warning.
@@ -98,6 +99,7 @@ class Line:
         self._chat.count()  # the status line shows the count
         self._session.refresh_interval = 0.1 if loader.loading else 0.0
         self._offer()
+        self._session.reserve_space_for_menu = min(MENU, max(0, get_terminal_size().lines - MENU))
         try:
             return self._session.prompt()
         except EOFError:

@@ -92,6 +92,14 @@ class Loader:
             self._found.close()
             self._found = None
 
+    @property
+    def entry(self) -> catalog.Emulator | None:
+        """The emulator's entry in the catalogue; None if there is none."""
+        try:
+            return self._catalog.emulator(self.name)
+        except CatalogError:
+            return None
+
     def names(self) -> Mapping[str, str]:
         """The catalogue's emulators with their descriptions."""
         return {e.name: e.description for e in self._catalog.emulators.values()}

@@ -3,13 +3,17 @@
 import os
 import sys
 
+from rich.text import Text
+
 from eftlocal.apps.chat import session
 from eftlocal.apps.chat.commands import Leave, run
 from eftlocal.apps.chat.interrupt import Interrupts
 from eftlocal.apps.chat.line import BLOCK, Line, PlainLine
 from eftlocal.apps.chat.loading import Load, Loader
+from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.screen import Screen
 from eftlocal.apps.chat.state import Chat
+from eftlocal.apps.chat.welcome import first_line
 from eftlocal.apps.common import INTERRUPTED
 from eftlocal.catalog.models import Catalog
 from eftlocal.decoding.settings import Dials
@@ -81,6 +85,8 @@ def _loop(state: Chat, history: bool, first: str | None) -> int:
     else:
         _ = state.emulator
         line = PlainLine(state)
+    if first is None and not state.turns and sys.stdin.isatty():
+        state.screen.show(Text(clean(first_line(state.loader.entry, state.screen.width)), style="dim"))
     waiting = [] if first is None else [first]
     state.offered += waiting
     while (text := waiting.pop() if waiting else line.read()) is not None:
