@@ -31,6 +31,7 @@ class Reply:
     finish_reason  "stop": an end-of-generation token, or the stop string in `stopped_by`; "length": max_tokens;
                    "context": the context is full; "cancelled": the caller cancelled it
     tokens         ids of the answer, without the token that ended it
+    end_token      the id of the token that ended it; None if something else did
     prompt_tokens  role -> tokens in its member's rendering of the conversation
     ttft_s         seconds from the request to the first token; None if no token came
     tokens_per_s   decoding speed after the first token; None if it was not measured
@@ -58,6 +59,7 @@ class Reply:
     hits: tuple[bool, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     complete: bool | None = None
+    end_token: int | None = None
 
     @property
     def message(self) -> Message:
@@ -91,6 +93,7 @@ class Generation:
     hits: list[bool] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     stop_token: str | None = None  # the text of the control token that ended it, if it is a stop string
+    end_token: int | None = None  # the token that ended it; None if something else did
     added: bool = False  # whether a scheduler has it
     error: EftError | None = None  # set if an error ended it; then there is no finish reason
     _longest: int = field(init=False)  # tokens of the longest prompt
@@ -128,6 +131,7 @@ class Generation:
             hits=tuple(self.hits),
             logprobs=tuple(self.logprobs),
             complete=None if self.matcher is None else self.matcher.complete(self.stream.text),
+            end_token=self.end_token,
         )
 
     def room(self, n_ctx: int) -> int:
@@ -160,10 +164,8 @@ class Generation:
         self.last = time.perf_counter()
         if self.first is None:
             self.first = self.last
-        if token in self.stop_tokens:
-            self.stop_token = self.stop_tokens[token]
-            return self.end("stop")
-        if self.is_end(token):
+        if token in self.stop_tokens or self.is_end(token):
+            self.stop_token, self.end_token = self.stop_tokens.get(token), token
             return self.end("stop")
         self.tokens.append(token)
         delta = self.stream.push(token)

@@ -11,6 +11,7 @@ from eftlocal.engine.executor import Executor
 from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.llama.copies import SavedSequence
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.placement import Offload, Plan
 from eftlocal.runtime.plan.threads import MOST_ROWS, SINGLE_THREADED, Cost, Split, in_turn, split_threads
@@ -172,17 +173,25 @@ class Workers:
         """Make the KV caches again, for `n_seq` sequences of `n_ctx` tokens. They keep what they hold, where llama.cpp
         can copy it: not with a sliding window.
 
-        Raises ModelLoadError. A cache that could not be made is then made empty when it is needed.
+        Raises ModelLoadError if one cannot be made. Then all have their old sizes again, and may be empty.
         """
         self._executor.wait(self._contexts)
-        copies = {member: (context.saved(), context.n_fed) for member, context in self._contexts.items()}
-        self._close_contexts()  # before larger ones are made: both would need memory at the same time
+        held = {member: (context.saved(), context.n_fed) for member, context in self._contexts.items()}
+        before = self.n_ctx, self.n_seq
+        try:
+            self._remake(n_ctx, n_seq, held)
+        except ModelLoadError:
+            self._remake(*before, held)
+            raise
+
+    def _remake(self, n_ctx: int, n_seq: int, held: Mapping[int, tuple[Mapping[int, SavedSequence], int]]) -> None:
+        """Make the KV caches of these members again. `held`: member -> copies of its sequences, and its n_fed."""
+        self._close_contexts()  # before new ones are made: all would not fit in memory at the same time
         self.n_ctx, self.n_seq = n_ctx, n_seq
-        for member, (sequences, n_fed) in copies.items():
-            if sequences:
-                context = self.context(member)
-                context.restore(sequences)
-                context.n_fed = n_fed
+        for member, (sequences, n_fed) in held.items():
+            context = self.context(member)
+            context.restore(sequences)
+            context.n_fed = n_fed
 
     def _make(self, member: int, *, n_ctx: int, n_seq: int) -> Context:
         """Make a KV cache of the member. If a device is too small for it, put fewer layers there until it fits."""

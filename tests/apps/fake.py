@@ -15,11 +15,14 @@ from eftlocal.apps.chat import chat
 from eftlocal.catalog import models
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Settings
+from eftlocal.emulation.batch import Job
 from eftlocal.emulation.emulator import Emulator
+from eftlocal.emulation.prepare import Ids
 from eftlocal.emulation.scoring import Score, ScoredToken
 from eftlocal.errors import CatalogError, ContextError, EftError, SettingError
 from eftlocal.runtime.views import Message
 
+END = 9999  # the token that ends an answer
 WORDS = re.compile(r"\s*\S+|\s+$")
 
 
@@ -60,7 +63,68 @@ class FakeStream:
             ttft_s=0.01,
             tokens_per_s=50.0,
             kept=self.given,
+            end_token=END if self.reason == "stop" else None,
         )
+
+
+@dataclass(eq=False)
+class FakeGeneration:
+    """One scripted answer in a scheduler."""
+
+    stream: FakeStream
+    error: EftError | None = None
+    ended: bool = False
+    cancelled: bool = False
+
+    def __post_init__(self) -> None:
+        self.stream.cancelled = lambda: self.cancelled
+        self.deltas = iter(self.stream)
+
+    @property
+    def reply(self) -> Reply:
+        return self.stream.reply
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return self.reply.tokens
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self.reply.finish_reason if self.ended else None
+
+
+class FakeScheduler:
+    """Gives each of the first `places` answers that have not ended one word a step."""
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._answers: list[FakeGeneration] = []
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def add(self, answer: FakeGeneration) -> None:
+        self._answers.append(answer)
+
+    def drop(self, answer: FakeGeneration) -> None:
+        if answer in self._answers:
+            self._answers.remove(answer)
+
+    def cancel(self, answer: FakeGeneration) -> None:
+        answer.cancelled = True
+
+    def step(self) -> list[tuple[FakeGeneration, str]]:
+        deltas = []
+        for answer in list(self._answers):
+            if answer.cancelled or self._answers.index(answer) < self._places:
+                word = next(answer.deltas, None)
+                answer.ended = word is None
+                deltas.append((answer, word or ""))
+        self._answers = [answer for answer in self._answers if not answer.ended]
+        return deltas
+
+    def close(self) -> None:
+        self._answers.clear()
 
 
 class FakeEmulator:
@@ -70,6 +134,8 @@ class FakeEmulator:
     say TEXT                          TEXT
     empty                             an empty answer
     count                             the number of the message's lines
+    loop TEXT                         TEXT, and the base repeats it without end
+    each                              for each role another number of lines
     """
 
     def __init__(self, name: str | None = None, *, delay: float = 0.0, context: int = 8000) -> None:
@@ -88,6 +154,8 @@ class FakeEmulator:
         self.vocabulary = f"words of {self.name}"
         self.prompts: list[tuple[list[Message], Settings]] = []  # all prompts so far
         self.closed = False
+        self.tokenizer = SimpleNamespace(text_of=lambda ids: "<|end|>")
+        self.places = 8  # answers that decode at a time
         self._ids: dict[str, int] = {}
 
     def ids(self, words: Sequence[str]) -> list[int]:
@@ -127,6 +195,11 @@ class FakeEmulator:
             return f"```python\n{joined}\n```" if found[1] == "code" else joined
         if text.startswith("say "):
             return text[4:]
+        if text.startswith("loop "):
+            return f"{text[5:]} " * (300 if settings.alone == "base" else 1)
+        if text == "each":
+            name = settings.alone or "emulated"
+            return "\n".join(f"{name[:4]}{i:02}" for i in range(10 * len(name)))
         if text == "empty":
             return ""
         if text.startswith("count"):
@@ -139,8 +212,19 @@ class FakeEmulator:
             pass
         return stream.reply
 
+    def prepare(self, job: Job) -> FakeGeneration:
+        assert not isinstance(job.prompt, Ids)
+        return FakeGeneration(self.stream(job.prompt, **job.dials))
+
+    def reserve(self, parallel: int | None = None) -> int:
+        self.places = min(parallel or 1, self.places)
+        return self.places
+
+    def scheduler(self) -> FakeScheduler:
+        return FakeScheduler(self.places)
+
     def score(self, prompt: Any, completion: Sequence[int], *, top: int = 0, **dials: Any) -> Score:
-        texts = {i: word for word, i in self._ids.items()}
+        texts = {i: word for word, i in self._ids.items()} | {END: ""}
 
         def scored(token: int, shift: float) -> ScoredToken:
             rewards = {name: {"tuned": -1.0, "reference": -2.0} for name in self.betas}
@@ -160,7 +244,9 @@ def loads(name: str | None = None, **options: Any) -> Emulator:
 
 def main(arguments: list[str]) -> int:
     """Run the chat with options `KEY=VALUE`: delay, context, load (seconds), fail, and options of the chat."""
-    given = SimpleNamespace(delay="0", context="8000", load="0", fail="", session="", plain="", rolling="", history="")
+    given = SimpleNamespace(
+        delay="0", context="8000", load="0", fail="", session="", plain="", rolling="", history="", places="8"
+    )
     for argument in arguments:
         name, _, value = argument.partition("=")
         setattr(given, name, value)
@@ -169,7 +255,9 @@ def main(arguments: list[str]) -> int:
         time.sleep(float(given.load))
         if given.fail:
             raise CatalogError(given.fail, "do something else")
-        return loads(name, delay=float(given.delay), context=int(given.context))
+        made = FakeEmulator(name, delay=float(given.delay), context=int(given.context))
+        made.places = int(given.places)
+        return cast(Emulator, made)
 
     try:
         return chat(

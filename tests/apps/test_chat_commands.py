@@ -115,11 +115,11 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["/compare"], "There is no prompt yet", []),
     (["what", "/sweep 0 2"], "beta 2 50.0 tokens/s", ["what", "beta 1 emulated: what"]),
     (["what", "/sweep much"], "/sweep takes numbers", ["what", "beta 1 emulated: what"]),
-    (["say a b", "/why"], "2 tokens, moved by 0.55 nats", ["say a b", "a b"]),
+    (["say a b", "/why"], "2 tokens and the end, moved by 0.60 nats", ["say a b", "a b"]),
     (["say a b", "/why 2"], "token 2, after “a”", ["say a b", "a b"]),
     (["say [/x] b", "/why 2"], "token 2, after “[/x]”", ["say [/x] b", "[/x] b"]),  # it is no markup
     (["say a b", "/why b"], "token 2, after “a”", ["say a b", "a b"]),
-    (["say a b", "/why 3"], "There is no token 3; the answer has 2 tokens", ["say a b", "a b"]),
+    (["say a b", "/why 4"], "There is no token 4; the answer has 3 tokens", ["say a b", "a b"]),
     (["say a b", "/why z"], "No token of the answer contains 'z'", ["say a b", "a b"]),
     (["/why"], "There is no answer whose tokens are known", []),
     (["/save"], "/save needs a name", []),

@@ -1,18 +1,23 @@
 """The chat over tiny real models: after a change of dials, a save or a stop, tokens and KV caches are used again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from eftlocal import Emulator
 from eftlocal.apps.chat import session
+from eftlocal.apps.chat.columns import Column
 from eftlocal.apps.chat.commands import run
 from eftlocal.apps.chat.interrupt import Interrupts
 from eftlocal.apps.chat.loading import Loader
 from eftlocal.apps.chat.screen import Screen
 from eftlocal.apps.chat.state import Chat
 from eftlocal.catalog import models as catalog
+from eftlocal.emulation.scoring import Score
+from eftlocal.runtime.views import Message
 from tests.builders import load
 from tests.families import Family
 
@@ -33,6 +38,17 @@ def over(emulator: Emulator, folder: Path) -> Chat:
     loader.start()
     assert loader.wait(10)
     return Chat(loader, Screen(), Interrupts())
+
+
+class Recorder:
+    """Keeps the columns that it is given to show."""
+
+    def __init__(self, into: list[Column], columns: Sequence[Column]) -> None:
+        into[:] = columns
+
+    def draw(self, columns: Sequence[Column]) -> None: ...
+
+    def end(self, columns: Sequence[Column]) -> None: ...
 
 
 def fed_by(emulator: Emulator, chat: Chat, line: str) -> dict[str, int]:
@@ -103,6 +119,58 @@ def test_why_knows_the_tokens_of_the_answer(
     shown = capsys.readouterr().err
     assert "8 tokens, moved by" in shown
     assert all(name in shown for name in ("base", "tuned", "reference", "combined"))
+
+
+def test_compared_answers_are_those_of_separate_runs_and_the_next_turn_feeds_only_its_tokens(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = over(emulator, tmp_path)
+    run(chat, "/set max_tokens 24")
+    run(chat, "/temp 1")
+    run(chat, "Hello, world")
+    assert chat.last is not None
+    last, before, seed = chat.last.reply, list(chat.messages), chat.last.reply.seed
+    shown: list[Column] = []
+    monkeypatch.setattr(Screen, "columns", lambda screen, columns: nullcontext(Recorder(shown, columns)))
+    fed = fed_by(emulator, chat, "/compare")
+    assert chat.messages == before
+    asked = [Message("user", "Hello, world")]
+    for column, alone in zip(shown, ("base", "tuned", None), strict=True):
+        assert column.text == emulator.generate(asked, seed=seed, alone=alone).text
+    # what all begin with was copied, and each member decodes the tokens of its two columns once
+    assert all(n <= 2 * 24 for n in fed.values())
+    held = {role: n + len(last.tokens) - 1 for role, n in last.prompt_tokens.items()}
+    run(chat, "/compare")  # the emulator's answer is the chat's again
+    fed = fed_by(emulator, chat, "And the world?")
+    reply = chat.last.reply
+    for role, n in reply.prompt_tokens.items():
+        assert fed[role] <= n - held[role] + len(reply.tokens), role
+
+
+def test_the_end_of_an_answer_is_scored_as_the_token_that_ended_it(
+    emulator: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = over(emulator, tmp_path)
+    run(chat, "/set max_tokens 200")
+    run(chat, "/temp 1.5")
+    for seed in range(40):
+        run(chat, f"/seed {seed}")
+        run(chat, "Hello, world")
+        assert chat.last is not None
+        if chat.last.reply.end_token is not None:
+            break
+        run(chat, "/reset")
+    assert chat.last is not None
+    reply = chat.last.reply
+    assert reply.finish_reason == "stop" and reply.end_token is not None
+    run(chat, "/why")
+    run(chat, "/why <end>")
+    assert f"token {len(reply.tokens) + 1}, after" in capsys.readouterr().err
+    assert chat.explained is not None
+    score = cast(Score, chat.explained[1])
+    ids = [*reply.tokens, reply.end_token]
+    assert [token.id for token in score.tokens] == ids and score.tokens[-1].text == "<end>"
+    assert score.logprob == pytest.approx(emulator.score(chat.messages[:-1], ids).logprob, abs=1e-3)
 
 
 def test_the_context_is_counted_without_decoding(emulator: Emulator, tmp_path: Path) -> None:

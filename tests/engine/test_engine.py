@@ -305,6 +305,25 @@ def test_caches_that_grow_keep_what_they_hold(family: Family, kind: str) -> None
             np.testing.assert_allclose(z[part], expected[member], atol=5e-3 if kind == "sliding" else 1e-4)
 
 
+def test_caches_that_cannot_grow_have_their_old_size_again(
+    family: Family, trio: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = {m: list(range(30)) for m in range(3)}
+    trio.end(trio.begin(prompts))
+    real = Context.__init__
+
+    def small(*args: Any, n_seq: int, **options: Any) -> None:
+        if n_seq > 3:
+            raise ModelLoadError("no memory")
+        real(*args, n_seq=n_seq, **options)
+
+    monkeypatch.setattr(Context, "__init__", small)
+    with pytest.raises(ModelLoadError):
+        trio.reserve(4, 256)
+    got = rows(trio, trio.begin(prompts), 1)
+    same(got, cold([family.base, family.tuned, family.reference], prompts, [], 1))
+
+
 def test_what_cannot_be_copied_into_a_larger_cache_is_read_again(
     family: Family, trio: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

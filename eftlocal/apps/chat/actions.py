@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eftlocal.apps.chat import asking, clipboard, dials, session
+from eftlocal.apps.chat.compare import has_rewards
 from eftlocal.apps.chat.editor import edited
 from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.state import Chat
@@ -42,6 +43,8 @@ def dial(name: str) -> Callable[[Chat, str], None]:
     """The action of a command that shows or sets the dial `name`."""
 
     def turn(chat: Chat, argument: str) -> None:
+        if name == "beta" and not has_rewards(chat, "turn"):
+            return
         if argument:
             chat.turn(**{name: dials.parse(name, argument)})
         chat.screen.note(f"{name} is {dials.shown(dials.value_of(chat.emulator.settings, name))}")
@@ -50,6 +53,8 @@ def dial(name: str) -> Callable[[Chat, str], None]:
 
 
 def mix(chat: Chat, argument: str) -> None:
+    if not has_rewards(chat, "turn"):
+        return
     if argument:
         chat.turn(mix=dials.parse("mix", argument))
     settings, betas = chat.emulator.settings, chat.emulator.betas

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from rich.table import Table
 from rich.text import Text
 
-from eftlocal.apps.chat import actions, asking, dials, explain, session
+from eftlocal.apps.chat import actions, asking, compare, dials, session, why
 from eftlocal.apps.chat.state import Chat
 from eftlocal.apps.common import can_ask
 from eftlocal.errors import EftError
@@ -122,7 +122,7 @@ def _help(chat: Chat, argument: str) -> None:
 
 
 def _compare(chat: Chat, argument: str) -> None:
-    explain.compare(chat, asking.message(chat, argument, chat.messages).content if argument else "")
+    compare.compare(chat, asking.message(chat, argument, chat.messages).content if argument else "")
 
 
 def _bye(chat: Chat, argument: str) -> None:
@@ -161,7 +161,7 @@ COPY = "With code: its last code block."
 DROP = "Without N, one turn. The models do not see dropped turns any more."
 READ = 'The same in a message: @FILE, or @"FILE WITH SPACES".'
 SET = "Without NAME, all of them are shown."
-WHY = "With N or TEXT: the candidates for its token N, or for the first token that contains TEXT."
+WHY = "With N or TEXT: the candidates for its token N, or for the first token that contains TEXT; <end> is its end."
 
 GROUPS: Mapping[str, tuple[Command, ...]] = {  # a help text of 34 characters fits in 60 columns
     "Ask": (
@@ -173,8 +173,8 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {  # a help text of 34 characters fi
     ),
     "Look": (
         Command("compare", "[PROMPT]", "answer with and without the reward", _compare, more=COMPARE),
-        Command("sweep", "[BETA ...]", "answer again, at several betas", explain.sweep),
-        Command("why", "[N|TEXT]", "what the reward did to the answer", explain.why, more=WHY),
+        Command("sweep", "[BETA ...]", "answer again, at several betas", compare.sweep),
+        Command("why", "[N|TEXT]", "what the reward did to the answer", why.why, more=WHY),
         Command("stats", "", "show speed and token counts", actions.stats),
     ),
     "Dials": (

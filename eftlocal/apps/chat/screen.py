@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.style import Style
 from rich.text import Text
 
+from eftlocal.apps.chat.columns import Below, Beside, Column, Columns, fits_beside, whole
 from eftlocal.apps.chat.live import Live, Pace
 from eftlocal.apps.chat.markdown import MarkdownStream, PlainStream, clean
 from eftlocal.runtime.views import Message
@@ -96,10 +97,60 @@ class Screen:
             with _silent_keyboard(), self.notes.status(Text(clean(text)), spinner="dots"):
                 yield
 
+    @contextmanager
+    def columns(self, columns: Sequence[Column]) -> Iterator[Columns]:
+        """Yield what shows these columns while they grow; at the end, also after an error, all of them stay.
+
+        Off a terminal, and plain, they are shown only at the end.
+        """
+        shown: Columns
+        if self.plain:
+            shown = _Blocks(self)
+        elif not self.notes.is_terminal:
+            shown = _Whole(self.notes)
+        else:
+            live = Live(sys.stderr, self.notes)
+            kind = Beside if fits_beside(len(columns), self.width) else Below
+            shown = kind(live, self.notes, lambda: os.get_terminal_size(sys.stderr.fileno()))
+        with _silent_keyboard():
+            try:
+                yield shown
+            finally:
+                shown.end(columns)
+
     def _stream(self) -> PlainStream | MarkdownStream:
         if self.plain:
             return PlainStream()
         return MarkdownStream(self._out, lambda: max(20, self.width - 1))
+
+
+class _Blocks:
+    """Shows columns as blocks of plain text, one below the other."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+
+    def draw(self, columns: Sequence[Column]) -> None:
+        """Show nothing yet."""
+
+    def end(self, columns: Sequence[Column]) -> None:
+        for column in columns:
+            text = f"{column.text} {column.end or ''}".strip()
+            self._screen.show(f"--- {column.title}\n{text}\n")
+
+
+class _Whole:
+    """Shows columns, laid out for the width, where a terminal cannot draw them while they grow."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def draw(self, columns: Sequence[Column]) -> None:
+        """Show nothing yet."""
+
+    def end(self, columns: Sequence[Column]) -> None:
+        for row in whole(columns, self._console, self._console.width):
+            self._console.print(Text.assemble(*((text, style or "") for text, style in row)), soft_wrap=True)
 
 
 class _Piped:

@@ -1,108 +1,28 @@
-"""Shows what the small pair did: /compare and /sweep answer one prompt several ways, /why looks at each token."""
+"""/why: what the rewards did to each token of the last answer, and to the token that ended it."""
 
 import math
-import secrets
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from rich import box
-from rich.markdown import Markdown
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from eftlocal.apps.chat.compare import has_rewards
 from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.state import Chat
-from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.scoring import Score, ScoredToken
-from eftlocal.errors import EftError, SettingError
-from eftlocal.runtime.views import Message
+from eftlocal.emulation.tokenizer import Tokenizer
+from eftlocal.errors import EftError
 from eftlocal.text import printable
 
-__all__ = ["compare", "sweep", "why"]
+__all__ = ["moved", "why"]
 
 TOP = 10  # candidates that /why N shows
-NARROW = 34  # columns that an answer needs to stand beside another
+END = "<end>"  # how the token that ended the answer is shown
 # (nats, colour): a token that the reward moved by at least so many nats, up or down, gets this colour.
 LIKELIER = ((3.0, "#08519c"), (1.0, "#2171b5"), (0.2, "#6baed6"))
 RARER = ((3.0, "#a50f15"), (1.0, "#cb181d"), (0.2, "#fb6a4a"))
-
-
-# --- the same prompt, several ways ------------------------------------------------------------------------------------
-
-
-def compare(chat: Chat, prompt: str) -> None:
-    """Answer with the base alone, each tuned model alone and the emulator, in turn; then show them side by side.
-
-    Without a prompt, the last question is answered. Raises EftError if there is none.
-    """
-    roles = [role for role in chat.emulator.roles if role == "base" or role.split(".")[-1] == "tuned"]
-    ways: dict[str, Mapping[str, Any]] = {f"{role} alone": {"alone": role} for role in roles}
-    beta = chat.emulator.settings.beta
-    _side_by_side(chat, prompt, {**ways, f"emulated, beta {beta:g}": {"alone": None}})
-
-
-def sweep(chat: Chat, argument: str) -> None:
-    """Answer the last question at several betas. Raises SettingError for what is not a number."""
-    try:
-        betas = [float(word) for word in argument.replace(",", " ").split()] or [0.0, 0.5, 1.0, 1.5]
-    except ValueError:
-        raise SettingError(f"/sweep takes numbers, not {argument!r}.", "Example: /sweep 0 0.5 1 1.5") from None
-    _side_by_side(chat, "", {f"beta {beta:g}": {"beta": beta, "alone": None} for beta in betas})
-
-
-def _side_by_side(chat: Chat, prompt: str, ways: Mapping[str, Mapping[str, Any]]) -> None:
-    """Answer one prompt in several ways, all with the same seed. The conversation does not change."""
-    emulator = chat.emulator
-    last = chat.question()
-    if prompt:
-        messages = [*chat.messages, Message("user", prompt)]
-    elif last is not None:
-        messages = chat.messages[: last + 1]
-    else:
-        raise EftError("There is no prompt yet.", "Ask something first, or give one: /compare PROMPT")
-    seed = emulator.settings.seed
-    if seed is None:
-        seed = chat.last.reply.seed if chat.last is not None and not prompt else secrets.randbits(32)
-    answers: dict[str, Reply] = {}
-    chat.interrupts.answering(True)
-    try:
-        for name, dials in ways.items():
-            with chat.screen.waiting(f"{name} ({len(answers) + 1} of {len(ways)})"):
-                answers[name] = emulator.generate(messages, cancelled=chat.interrupts.asked, seed=seed, **dials)
-            if chat.interrupts.asked():
-                break
-    finally:
-        chat.interrupts.answering(False)
-    _show(chat, answers, seed)
-
-
-def _show(chat: Chat, answers: Mapping[str, Reply], seed: int) -> None:
-    width = chat.screen.width
-    if chat.screen.plain:
-        for name, reply in answers.items():
-            chat.screen.show(f"--- {name}\n{clean(reply.text)}\n")
-    elif width >= NARROW * len(answers):
-        table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), pad_edge=False)
-        for name in answers:
-            table.add_column(printable(name), ratio=1, overflow="fold")
-        table.add_row(*(_answer(reply) for reply in answers.values()))
-        chat.screen.show(table)
-    else:
-        for name, reply in answers.items():
-            chat.screen.show(
-                Panel(_answer(reply), title=Text(printable(name)), title_align="left", box=box.HORIZONTALS)
-            )
-    speeds = [f"{name} {r.tokens_per_s:.1f} tokens/s" for name, r in answers.items() if r.tokens_per_s]
-    chat.screen.note("; ".join([f"seed {seed}", *speeds]))
-
-
-def _answer(reply: Reply) -> Markdown:
-    cut = {"length": "…", "cancelled": " (stopped)", "context": " (the context is full)"}.get(reply.finish_reason, "")
-    return Markdown(clean(reply.text) + cut, code_theme="ansi_dark", hyperlinks=False)
-
-
-# --- the last answer, token by token ----------------------------------------------------------------------------------
 
 
 def why(chat: Chat, argument: str) -> None:
@@ -110,6 +30,8 @@ def why(chat: Chat, argument: str) -> None:
 
     Raises EftError if there is no such answer or token.
     """
+    if not has_rewards(chat, "explain"):
+        return
     score = _scored(chat)
     if not argument:
         _heat(chat, score)
@@ -118,20 +40,37 @@ def why(chat: Chat, argument: str) -> None:
 
 
 def _scored(chat: Chat) -> Score:
-    """The last answer's tokens, scored by each role. The score is kept until the conversation or settings change."""
+    """The last answer's tokens, scored by each role. The score is kept until the conversation or settings change.
+
+    The token that ended the answer is the last one, if a token ended it and is known: sessions do not keep it.
+    """
     at = chat.answered()
     if at is None or not chat.messages[at].tokens:
         raise EftError("There is no answer whose tokens are known.", "Ask something first, then use /why.")
-    before, answer = chat.messages[:at], chat.messages[at]
-    settings = chat.last.settings if chat.last is not None else chat.emulator.settings
-    key = (tuple(chat.messages), settings, chat.emulator.name)
+    before, tokens, last = chat.messages[:at], chat.messages[at].tokens, chat.last
+    end = last.reply.end_token if last is not None and last.whole else None
+    settings = last.settings if last is not None else chat.emulator.settings
+    key = (tuple(chat.messages), end, settings, chat.emulator.name)
     if chat.explained is None or chat.explained[0] != key:
         turned: dict[str, Any] = {name: getattr(settings, name) for name in ("beta", "mix", "reward_top_p", "alone")}
         with chat.screen.waiting("scoring the answer's tokens with each model"):
-            chat.explained = (key, chat.emulator.score(before, answer.tokens, top=TOP, **turned))
+            found = chat.emulator.score(before, tokens if end is None else (*tokens, end), top=TOP, **turned)
+        chat.explained = (key, _named(found, end, chat.emulator.tokenizer))
     score = chat.explained[1]
     assert isinstance(score, Score)
     return score
+
+
+def _named(score: Score, end: int | None, tokenizer: Tokenizer) -> Score:
+    """The score with a name for each token that has no text of its own. `end`: the token that ended the answer."""
+
+    def named(token: ScoredToken) -> ScoredToken:
+        if token.id == end:
+            return replace(token, text=END)
+        return token if token.text else replace(token, text=tokenizer.text_of([token.id]))
+
+    tops = tuple(tuple(map(named, top)) for top in score.top)
+    return replace(score, tokens=tuple(map(named, score.tokens)), top=tops)
 
 
 def _which(score: Score, argument: str) -> int:
@@ -184,9 +123,9 @@ def _heat(chat: Chat, score: Score) -> None:
         )
     chat.screen.show(table)
     mean = sum(map(abs, shifts)) / len(shifts)
-    chat.screen.note(
-        f"{len(shifts)} tokens, moved by {mean:.2f} nats on average; /why N shows the candidates for token N"
-    )
+    n, end = len(shifts), score.tokens[-1].text == END
+    tokens = f"{n - 1} tokens and the end" if end else f"{n} tokens"
+    chat.screen.note(f"{tokens}, moved by {mean:.2f} nats on average; /why N shows the candidates for token N")
 
 
 def _candidates(chat: Chat, score: Score, index: int) -> None:
@@ -233,6 +172,8 @@ def _percent(logprob: float) -> str:
 
 
 def _quoted(token: ScoredToken) -> str:
+    if token.text == END:
+        return END
     return repr(clean(token.text) if token.text.isprintable() else token.text)
 
 
