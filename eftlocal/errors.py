@@ -10,6 +10,7 @@ EftError                 base of all: `message`, `hint`, `exit_code`
 ├── ViewError            a conversation that cannot be rendered for a member
 ├── SettingError         a sampling or run-time setting out of its range
 ├── ContextError         a prompt that does not fit in the context
+├── TrainingError        a model that cannot be trained here, or a training that went wrong
 └── DecodeError          a member failed while decoding (names the member)
 
 Messages and hints quote files, paths and servers, so whatever is not printable is escaped in them.
@@ -27,6 +28,7 @@ __all__ = [
     "ModelFileError",
     "ModelLoadError",
     "SettingError",
+    "TrainingError",
     "ViewError",
     "VocabularyError",
 ]
@@ -84,6 +86,10 @@ class ContextError(EftError):
         super().__init__(message, hint)
         self.n_tokens = n_tokens
         self.n_ctx = n_ctx
+
+
+class TrainingError(EftError):
+    """A model cannot be trained on this machine, or its training went wrong."""
 
 
 class DecodeError(EftError):

@@ -197,22 +197,28 @@ def write_model(
     add_bos: bool = False,
     eos: str = "<|im_end|>",
     sliding_window: int = 8,
+    head: int | None = None,
+    tied: bool = False,
+    rope_factors: bool = False,
 ) -> Path:
     """Writes a random F32 model and returns `path`.
 
     The `architecture` is one of:
-      llama
+      llama   with `rope_factors`, RoPE's angles are divided by factors, as in Llama 3.1
+      qwen2   queries, keys and values have biases
+      qwen3   queries and keys are normalized
       gemma3  attention over the last `sliding_window` tokens; every sixth layer sees all tokens, so with fewer than
               six layers none does
       mamba   recurrent: its state cannot be cut in the middle
 
+    `head` is the size of a head, if it does not follow from `d_model`. `tied`: the output is the embedding.
     `padding` adds that many rows of type UNUSED after the vocabulary. If the vocabulary does not have the token `eos`,
     its last CONTROL token is the EOS token. The BOS token is the first CONTROL token; only with `add_bos` is it added
     to prompts.
     """
     n_real, vocab = len(vocab), vocab.padded(padding)
     controls = [id for id, type in enumerate(vocab.types) if type == gguf.TokenType.CONTROL]
-    random, d_ffn, head = _Random(seed), 2 * d_model, d_model // n_head
+    random, d_ffn, head = _Random(seed), 2 * d_model, head or d_model // n_head
 
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name(path.stem)
@@ -259,13 +265,22 @@ def write_model(
             tensors |= _mamba_block(random, block, d_model, d_conv, d_state, dt_rank)
             continue
         tensors |= _attention_and_ffn(random, block, d_model, d_ffn, n_head, n_head_kv, head)
+        if architecture == "qwen2":
+            sizes = {"q": n_head, "k": n_head_kv, "v": n_head_kv}
+            tensors |= {
+                f"{block}.attn_{p}.bias": random.vector(n * head, mean=0.0, spread=0.5) for p, n in sizes.items()
+            }
+        if architecture in ("qwen3", "gemma3"):
+            tensors |= {f"{block}.attn_{p}_norm.weight": random.vector(head, mean=1.5) for p in "qk"}
         if architecture == "gemma3":
             tensors |= {
-                f"{block}.attn_q_norm.weight": random.vector(head, mean=1.5),
-                f"{block}.attn_k_norm.weight": random.vector(head, mean=1.5),
                 f"{block}.post_attention_norm.weight": random.vector(d_model),
                 f"{block}.post_ffw_norm.weight": random.vector(d_model),
             }
+    if tied:
+        del tensors["output.weight"]
+    if rope_factors:
+        tensors["rope_freqs.weight"] = np.geomspace(1, 8, head // 2, dtype=np.float32)
     _write(writer, tensors)
     return path
 

@@ -13,6 +13,7 @@ FLOORS = (  # from the lowest; each a file or a folder of the package
     ("catalog",),
     ("arithmetic",),
     ("runtime",),
+    ("training",),
     ("engine",),
     ("decoding",),
     ("emulation",),
@@ -30,6 +31,7 @@ SOLE_IMPORTERS = {  # a file, or all of a package
     "llama_cpp": "runtime/llama/",
     "llguidance": "decoding/constraints/constraint.py",
     "huggingface_hub": "catalog/hub/",
+    "torch": "training/",
     "httpx2": "catalog/hub/",  # what huggingface_hub asks the network with
 }
 

@@ -8,7 +8,7 @@ import math
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -84,6 +84,7 @@ class Header:
     file_bytes: int
     shards: tuple[Path, ...]
     end: int = 0
+    types: Mapping[str, str] = field(default_factory=dict)  # key -> type of its value in the file: "u32", "string", ...
 
     @property
     def architecture(self) -> str:
@@ -121,9 +122,15 @@ def parse(data: Data, total: int, path: Path) -> Header:
     tensors = _tensors(cursor, n_tensors, alignment)
     end = _aligned(tensors[-1].offset + tensors[-1].n_bytes if tensors else cursor.at, alignment)
     # Values are copied only now, after the whole header was found to be valid.
-    metadata = {key: _value(data, span) for key, span in spans.items()}
     return Header(
-        path=path, version=version, metadata=metadata, tensors=tensors, file_bytes=total, shards=(path,), end=end
+        path=path,
+        version=version,
+        metadata={key: _value(data, span) for key, span in spans.items()},
+        tensors=tensors,
+        file_bytes=total,
+        shards=(path,),
+        end=end,
+        types={key: _type_name(span.kind) for key, span in spans.items()},
     )
 
 
