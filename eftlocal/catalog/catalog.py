@@ -1,6 +1,7 @@
 """The catalogue as a value: the models and emulators by name, and what of the models.toml files cannot be used."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -89,6 +90,14 @@ class Catalog:
         near = nearest(name, [*self.emulators, *broken])
         raise CatalogError(f'no emulator is named "{name}"{near}', self.why_missing(_LIST_HINT))
 
+    def _typed(self, name: str) -> Model:
+        """The model that a user names: a file here goes before one that an emulator names by the same relative path."""
+        file = named(name, Path.cwd())
+        with suppress(OSError):
+            if isinstance(file, Path) and file.exists():
+                return Model(name=name, file=file)
+        return self.model(name)
+
     def lines(self, *, without: str = "") -> list[str]:
         """The mistakes, one line each, but not those with which asking for the entry `without` fails."""
         asked = (*self.broken("model"), *self.broken("emulator")) if without else ()
@@ -153,7 +162,7 @@ class Catalog:
             raise CatalogError(problem, "Name both: a reward is the difference of the two.")
         pair = [] if tuned is None or reference is None else [as_unicode(tuned), as_unicode(reference)]
         base = as_unicode(base)
-        models = {name: self.model(name) for name in (base, *pair)}
+        models = {name: self._typed(name) for name in (base, *pair)}
         rewards = (Reward(name="tuned", tuned=pair[0], reference=pair[1]),) if pair else ()
         made = Emulator(name=TRIO, base=base, rewards=rewards, description="the models named on the command line")
         return replace(

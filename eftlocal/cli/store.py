@@ -105,14 +105,19 @@ def init(
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the emulator.")] = "mine",
     file: Annotated[Path | None, typer.Option(help="The models.toml to add it to (default: your own).")] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace an emulator of this name; and add what cannot be checked offline."),
+    ] = False,
 ) -> None:
-    """Add models to a models.toml as an emulator, to chat with it by name."""
+    """Check models and add them to a models.toml as an emulator, to chat with it by name. `rm NAME` undoes it."""
     from eftlocal.apps.store.init import init
-    from eftlocal.catalog.models import load, users_file
+    from eftlocal.catalog.added import text_of
+    from eftlocal.catalog.models import users_file
 
-    target = file or users_file()
-    catalog = load(file if file is not None and file.exists() else None).with_trio(base, tuned, reference)
-    raise typer.Exit(init(catalog, name, catalog.emulator(None), target))
+    filled = file is not None and text_of(file).strip() != ""
+    catalog = _catalog(file if filled else None, name).with_trio(base, tuned, reference)
+    raise typer.Exit(init(catalog, name, catalog.emulator(None), file or users_file(), force=force))
 
 
 @app.command()

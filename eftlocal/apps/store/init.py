@@ -1,101 +1,188 @@
-"""`eftlocal init`: adds an emulator to a models.toml, made of the models that the command line names."""
+"""`eftlocal init`: checks the models that the command line names, and adds them to a models.toml as an emulator."""
 
-import json
-import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from eftlocal.apps.store.check import Checked, check
+from eftlocal.apps.store.toml import emulator_lines, model_lines
+from eftlocal.catalog import added
 from eftlocal.catalog import models as catalog
-from eftlocal.catalog.files import HubFile
-from eftlocal.errors import CatalogError
-from eftlocal.text import printable
+from eftlocal.catalog.files import HUB, HubFile
+from eftlocal.catalog.tables import expanded
+from eftlocal.errors import CatalogError, HubError
+from eftlocal.text import as_unicode, printable
 
 __all__ = ["init"]
 
+ROLES = ("base", "tuned", "reference")
+OTHER_NAME = "Choose another --name."
 
-def init(cat: catalog.Catalog, name: str, trio: catalog.Emulator, target: Path) -> int:
-    """Add the emulator `trio` as `name` to the models.toml `target`. Returns the exit code.
 
-    Raises CatalogError if the name is not allowed or taken, a file is missing, or `target` cannot be written.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model under the name that the emulator uses for it. `new`: init has to write it."""
+
+    model: catalog.Model
+    new: bool
+
+
+def init(cat: catalog.Catalog, name: str, trio: catalog.Emulator, target: Path, *, force: bool) -> int:
+    """Check the emulator `trio`, and add it as `name` to the models.toml `target`. Returns the exit code.
+
+    `force` replaces an emulator of that name, and adds one that cannot be checked because the Hub does not answer.
+    Raises CatalogError if the name is not allowed or taken, if `target` is broken or cannot be written, and if nothing
+    would be emulated; and what `check` raises.
     """
-    keys = _keys(cat, name, trio)
-    _must_be_free(cat, name, [key for model, key in keys.items() if key != model])
-    for model in map(cat.model, keys):
-        if not isinstance(model.file, HubFile):
-            catalog.local_path(model)
-    text = "\n".join(_lines(cat, name, trio, keys))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        before = target.read_text(encoding="utf-8") if target.exists() else ""
-        gap = "" if not before else "\n" if before.endswith("\n") else "\n\n"
-        with target.open("a", encoding="utf-8") as file:
-            file.write(f"{gap}{text}\n")
-    except OSError as error:
-        raise CatalogError(f"{target}: cannot be written: {error.strerror or error}") from error
-    except ValueError as error:  # the file is not UTF-8, or a path to write into it is not
-        raise CatalogError(f"{target}: cannot be written as UTF-8 text") from error
-    option = "" if target == catalog.users_file() else f" --models {shlex.quote(str(target))}"
-    print(printable(f"{target} now defines {name}: eftlocal chat {name}{option}"), file=sys.stderr)
+    name = as_unicode(name)
+    _must_be_a_name(cat, name)
+    before = added.text_of(target)
+    old = added.added(target, name)
+    _must_be_free(cat, name, target, old, force=force)
+    entries = _entries(cat, name, trio, target, old)
+    new = [entry.model for entry in dict.fromkeys(entries.values()) if entry.new]
+    _must_hide_no_model(cat, name, new, old)
+    names = {model: entry.model.name for model, entry in entries.items()}
+    rewards = tuple(replace(r, tuned=names[r.tuned], reference=names[r.reference]) for r in trio.rewards)
+    emulator = replace(trio, name=name, base=names[trio.base], rewards=rewards)
+    models = {entry.model.name: entry.model for entry in entries.values()}
+    checked = _check(replace(cat, models={**cat.models, **models}), emulator, force=force)
+    folder = expanded(target).absolute().parent
+    lines = [line for model in new for line in (*model_lines(_sized(model, checked.sizes), folder), "")]
+    lines += emulator_lines(replace(emulator, views=checked.views))
+    rest = before if old is None else old.rest()
+    added.replace(target, before, added.with_part(target, rest, name, lines))
+    _say(name, target, checked)
     return 0
 
 
-def _keys(cat: catalog.Catalog, name: str, trio: catalog.Emulator) -> dict[str, str]:
-    """The name that each model gets in the file. A model that a models.toml defines keeps its name."""
-    keys: dict[str, str] = {}
-    for role, model in zip(("base", "tuned", "reference"), [trio.base, *_pair(trio)], strict=False):
-        keys.setdefault(model, f"{name}-{role}" if cat.model(model).source is None else model)
-    return keys
+def _check(cat: catalog.Catalog, emulator: catalog.Emulator, *, force: bool) -> Checked:
+    try:
+        return check(cat, emulator)
+    except HubError as error:
+        if not force:
+            hint = f"{error.hint or 'Correct the name'}; or add --force to write the entry without this check"
+            raise HubError(error.message, hint) from error
+        return Checked({}, {}, (f"not checked: {error.message}",))
 
 
-def _must_be_free(cat: catalog.Catalog, name: str, models: list[str]) -> None:
-    """Raise CatalogError if the name cannot be given on a command line, or an entry would hide another one."""
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def _must_be_a_name(cat: catalog.Catalog, name: str) -> None:
+    """Raise CatalogError if the name cannot be given on a command line, or is a model's."""
     if not re.fullmatch(r"\w[\w.+-]*", name) or name.endswith(".gguf") or name == catalog.TRIO:
         raise CatalogError(
             f"{name!r} cannot be the name of an emulator",
             "Use letters, digits, -, . and +; begin with a letter or digit.",
         )
-    taken = [("emulator", name, cat.emulators.get(name)), *(("model", key, cat.models.get(key)) for key in models)]
-    for kind, key, entry in taken:
-        if entry is not None:
-            raise CatalogError(f'the {kind} "{key}" is already defined in {entry.source}', "Choose another --name.")
+    if name in cat.models:
+        raise CatalogError(f'the model "{name}" is already defined in {cat.models[name].source}', OTHER_NAME)
 
 
-def _lines(cat: catalog.Catalog, name: str, trio: catalog.Emulator, keys: Mapping[str, str]) -> list[str]:
-    lines: list[str] = []
-    for model, key in keys.items():
-        if key != model:
-            lines += [f"[models.{_quoted(key)}]", *_file(cat.model(model)), ""]
-    lines.append(f"[emulators.{_quoted(name)}]")
-    lines.append(f"base = {_string(keys[trio.base])}")
-    if pair := _pair(trio):
-        tuned, reference = (_string(keys[model]) for model in pair)
-        lines.append(f'rewards = [{{ name = "tuned", tuned = {tuned}, reference = {reference}, beta = 1.0 }}]')
-    return lines
+def _must_be_free(cat: catalog.Catalog, name: str, target: Path, old: added.Added | None, *, force: bool) -> None:
+    """Raise CatalogError if an emulator has the name, unless it can be replaced and that is wanted."""
+    broken = cat.broken("emulator").get(name)
+    if broken is None and name not in cat.emulators:
+        return
+    problem = f'the emulator "{name}" is already '
+    problem += f"there, and broken: {broken.message}" if broken else f"defined in {cat.emulators[name].source}"
+    sources = {cat.emulators[name].source} if broken is None else {m.file for m in cat.mistakes if m.name == name}
+    if old is None and any(source is not None and _same_path(source, target) for source in sources):
+        raise CatalogError(problem, f"{OTHER_NAME} Or change it there: init did not write it.")
+    if not force:
+        instead = "replaces it" if old is not None else "puts this one in its place"
+        raise CatalogError(problem, f"{OTHER_NAME} Or add --force, which {instead}.")
 
 
-def _pair(trio: catalog.Emulator) -> list[str]:
-    return [name for reward in trio.rewards for name in (reward.tuned, reward.reference)]
+def _must_hide_no_model(cat: catalog.Catalog, name: str, new: list[catalog.Model], old: added.Added | None) -> None:
+    """Raise CatalogError if a model that init would write has the name of one that something else uses."""
+    for model in new:
+        if old is not None:
+            users = [e.name for e in cat.emulators.values() if model.name in e.models and e.name != name]
+            if users:
+                problem = f'the model "{model.name}" is used by {", ".join(users)} too'
+                raise CatalogError(problem, OTHER_NAME)
+        elif (there := cat.models.get(model.name)) is not None:
+            raise CatalogError(f'the model "{model.name}" is already defined in {there.source}', OTHER_NAME)
+        elif (error := cat.broken("model").get(model.name)) is not None:
+            raise CatalogError(f'the model "{model.name}" is already there, and broken: {error.message}', OTHER_NAME)
 
 
-def _file(model: catalog.Model) -> list[str]:
-    if isinstance(model.file, HubFile):
-        revision = [f"revision = {_string(model.file.revision)}"] if model.file.revision else []
-        return [f"repo = {_string(model.file.repo)}", f"file = {_string(model.file.file)}", *revision]
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def _entries(
+    cat: catalog.Catalog, name: str, trio: catalog.Emulator, target: Path, old: added.Added | None
+) -> dict[str, Entry]:
+    """The entry of each model of `trio`: one that is there already and has the same file, or else a new one.
+
+    The entries of `old`, which will be replaced, do not count as there.
+    """
+    read = (catalog.packaged("models.toml"), catalog.users_file(), target)
+    going = frozenset[str]() if old is None else old.models
+    usable = [
+        entry
+        for entry in cat.models.values()
+        if entry.name not in going and entry.source and any(_same_path(entry.source, file) for file in read)
+    ]
+    pair = [model for reward in trio.rewards for model in (reward.tuned, reward.reference)]
+    found: dict[str, Entry] = {}
+    for role, text in zip(ROLES, [trio.base, *pair], strict=False):
+        model = cat.model(text)
+        twin = next((entry for entry in found.values() if _same_file(entry.model, model)), None)
+        there = twin or _existing(usable, model)
+        found.setdefault(text, there or Entry(replace(model, name=f"{name}-{role}", source=None), new=True))
+    return found
+
+
+def _existing(usable: Iterable[catalog.Model], model: catalog.Model) -> Entry | None:
+    """The entry among `usable` that has the model's file. Models that are named by their file have no entry."""
+    for entry in sorted(usable, key=lambda entry: entry.name != model.name):  # the one that the user named first
+        is_name = not entry.name.startswith(HUB) and not entry.name.endswith(".gguf") and "/" not in entry.name
+        if is_name and _same_file(entry, model):
+            return Entry(entry, new=False)
+    return None
+
+
+def _same_file(one: catalog.Model, other: catalog.Model) -> bool:
+    if one.lora != other.lora:
+        return False
+    if isinstance(one.file, HubFile) or isinstance(other.file, HubFile):
+        return _place(one.file) == _place(other.file)
     try:
-        path = os.fsencode(model.file).decode()
-    except UnicodeDecodeError as error:
-        problem = f"the path {model.file} is not UTF-8 text, so a models.toml cannot name it"
-        raise CatalogError(problem, "Rename the file or its folder.") from error
-    return [f"path = {_string(path)}"]
+        return one.file == other.file or one.file.samefile(other.file)
+    except (OSError, ValueError):
+        return False
 
 
-def _quoted(name: str) -> str:
-    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else _string(name)
+def _sized(model: catalog.Model, sizes: Mapping[str, int]) -> catalog.Model:
+    """The model with the size of its file on the Hub, which `eftlocal list` shows before the file is downloaded."""
+    if not isinstance(model.file, HubFile) or model.name not in sizes:
+        return model
+    return replace(model, file=replace(model.file, size=sizes[model.name]))
 
 
-def _string(text: str) -> str:
-    """The text as a TOML string. TOML escapes the same characters as JSON, and DEL too."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _same_path(one: Path, other: Path) -> bool:
+    return expanded(one).absolute() == expanded(other).absolute()
+
+
+def _place(file: catalog.File) -> object:
+    return (file.repo, file.file, file.revision) if isinstance(file, HubFile) else file
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
+
+
+def _say(name: str, target: Path, checked: Checked) -> None:
+    option = "" if target == catalog.users_file() else f" --models {shlex.quote(str(target))}"
+    if checked.views:
+        views = ", ".join(f"{role} {view.kind}" for role, view in checked.views.items())
+        print(printable(f"views: {views} (`eftlocal show {name}{option}` shows what each sees)"), file=sys.stderr)
+    for note in checked.notes:
+        print(printable(note), file=sys.stderr)
+    print(printable(f"`eftlocal rm {name}{option}` takes it out again"), file=sys.stderr)
+    print(printable(f"{target} now defines {name}: eftlocal chat {name}{option}"), file=sys.stderr)

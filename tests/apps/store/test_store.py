@@ -1,8 +1,6 @@
-"""`list`, `show`, `rm`, `init` and `doctor`: what is on this machine, what it is made of, and what `rm` deletes."""
+"""`list`, `show`, `rm` and `doctor`: what is on this machine, what it is made of, and what `rm` deletes."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 
@@ -136,47 +134,9 @@ def test_rm_keeps_what_is_used_under_another_entry(world: World) -> None:
     }
 
 
-INIT = {
-    "no name": (["--name", ""], "cannot be the name"),
-    "a name of two lines": (["--name", "a\nb"], "cannot be the name"),
-    "a name that looks like an option": (["--name", "--"], "cannot be the name"),
-    "a name that looks like a path": (["--name", "a/b"], "cannot be the name"),
-    "the name of what is named one by one": (["--name", "trio"], "cannot be the name"),
-    "an emulator's name": (["--name", "tiny"], 'the emulator "tiny" is already defined'),
-    "a name that would hide a model": (["--name", "my"], 'the model "my-base" is already defined'),
-    "no such file": (["--name", "x", "--base", "./nope.gguf"], "does not exist"),
-}
-
-
-@pytest.mark.parametrize("case", INIT)
-def test_init_writes_nothing_that_hides_or_breaks_something(case: str, world: World, tmp_path: Path) -> None:
-    words, problem = INIT[case]
-    world.catalog.write_text(world.catalog.read_text() + '[models.my-base]\npath = "own.gguf"\n')
-    done = world.run("init", "--base", str(tmp_path / "own.gguf"), "--file", str(tmp_path / "new.toml"), *words)
-    assert done.code == 1 and problem in done.err and done.err.count("\n") <= 2
-    assert not (tmp_path / "new.toml").exists()
-
-
-def test_init_says_how_to_use_a_file_of_another_place(world: World, tmp_path: Path) -> None:
-    own = tmp_path / "spa ce" / "é\x7f.gguf"
-    own.parent.mkdir()
-    own.write_bytes((tmp_path / "own.gguf").read_bytes())
-    target = str(tmp_path / "my models.toml")
-    done = world.run("init", "--base", str(own), "--name", "é.1", "--file", target)
-    assert done.code == 0 and done.err.endswith(f": eftlocal chat é.1 --models '{target}'\n")
-    assert world.run("generate", "-e", "é.1", "--models", target, "--raw", "--max-tokens", "2", "hi").code == 0
-
-
-def test_init_refuses_a_path_that_toml_cannot_hold(world: World, tmp_path: Path) -> None:
-    own = tmp_path / os.fsdecode(b"\xff.gguf")
-    own.write_bytes((tmp_path / "own.gguf").read_bytes())
-    done = world.run("init", "--base", str(own), "--file", str(tmp_path / "new.toml"))
-    assert done.code == 1 and "UTF-8" in done.err
-
-
 def test_rm_never_touches_a_file_that_was_not_downloaded(world: World) -> None:
     done = world.run("rm", "here", "--yes")
-    assert done.code == 0 and "is your own file" in done.err
+    assert done.code == 0 and "own.gguf ships with eftlocal" in done.err
     assert (world.catalog.parent / "own.gguf").exists()
 
 

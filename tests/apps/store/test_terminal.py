@@ -104,7 +104,7 @@ def test_list_keeps_the_facts_of_each_emulator_and_says_where_the_models_are(col
         assert terminal.close() == 0
         rows = terminal.text.split("\n")
         (own,) = (row for row in rows if row.startswith("here "))
-        assert own.split()[:3] == ["here", "yes", "yes"] and "kB" in own or "MB" in own
+        assert own.split()[:3] == ["here", "yes", "yes"] and own.split()[4] in ("kB", "MB")
         assert not any(row.startswith("tiny") for row in rows) and "--models-too" in terminal.text
     with Terminal(*PROGRAM, "list", data=home, columns=columns, lines=80) as terminal:
         assert terminal.close() == 0

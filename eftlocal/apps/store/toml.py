@@ -1,0 +1,88 @@
+"""Writes the entries that `eftlocal init` adds to a models.toml, as lines of TOML."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from eftlocal.catalog import models as catalog
+from eftlocal.catalog.files import HubFile
+from eftlocal.errors import CatalogError
+
+__all__ = ["emulator_lines", "model_lines"]
+
+
+def model_lines(model: catalog.Model, folder: Path) -> list[str]:
+    """The table of a model, for a models.toml in `folder`. Raises CatalogError for a path that TOML cannot hold."""
+    keys = _file(model.file, folder)
+    if model.lora is not None:
+        keys["lora"] = _inline({**_file(model.lora.file, folder), "scale": str(float(model.lora.scale))})
+    if model.gpu_layers is not None:
+        keys["gpu_layers"] = str(model.gpu_layers)
+    return [f"[models.{_key(model.name)}]", *_assignments(keys)]
+
+
+def emulator_lines(emulator: catalog.Emulator) -> list[str]:
+    """The table of an emulator: its base, its rewards and the views that it has."""
+    keys = {"base": _string(emulator.base)}
+    if emulator.rewards:
+        rewards = [
+            {
+                "name": _string(reward.name),
+                "tuned": _string(reward.tuned),
+                "reference": _string(reward.reference),
+                "beta": str(float(reward.beta)),
+            }
+            for reward in emulator.rewards
+        ]
+        keys["rewards"] = f"[{', '.join(map(_inline, rewards))}]"
+    if emulator.views:
+        keys["views"] = _inline({role: _view(view) for role, view in emulator.views.items()})
+    return [f"[emulators.{_key(emulator.name)}]", *_assignments(keys)]
+
+
+def _file(file: catalog.File, folder: Path) -> dict[str, str]:
+    """The keys that name a file: a path in `folder` or below is relative to it."""
+    if isinstance(file, HubFile):
+        revision = {"revision": _string(file.revision)} if file.revision else {}
+        sha256 = {"sha256": _string(file.sha256)} if file.sha256 else {}
+        size = {} if file.size is None else {"size": str(file.size)}
+        return {"repo": _string(file.repo), "file": _string(file.file), **revision, **sha256, **size}
+    path = normal(file)
+    if path.is_relative_to(folder):
+        path = path.relative_to(folder)
+    try:
+        return {"path": _string(os.fsencode(path).decode())}
+    except UnicodeDecodeError as error:
+        problem = f"the path {path} is not UTF-8 text, so a models.toml cannot name it"
+        raise CatalogError(problem, "Rename the file or its folder.") from error
+
+
+def normal(path: Path) -> Path:
+    """The absolute path without `..`. A link at its end stays: the file that it leads to may have another name."""
+    path = path.absolute()
+    return path.parent.resolve() / path.name if ".." in path.parts else path
+
+
+def _view(view: catalog.View) -> str:
+    if view.template is not None:
+        return _inline({"template": _string(view.template)})
+    return _string(view.kind if view.role is None else f"{view.kind}:{view.role}")
+
+
+def _assignments(keys: Mapping[str, str]) -> Iterable[str]:
+    return (f"{key} = {value}" for key, value in keys.items())
+
+
+def _inline(keys: Mapping[str, str]) -> str:
+    return f"{{ {', '.join(_assignments(keys))} }}"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else _string(name)
+
+
+def _string(text: str) -> str:
+    """The text as a TOML string. TOML escapes the same characters as JSON, and DEL too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
