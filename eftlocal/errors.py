@@ -74,7 +74,11 @@ class ViewError(EftError):
 
 
 class SettingError(EftError, ValueError):
-    """A setting is out of its allowed range."""
+    """A setting is out of its allowed range. `setting` is its name, where only the models can tell that it is wrong."""
+
+    def __init__(self, message: str, hint: str | None = None, *, setting: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.setting = setting
 
 
 class ContextError(EftError):

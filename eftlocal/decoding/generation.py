@@ -40,6 +40,8 @@ class Reply:
     hits           for each token that was guessed, in order: whether the guess was right. This includes guesses that
                    were never decoded
     logprobs       log-probabilities of each token, if the setting asks for them
+    end_logprobs   those of the token that ended it, if a token did and the setting asks for them
+    prompt_logprobs  those of the prompt's tokens but the first, which nothing predicts, if they were asked for
     complete       whether the text satisfies the whole constraint, not only the beginning of it; None if there is no
                    constraint
     """
@@ -58,6 +60,8 @@ class Reply:
     steps: int = 0
     hits: tuple[bool, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    end_logprobs: TokenLogprobs | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     complete: bool | None = None
     end_token: int | None = None
 
@@ -92,6 +96,9 @@ class Generation:
     steps: int = 0
     hits: list[bool] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    end_logprobs: TokenLogprobs | None = None  # of the token that ended it
+    score_prompt: bool = False  # whether the prompt's tokens get log-probabilities; all members then have one prompt
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # from its second token on
     stop_token: str | None = None  # the text of the control token that ended it, if it is a stop string
     end_token: int | None = None  # the token that ended it; None if something else did
     added: bool = False  # whether a scheduler has it
@@ -130,6 +137,8 @@ class Generation:
             steps=self.steps,
             hits=tuple(self.hits),
             logprobs=tuple(self.logprobs),
+            end_logprobs=self.end_logprobs,
+            prompt_logprobs=tuple(self.prompt_logprobs),
             complete=None if self.matcher is None else self.matcher.complete(self.stream.text),
             end_token=self.end_token,
         )
@@ -158,6 +167,21 @@ class Generation:
         of that position. Raises as `distribution`.
         """
         return self.distribution(row, guesses).draw(self.noise, len(self.tokens) + len(guesses))
+
+    def report(self, token: int, z: Logits, rows: Mapping[int, Logits]) -> None:
+        """Keep the log-probabilities of a token that was drawn, if the setting asks for them. Arguments as `Places`."""
+        if self.logprobs_of is None:
+            return
+        if token in self.stop_tokens or self.is_end(token):
+            self.end_logprobs = self.logprobs_of(token, z, rows)
+        else:
+            self.logprobs.append(self.logprobs_of(token, z, rows))
+
+    def report_prompt(self, z: Logits) -> None:
+        """Keep the log-probabilities of the next tokens of the prompt. z: (tokens, n_real) the combined logits."""
+        assert self.logprobs_of is not None
+        prompt, done = next(iter(self.prompts.values())), len(self.prompt_logprobs) + 1
+        self.prompt_logprobs += [self.logprobs_of(prompt[done + i], row, {}) for i, row in enumerate(z)]
 
     def take(self, token: int, engine: Engine) -> str:
         """Append a token that was drawn, or end the answer. Returns the text that may be shown now."""

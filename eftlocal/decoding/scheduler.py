@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from eftlocal.decoding.generation import Generation
-from eftlocal.decoding.step import Step
+from eftlocal.decoding.step import Chunk, Step
 from eftlocal.engine.engine import Engine, not_finished
 from eftlocal.engine.slots import Request, Slot
 from eftlocal.errors import DecodeError, EftError
 
 __all__ = ["Delta", "Scheduler"]
+
+SCORED_ROWS = 64  # rows of logits for prompts that are scored in one step; this limits the memory that they take
 
 
 class Delta(NamedTuple):
@@ -136,7 +138,7 @@ class Scheduler:
         while self._waiting and any(slot.free for slot in self._engine.slots):
             generation = self._waiting[0]
             try:
-                self._prefilling[self._engine.begin(generation.prompts)] = generation
+                self._prefilling[self._engine.begin(generation.prompts, fresh=generation.score_prompt)] = generation
             except EftError as error:
                 generation.error = error
                 self._ended.append(generation)
@@ -147,29 +149,43 @@ class Scheduler:
             self._ended += self._waiting
             self._waiting.clear()
 
-    def _admit(self) -> list[Request]:
+    def _admit(self) -> list[Chunk]:
         """Prefill: decide what the coming step reads of the prompts. Returns chunks of prompts too long for one step.
 
-        A prompt whose rest fits into the step joins the decoding. Together the step has about n_batch tokens. A prompt
-        that begins like one that is read in this step waits, and copies that beginning later.
+        A prompt whose rest fits into the step joins the decoding. Together the step has about n_batch tokens. Short
+        rests come first, so that a short prompt does not wait until a long one is read; but the oldest prompt always
+        gets a quarter. A prompt that begins like one that is read in this step waits, and copies that beginning later.
         """
+        if not self._prefilling:
+            self._close_ranks()
+            return []
         n_batch = self._engine.workers.n_batch
         left = max(n_batch - len(self._decoding), n_batch // 4)
-        chunks: list[Request] = []
-        fed: list[Slot] = []
-        for slot, generation in list(self._prefilling.items()):
-            if left <= 0:
-                break
-            if self._engine.will_hold_more(slot, fed):
+        rows = max(1, min(self._engine.workers.max_rows, SCORED_ROWS) - len(self._decoding) - len(self._prefilling))
+        chunks: list[Chunk] = []
+        oldest, *others = self._prefilling
+        kept = min(left // 4, self._engine.n_to_feed(oldest))  # for the oldest one, which comes last in this loop
+        fed = [oldest]
+        for slot in (*sorted(others, key=self._engine.n_to_feed), oldest):
+            room = left if slot is oldest else left - kept
+            if room <= 0:
                 continue
-            self._engine.share(slot)
+            generation = self._prefilling[slot]
+            if not generation.score_prompt:
+                if slot is not oldest and self._engine.will_hold_more(slot, fed):
+                    continue
+                self._engine.share(slot)
             fed.append(slot)
             n_to_feed = self._engine.n_to_feed(slot)
-            if n_to_feed <= left:
+            if n_to_feed <= (1 if generation.score_prompt else room):
                 self._decoding[slot] = self._prefilling.pop(slot)
-            else:
-                chunks.append(Request(slot, 0, generation.mix.active, most=left))
-            left -= n_to_feed
+                left -= n_to_feed
+            elif not generation.score_prompt:
+                chunks.append(Chunk(generation, Request(slot, 0, generation.mix.active, most=room)))
+                left -= room
+            elif (most := min(room, rows, n_to_feed - 1)) > 0:
+                chunks.append(Chunk(generation, Request(slot, most, generation.mix.active, most=most)))
+                left, rows = left - most, rows - most
         self._close_ranks()
         return chunks
 

@@ -14,7 +14,14 @@ from eftlocal.engine.engine import Engine
 from eftlocal.engine.slots import Request, Slot
 from eftlocal.errors import DecodeError, EftError
 
-__all__ = ["Step"]
+__all__ = ["Chunk", "Step"]
+
+
+class Chunk(NamedTuple):
+    """A part of a prompt that is read in a step. If the request asks for rows, these tokens are scored."""
+
+    generation: Generation
+    request: Request
 
 
 class Combined(NamedTuple):
@@ -39,7 +46,7 @@ class Step:
         self._combiner = combiner
         self._drafter = Drafter(engine, combiner.n_real)
 
-    def __call__(self, decoding: Mapping[Slot, Generation], chunks: Sequence[Request]) -> dict[Generation, str]:
+    def __call__(self, decoding: Mapping[Slot, Generation], chunks: Sequence[Chunk]) -> dict[Generation, str]:
         """Run one step of speculative decoding (arXiv 2211.17192). Returns the new text of each answer.
 
         guess    draft tokens for each answer
@@ -53,12 +60,16 @@ class Step:
         """
         before = {slot: len(slot.tokens) for slot in decoding}
         try:
-            drafts = self._drafter.guess(decoding, prefill=bool(chunks))
+            scored = [chunk for chunk in chunks if chunk.request.rows]
+            drafts = self._drafter.guess(decoding, prefill=bool(chunks), scoring=bool(scored))
             logits = self._check(decoding, drafts.by_slot, chunks)
             texts: dict[Generation, str] = {}
             hits: list[bool | None] = []
-            for generation, draft, combined in self._combine(decoding, drafts.by_slot, logits):
-                texts[generation] = self._draw(generation, draft, combined, hits)
+            for generation, draft, combined in self._combine(decoding, drafts.by_slot, scored, logits):
+                if draft is None:
+                    generation.report_prompt(combined.z)
+                else:
+                    texts[generation] = self._draw(generation, draft, combined, hits)
         finally:  # also after an error: no guess stays after its step
             for slot, generation in decoding.items():
                 _settle(slot, generation, before[slot])
@@ -66,34 +77,41 @@ class Step:
         return texts
 
     def _check(
-        self, decoding: Mapping[Slot, Generation], drafts: Mapping[Slot, Draft], chunks: Sequence[Request]
+        self, decoding: Mapping[Slot, Generation], drafts: Mapping[Slot, Draft], chunks: Sequence[Chunk]
     ) -> dict[int, tuple[Logits, Rows]]:
         """All members' logits at the drafts' positions. A draft model on its own device guesses on in the meantime."""
         if not chunks and (logits := self._drafter.check_and_guess_on(decoding, drafts)) is not None:
             return logits
         requests = [drafts[slot].request(slot, generation.mix.active) for slot, generation in decoding.items()]
-        return self._engine.forward([*requests, *chunks])
+        return self._engine.forward([*requests, *(chunk.request for chunk in chunks)])
 
     def _combine(
         self,
         decoding: Mapping[Slot, Generation],
         drafts: Mapping[Slot, Draft],
+        scored: Sequence[Chunk],
         logits: Mapping[int, tuple[Logits, Rows]],
-    ) -> Iterator[tuple[Generation, Draft, Combined]]:
-        """Yields each answer's rows; use them before the next ones. A row that is not finite ends only its answer."""
+    ) -> Iterator[tuple[Generation, Draft | None, Combined]]:
+        """Yields each answer's rows; use them before the next ones. A row that is not finite ends only its answer.
+
+        The rows of a prompt that is scored have no draft; they come after the others.
+        """
         first = 0
-        places = []
-        for slot, generation in decoding.items():
-            rows = slice(first, first := first + drafts[slot].rows)
+        places: list[tuple[Generation, Draft | None, slice, dict[int, Logits]]] = []
+        asked = [(generation, drafts[slot], drafts[slot].rows) for slot, generation in decoding.items()]
+        for generation, draft, n in [*asked, *((chunk.generation, None, chunk.request.rows) for chunk in scored)]:
+            rows = slice(first, first := first + n)
             own = {member: _rows_of(logits[member], rows) for member in generation.mix.active}
-            places.append((generation, drafts[slot], rows, own))
+            places.append((generation, draft, rows, own))
         try:
-            z = self._combiner.combine(logits, [g.mix for g, draft, _, _ in places for _ in range(draft.rows)])
+            mixes = [g.mix for g, _, rows, _ in places for _ in range(rows.stop - rows.start)]
+            z = self._combiner.combine(logits, mixes)
         except DecodeError:
-            for generation, draft, _, own in places:
-                parts = {member: (rows, slice(None)) for member, rows in own.items()}
+            for generation, draft, rows, own in places:
+                parts = {member: (part, slice(None)) for member, part in own.items()}
                 try:
-                    combined = Combined(self._combiner.combine(parts, [generation.mix] * draft.rows), own)
+                    mixes = [generation.mix] * (rows.stop - rows.start)
+                    combined = Combined(self._combiner.combine(parts, mixes), own)
                 except DecodeError as error:
                     generation.error = error
                 else:
@@ -134,9 +152,7 @@ class Step:
                 token = generation.draw(self._leveled(generation, combined, i))
                 if guess is not None:
                     generation.hits.append(token == guess)
-                if generation.logprobs_of is not None and not generation.is_end(token):
-                    rows = {member: logits[i] for member, logits in own.items()}
-                    generation.logprobs.append(generation.logprobs_of(token, combined.z[i], rows))
+                generation.report(token, combined.z[i], {member: logits[i] for member, logits in own.items()})
                 text += generation.take(token, self._engine)
                 if generation.ended or i == len(draft.tokens) or token != draft.tokens[i]:
                     break

@@ -220,7 +220,11 @@ class Emulator:
         if not all(isinstance(part, Integral) and part >= 0 for part in rng_key):
             raise SettingError(f"rng_key is {job.rng_key!r}; it must be whole numbers, 0 or above.")
         return self._preparer.generation(
-            job.prompt, self.settings.turned(**job.dials), rng_key, template_args=job.template_args
+            job.prompt,
+            self.settings.turned(**job.dials),
+            rng_key,
+            template_args=job.template_args,
+            score_prompt=job.score_prompt,
         )
 
     def scheduler(self) -> Scheduler:

@@ -24,11 +24,14 @@ def messages(value: object) -> list[Message]:
 def message(name: str, value: object) -> Message:
     """Read an object with a role and a content; other keys are ignored. Raises EftError, which calls it `name`.
 
-    The role `developer` is OpenAI's name for system. A content may be a list of text parts; each starts a line.
+    The role `developer` is OpenAI's name for system. A content may be a list of text parts; each starts a line. That of
+    an assistant may be null, as where it called a tool: then it is empty.
     """
     if not isinstance(value, dict):
         raise EftError(f"{name} is {kind(value)}; it must be an object with role and content")
     role, content = string(f"{name}.role", value.get("role")), value.get("content")
+    if content is None and role == "assistant":
+        content = ""
     if isinstance(content, list) and content:
         content = "\n".join(_part(f"{name}.content[{i}]", part) for i, part in enumerate(content))
     return Message("system" if role == "developer" else role, string(f"{name}.content", content))

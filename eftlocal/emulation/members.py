@@ -81,12 +81,16 @@ class Members:
         """The members' weights under these settings. Raises SettingError for an unknown reward or role."""
         if settings.alone is not None:
             if settings.alone not in self.roles:
-                raise SettingError(f"There is no role named {settings.alone!r}.", f"Roles: {', '.join(self.roles)}.")
+                raise SettingError(
+                    f"There is no role named {settings.alone!r}.", f"Roles: {', '.join(self.roles)}.", setting="alone"
+                )
             return Mix(len(self.specs), self.roles[settings.alone])
         names = [reward.name for reward in self.rewards]
         for name in settings.mix:
             if name not in names:
-                raise SettingError(f"There is no reward named {name!r}.", f"Rewards: {', '.join(names) or 'none'}.")
+                raise SettingError(
+                    f"There is no reward named {name!r}.", f"Rewards: {', '.join(names) or 'none'}.", setting="mix"
+                )
         pairs = tuple(
             Pair(r.tuned, r.reference, settings.beta * settings.mix.get(r.name, r.beta)) for r in self.rewards
         )
@@ -95,7 +99,9 @@ class Members:
         found = Mix(len(self.specs), self.base, pairs, reward_top_p)
         if not found.active:
             raise SettingError(
-                "The members' weights add up to 0, so nothing is left to decode.", "Change beta or the mix."
+                "The members' weights add up to 0, so nothing is left to decode.",
+                "Change beta or the mix.",
+                setting="beta",
             )
         return found
 

@@ -62,6 +62,7 @@ class Preparer:
         rng_key: Sequence[int],
         *,
         template_args: Mapping[str, object] = NO_ARGS,
+        score_prompt: bool = False,
     ) -> Generation:
         """An answer that is ready for the scheduler. Its random numbers come from (seed, *rng_key).
 
@@ -91,6 +92,13 @@ class Preparer:
             lookup=PromptLookup(next(iter(prompts.values()))) if looks_up else None,
             matcher=None if settings.constraint is None else self._matcher(mix, settings.constraint),
         )
+        if score_prompt:
+            if settings.logprobs is None or len({tuple(ids) for ids in prompts.values()}) > 1:
+                raise SettingError(
+                    "The prompt's tokens can be scored only with logprobs, and if all members see the same tokens.",
+                    "Set logprobs, and give token ids or a raw text.",
+                )
+            generation.score_prompt = True
         if settings.logprobs is not None:
             pairs = {reward.name: (reward.tuned, reward.reference) for reward in self._members.rewards}
             base, n_real = self._members.base, self._members.n_real
@@ -188,6 +196,7 @@ class Preparer:
                 raise SettingError(
                     f"The stop string {stop!r} holds the control token {inside!r} and other text, so it never matches.",
                     f"Use {inside!r} alone.",
+                    setting="stop",
                 )
         return {controls[stop]: stop for stop in settings.stop if stop in controls}
 

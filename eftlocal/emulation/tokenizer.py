@@ -4,11 +4,14 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 
+import numpy as np
+
 from eftlocal.emulation.members import Members
 from eftlocal.runtime.llama.model import Model
 
 __all__ = ["Tokenizer"]
 
+LENGTH = 8  # bytes of a string's length in a GGUF file
 SPECIAL = ("bos", "eos", "padding", "unknown")  # as GGUF files name them
 
 
@@ -33,6 +36,10 @@ class Tokenizer:
                 ids += self._model.tokenize(part)
         return ids
 
+    def is_control(self, token: int) -> bool:
+        """Whether a token is a control token, which only a template writes."""
+        return token in self._control_texts
+
     def bytes_of(self, token: int) -> bytes:
         """The bytes that a token stands for; the name of a control token."""
         return self._control_texts.get(token) or self._model.piece(token)
@@ -40,6 +47,12 @@ class Tokenizer:
     def text_of(self, tokens: list[int]) -> str:
         """The text of token ids. What is not UTF-8 becomes U+FFFD."""
         return b"".join(map(self.bytes_of, tokens)).decode("utf-8", "replace")
+
+    @cached_property
+    def longest(self) -> int:
+        """The most bytes of text that one token can stand for, or a few more."""
+        tokens = self._members.specs[self._members.base].header.array("tokenizer.ggml.tokens")
+        return 1 if tokens is None else max(1, int(np.diff(tokens.offsets()).max()) - LENGTH)
 
     @cached_property
     def special(self) -> Mapping[str, object]:

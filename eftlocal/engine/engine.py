@@ -56,19 +56,23 @@ class Engine:
 
     # --- sequences --------------------------------------------------------------------------------------------------
 
-    def begin(self, prompts: Mapping[int, list[int]]) -> Slot:
+    def begin(self, prompts: Mapping[int, list[int]], *, fresh: bool = False) -> Slot:
         """Start a sequence in a free slot; there must be one. `prompts`: member -> its token ids.
 
         The engine takes the slot whose caches hold most of the prompts, and among equal ones the least other tokens. If
-        another slot holds a longer beginning, it is copied. Raises ModelLoadError.
+        another slot holds a longer beginning, it is copied. A `fresh` sequence uses no cache: all its tokens are fed,
+        in the slot that holds the least. Raises ModelLoadError.
         """
         self.workers.prepare(prompts)
         free = [s for s in self.slots if s.free]
         if not free:
             raise not_finished()
-        slot = max(free, key=lambda s: (_held(s, prompts), -sum(map(len, s.fed.values()))))
+        slot = max(free, key=lambda s: (not fresh and _held(s, prompts), -sum(map(len, s.fed.values()))))
         slot.begin(prompts)
-        self.share(slot)
+        if fresh:
+            slot.valid.update(dict.fromkeys(prompts, 0))
+        else:
+            self.share(slot)
         slot.free = False  # last: what is interrupted before has taken no slot
         return slot
 
@@ -163,7 +167,7 @@ class Engine:
         for request in requests:
             if member not in request.members:
                 continue
-            slot, rows, chunk = request.slot, request.unknown(member), request.rows == 0
+            slot, rows, chunk = request.slot, request.unknown(member), request.most > 0
             length = slot.length(member)
             if length > self.n_ctx:
                 raise DecodeError(
@@ -173,6 +177,7 @@ class Engine:
             missing = slot.tokens_after(member, kept)
             if chunk:
                 missing = missing[: min(request.most, len(missing) - 1)]
+                assert len(missing) >= rows, "a chunk that is scored has a row for each token"
             slot.fed[member] = slot.fed.get(member, [])
             slot.fed[member][kept:] = missing
             slot.valid[member] = kept

@@ -62,8 +62,8 @@ class Known(NamedTuple):
 class Request(NamedTuple):
     """Asks these members for the logits of the last `rows` positions of a slot.
 
-    A request for 0 rows feeds a chunk of a prompt (chunked prefill). It has at most `most` tokens, and never the last
-    one of the prompt, because its logits are needed later.
+    With `most`, it feeds a chunk of a prompt (chunked prefill): at most so many tokens, and never the last one of the
+    prompt, because its logits are needed later. `rows` is then 0, or `most` for the logits of all of these tokens.
     """
 
     slot: Slot

@@ -155,6 +155,11 @@ class Workers:
         """The most tokens that all running members can decode in one call; 0 if no member has a KV cache yet."""
         return min((context.n_batch for context in self._contexts.values()), default=0)
 
+    @property
+    def max_rows(self) -> int:
+        """The most rows of logits that all running members can return from one call; 0 without a KV cache."""
+        return min((context.max_rows for context in self._contexts.values()), default=0)
+
     def context(self, member: int) -> Context:
         """The member's KV cache. It is made at the first call. Raises ModelLoadError."""
         if member not in self._contexts:

@@ -14,7 +14,9 @@ from eftlocal import Emulator, Raw
 from eftlocal.decoding.generation import Generation
 from eftlocal.decoding.scheduler import Scheduler
 from eftlocal.decoding.settings import Dials
+from eftlocal.emulation import scoring
 from eftlocal.emulation.batch import Job
+from eftlocal.emulation.emulator import Ids
 from eftlocal.emulation.loading import Loaded
 from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime.llama import context as llama_context
@@ -379,3 +381,55 @@ def test_of_a_thousand_answers_added_and_cancelled_at_random_the_others_are_as_a
         assert PLACES - house.free <= len(running)  # the slot of an ended answer is free
     assert told == 1000 and whole > 300 and told - whole > 100
     assert house.free == PLACES
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_scored_prompt_has_the_log_probabilities_of_score(
+    house: House, beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "SCORED_ROWS", 8)  # this house has room for 16
+    ids = tuple(house.emulator.render(Raw(LONG))["base"])
+    house.tokens(LONG)  # a cache that holds it must not keep its tokens from being scored
+    generation = house.emulator.prepare(Job(Ids(ids), {"logprobs": 2, "max_tokens": 3}, score_prompt=True))
+    scheduler = house.emulator.scheduler()
+    others = [house.prepared("the", draft=2), house.prepared(LONG + "and more")] if beside else []
+    for answer in (generation, *others):
+        scheduler.add(answer)
+    run(scheduler)
+    reply = generation.reply
+    wanted = house.emulator.score(Ids(ids[:1]), ids[1:] + reply.tokens, top=2)
+    found = [*reply.prompt_logprobs, *reply.logprobs]
+    assert [place.id for place in found] == [*ids[1:], *reply.tokens] and len(reply.tokens) == 3
+    assert [place.logprob for place in found] == pytest.approx([token.logprob for token in wanted.tokens], abs=1e-4)
+    for place, top in zip(found, wanted.top, strict=True):
+        assert [other.logprob for other in place.top] == pytest.approx([token.logprob for token in top], abs=1e-4)
+    assert reply.tokens == house.tokens(LONG, max_tokens=3)
+    assert [answer.reply.tokens for answer in others] == (
+        [house.tokens("the"), house.tokens(LONG + "and more")] * beside
+    )
+
+
+def test_a_short_prompt_has_its_first_token_while_a_long_one_is_read(house: House) -> None:
+    scheduler = house.emulator.scheduler()
+    long, short = house.prepared(LONG), house.prepared("the")
+    scheduler.add(long)
+    scheduler.step()
+    scheduler.add(short)
+    scheduler.step()
+    assert short.tokens and not long.tokens
+    run(scheduler)
+    assert (tuple(long.tokens), tuple(short.tokens)) == (house.tokens(LONG), house.tokens("the"))
+
+
+def test_a_long_prompt_is_read_while_short_ones_keep_coming(house: House) -> None:
+    scheduler = house.emulator.scheduler()
+    long = house.prepared(LONG)
+    scheduler.add(long)
+    for i in range(200):
+        while len(scheduler) < PLACES:
+            scheduler.add(house.prepared(f"a short one, number {i}", max_tokens=1))
+        scheduler.step()
+        if long.tokens:
+            break
+    assert long.tokens
+    scheduler.close()

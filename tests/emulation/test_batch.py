@@ -244,8 +244,8 @@ def test_a_job_that_begins_in_a_fresh_place_closes_a_gap_at_once(
     begun: list[int] = []
     begin = Engine.begin
 
-    def spy(engine: Engine, prompts: Mapping[int, list[int]]) -> Slot:
-        slot = begin(engine, prompts)
+    def spy(engine: Engine, prompts: Mapping[int, list[int]], *, fresh: bool) -> Slot:
+        slot = begin(engine, prompts, fresh=fresh)
         begun.append(slot.index)
         return slot
 

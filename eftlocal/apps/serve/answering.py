@@ -128,14 +128,14 @@ class Answering(Response):
                     raise LeftError
                 case Failed(error):
                     raise self._service.told(error, self._form.where, self._form.n_answer)
-                case Began(index, prompt, _):
-                    if index % self._form.samples == 0:
-                        self._usage.prompts[index] = len(prompt)
+                case Began():
+                    if letter.index % self._form.samples == 0:
+                        self._usage.prompts[letter.index] = len(letter.prompt)
                 case News(reply=reply) if reply is not None:
                     if reply.finish_reason == "cancelled":  # the server stops
                         raise Refused(503, "The server is stopping.", kind="server_error", code="stopping")
                     self._left -= 1
-                    self._usage.answers[letter.index] = len(reply.tokens)
+                    self._usage.answers[letter.index] = len(reply.tokens) if self._form.n_answer != 0 else 0
         return letters
 
     async def _send_whole(self, mailbox: Mailbox, send: Send) -> None:

@@ -117,7 +117,7 @@ class App:
         usage = scope.get("eftlocal.usage")
         if isinstance(usage, Usage):
             parts.append(f"{sum(usage.prompts.values())}+{sum(usage.answers.values())} tokens")
-        self._service.tell(printable(" ".join([*parts, f"{seconds:.2f} s"])))
+        self._service.tell(printable(" ".join([*parts, f"{seconds:.3f} s"])))
 
 
 def _refusal(refused: Refused) -> Response:

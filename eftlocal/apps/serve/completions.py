@@ -46,7 +46,7 @@ def answer(service: Service, body: Mapping[str, object]) -> Answering:
     dials: Dials = {"max_tokens": DEFAULT_TOKENS, **common.dials}
     if wanted.only_prompt:
         dials["max_tokens"] = 1  # what follows the prompt is thrown away
-    n_answer = None if wanted.only_prompt else dials["max_tokens"]
+    n_answer = 0 if wanted.only_prompt else dials["max_tokens"]
     if wanted.logprobs is not None or wanted.of > wanted.n:
         dials["logprobs"] = wanted.logprobs or 0
     model = service.dialled(common.model)
@@ -126,13 +126,14 @@ class _Form:
 
     where = "prompt"
 
-    def __init__(self, model: str, wanted: _Wanted, n_answer: int | None) -> None:
+    def __init__(self, model: str, wanted: _Wanted, n_answer: int) -> None:
         self.model = model
         self.samples = wanted.of
-        self.n_answer = n_answer
+        self.n_answer: int | None = n_answer
         self._wanted = wanted
         self._began: dict[int, Began] = {}
         self._offsets: dict[int, int] = {}  # index -> characters before its next entry
+        self._echoed: set[int] = set()  # answers whose scored prompt was sent
         self._head: dict[str, object] = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
@@ -153,47 +154,53 @@ class _Form:
         return {**self._head, "choices": [self._choice(i, each) for i, each in enumerate(shown)], "usage": usage}
 
     def _choice(self, index: int, answered: Answered) -> dict[str, object]:
-        news, only_prompt = answered.news, self._wanted.only_prompt
-        text = (answered.began.text if self._wanted.echo else "") + ("" if only_prompt else news.text)
-        entries = news.entries[: len(answered.began.prompt)] if only_prompt else news.entries
-        reason = "length" if only_prompt else finish_reason(news)
-        return {"index": index, "text": text, "logprobs": self._logprobs(entries, 0), "finish_reason": reason}
+        text, entries, reason = self._shown(answered.news, answered.began)
+        logprobs = None if self._wanted.logprobs is None else completion_entries(entries, self._start(answered.began))
+        text = answered.began.text + text if self._wanted.echo else text
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
-    def _logprobs(self, entries: Sequence[Entry], offset: int) -> dict[str, object] | None:
-        return None if self._wanted.logprobs is None else completion_entries(entries, offset)
+    def _shown(self, news: News, began: Began) -> tuple[str, list[Entry], str | None]:
+        """What the response shows of some news: the text, the entries and the finish reason."""
+        if self._wanted.only_prompt:
+            return "", news.entries[: len(began.prompt)], None if news.reply is None else "length"
+        return news.text, [*news.entries, *([] if news.end is None else [news.end])], finish_reason(news)
+
+    def _start(self, began: Began) -> int:
+        """Where the first entry's token starts in the text: before it, if the text does not show it (BOS)."""
+        return -len(began.hidden) if self._wanted.scored else len(began.text) if self._wanted.echo else 0
 
     def chunks(self, letter: Began | News) -> Iterator[dict[str, object]]:
         if isinstance(letter, Began):
             self._began[letter.index] = letter
+            self._offsets[letter.index] = self._start(letter)
             if self._wanted.echo and not self._wanted.scored:
                 yield self._chunk(letter.index, letter.text, [])
             return
-        text, entries = letter.text, letter.entries
         began = self._began[letter.index]
-        if self._wanted.only_prompt:
-            text, entries = "", entries[: len(began.prompt)]
-        if self._wanted.scored and letter.index not in self._offsets:  # the prompt's entries come first
+        text, entries, reason = self._shown(letter, began)
+        if self._wanted.scored and letter.index not in self._echoed:  # the prompt's text comes with its entries
+            self._echoed.add(letter.index)
             text = began.text + text
         if text or entries:
             yield self._chunk(letter.index, text, entries)
-        if letter.reply is not None:
-            reason = "length" if self._wanted.only_prompt else finish_reason(letter)
+        if reason is not None:
             yield self._chunk(letter.index, "", [], reason)
 
     def last(self, usage: dict[str, int]) -> dict[str, object]:
         return {**self._head, "choices": [], "usage": usage}
 
     def _chunk(self, index: int, text: str, entries: Sequence[Entry], reason: str | None = None) -> dict[str, object]:
-        logprobs = self._logprobs(entries, self._offsets.get(index, 0)) if entries else None
-        if entries:
-            length = sum(len(entry.data.decode("utf-8", "ignore")) for entry in entries)
-            self._offsets[index] = self._offsets.get(index, 0) + length
+        logprobs = None
+        if self._wanted.logprobs is not None and entries:
+            logprobs = completion_entries(entries, self._offsets[index])
+            self._offsets[index] += sum(len(entry.data.decode("utf-8", "ignore")) for entry in entries)
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         return {**self._head, "choices": [choice]}
 
 
 def _likelihood(answered: Answered) -> float:
-    """The mean log-probability of an answer's tokens, by which best_of chooses."""
-    entries = answered.news.entries
-    own = [entry.logprob or 0.0 for entry in entries[-len(entries) :]]
+    """The mean log-probability of an answer's tokens, by which best_of chooses. The token that ends it counts."""
+    news = answered.news
+    entries = news.entries[-len(news.reply.tokens) :] if news.reply is not None and news.reply.tokens else []
+    own = [entry.logprob or 0.0 for entry in (*entries, *([] if news.end is None else [news.end]))]
     return sum(own) / len(own) if own else 0.0

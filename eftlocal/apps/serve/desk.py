@@ -10,8 +10,8 @@ from eftlocal.apps.serve.metrics import Metrics
 from eftlocal.decoding.generation import Generation
 from eftlocal.decoding.logprobs import TokenLogprobs
 from eftlocal.emulation.batch import Job
-from eftlocal.emulation.emulator import Emulator, Prompt
-from eftlocal.errors import DecodeError, EftError
+from eftlocal.emulation.emulator import Emulator, Ids, Prompt
+from eftlocal.errors import ContextError, DecodeError, EftError
 
 __all__ = ["Desk", "Task"]
 
@@ -125,6 +125,7 @@ class Desk:
     def _prepare(self, opened: _Open, index: int) -> _Post:
         task, job = opened.task, opened.task.jobs[index]
         try:
+            self._must_be_able_to_fit(job)
             generation = self.emulator.prepare(job)
         except EftError as error:
             return self._failed(opened, error)
@@ -135,11 +136,23 @@ class Desk:
         opened.running[generation], opened.told[generation] = index, 0
         prompt = next(iter(generation.prompts.values()))
         self._metrics.prompt_tokens += len(prompt)
-        text = self._text(job.prompt, prompt) if task.echo else ""
-        return _Post(task.mailbox, Began(index, prompt, text))
+        text, hidden = self._texts(job.prompt, prompt) if task.echo else ("", "")
+        return _Post(task.mailbox, Began(index, prompt, text, hidden))
 
-    def _text(self, prompt: Prompt, ids: list[int]) -> str:
-        return str(prompt) if isinstance(prompt, str) else self.emulator.tokenizer.text_of(ids)
+    def _must_be_able_to_fit(self, job: Job) -> None:
+        """Raises ContextError for a text that fits in no way: to count its tokens would keep others waiting."""
+        texts = [job.prompt] if isinstance(job.prompt, str) else [] if isinstance(job.prompt, Ids) else job.prompt
+        n_bytes = sum(len((text if isinstance(text, str) else text.content).encode()) for text in texts)
+        least = n_bytes // self.emulator.tokenizer.longest
+        if least >= self.emulator.context:
+            raise ContextError("The prompt is too long.", n_tokens=least, n_ctx=self.emulator.context)
+
+    def _texts(self, prompt: Prompt, ids: list[int]) -> tuple[str, str]:
+        """The prompt's text, and that of a BOS token before it."""
+        tokenizer = self.emulator.tokenizer
+        if not isinstance(prompt, str):
+            return tokenizer.text_of(ids), ""
+        return str(prompt), tokenizer.text_of(ids[:1]) if tokenizer.is_control(ids[0]) else ""
 
     def _failed(self, opened: _Open, error: EftError) -> _Post:
         self.cancel(opened.task)
@@ -151,11 +164,11 @@ class Desk:
             return
         news = News(opened.running[generation])
         if opened.task.streaming or generation.ended:
-            places = generation.logprobs[opened.told[generation] :]
-            opened.told[generation] += len(places)
-            news.entries = [self._entry(place) for place in places]
+            news.entries = self._entries(generation, opened.told[generation])
+            opened.told[generation] += len(news.entries)
             news.text = text if opened.task.streaming else generation.reply.text
         if generation.ended:
+            news.end = None if generation.end_logprobs is None else self._entry(generation.end_logprobs)
             news.reply = generation.reply
             self._metrics.answered(news.reply)
             del self._of[generation], opened.running[generation], opened.told[generation]
@@ -163,6 +176,17 @@ class Desk:
                 del self._open[opened.task]
         if news.text or news.entries or news.reply is not None:
             yield _Post(opened.task.mailbox, news)
+
+    def _entries(self, generation: Generation, told: int) -> list[Entry]:
+        """The entries from number `told` on: those of the prompt, if it is scored, and then those of the answer."""
+        found = list[Entry]()
+        if generation.score_prompt:
+            if not told:
+                first = next(iter(generation.prompts.values()))[0]
+                found.append(Entry(first, self.emulator.tokenizer.bytes_of(first), None, ()))
+            found += map(self._entry, generation.prompt_logprobs[max(0, told - 1) :])
+            told = max(0, told - 1 - len(generation.prompt_logprobs))
+        return [*found, *map(self._entry, generation.logprobs[told:])]
 
     def _entry(self, place: TokenLogprobs) -> Entry:
         data = self.emulator.tokenizer.bytes_of

@@ -39,7 +39,8 @@ def _object(data: bytes, logprob: float) -> dict[str, object]:
 
 
 def completion_entries(entries: Sequence[Entry], offset: int = 0) -> dict[str, object]:
-    """The object `choices[].logprobs` of a completion. `offset`: the characters before the first entry's token.
+    """The object `choices[].logprobs` of a completion. `offset`: the characters before the first entry's token; below 0
+    for a token that the text does not show.
 
     The chosen token is always among the top ones, with the same number as in `token_logprobs`. Of two tokens with one
     text, the second is shown by its id.
@@ -47,7 +48,7 @@ def completion_entries(entries: Sequence[Entry], offset: int = 0) -> dict[str, o
     tops: list[dict[str, float] | None] = []
     offsets = list[int]()
     for entry in entries:
-        offsets.append(offset)
+        offsets.append(max(0, offset))
         offset += len(entry.data.decode("utf-8", "ignore"))
         if entry.logprob is None:
             tops.append(None)

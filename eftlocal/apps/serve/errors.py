@@ -96,7 +96,7 @@ def as_refused(error: EftError, where: str, n_answer: int | None = None) -> Refu
     if isinstance(error, ContextError | ViewError):
         return invalid(error.message, where)
     if isinstance(error, SettingError):
-        return invalid(str(error).replace("\n", " "))
+        return invalid(str(error).replace("\n", " "), error.setting)
     if isinstance(error, StoppedError):
         return busy(error.message, "stopping", 5)
     if isinstance(error, NotLoadedError):

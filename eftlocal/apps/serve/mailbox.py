@@ -34,20 +34,30 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """An answer begins; `prompt` has the token ids of its prompt, and `text` is their text."""
+    """An answer begins.
+
+    prompt  the token ids of its prompt
+    text    the prompt's text
+    hidden  the text of a token before it that the tokenizer adds (BOS)
+    """
 
     index: int
     prompt: Sequence[int]
     text: str = ""
+    hidden: str = ""
 
 
 @dataclass(slots=True)
 class News:
-    """What is new of one answer. `reply` is set when it has ended."""
+    """What is new of one answer. `reply` is set when it has ended, and `end` if a token ended it.
+
+    The entries are those of the prompt's tokens, if they are scored, and then those of the answer's.
+    """
 
     index: int
     text: str = ""
     entries: list[Entry] = field(default_factory=list)
+    end: Entry | None = None
     reply: Reply | None = None
 
 
@@ -78,7 +88,7 @@ class Mailbox:
         if isinstance(letter, News) and (before := self._latest.get(letter.index)) is not None:
             before.text += letter.text
             before.entries += letter.entries
-            before.reply = letter.reply
+            before.end, before.reply = letter.end, letter.reply
         else:
             self._letters.append(letter)
             if isinstance(letter, News):

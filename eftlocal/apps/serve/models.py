@@ -8,11 +8,10 @@ from typing import Final, NamedTuple, cast
 from eftlocal.apps.serve.desk import Desk
 from eftlocal.apps.serve.errors import Refused, invalid
 from eftlocal.decoding.settings import Dials, Settings
-from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.from_json import SETTINGS
-from eftlocal.errors import EftError, SettingError
+from eftlocal.errors import EftError
 
-__all__ = ["Dialled", "Known", "Shelf", "dialled", "must_have"]
+__all__ = ["Dialled", "Known", "Shelf", "dialled"]
 
 NOT_IN_IDS: Final = ("alone", "stop", "logit_bias", "logprobs", "mix")
 
@@ -130,12 +129,3 @@ class Shelf:
         for desk in self._desks.values():
             desk.close()
         self._desks.clear()
-
-
-def must_have(emulator: Emulator, settings: Settings) -> None:
-    """Raises Refused if the settings name a reward or a role that the emulator does not have."""
-    try:
-        emulator.mix(settings)
-    except SettingError as error:
-        param = "mix" if "reward named" in error.message else "model" if "role named" in error.message else "beta"
-        raise invalid(str(error).replace("\n", " "), param) from None

@@ -1,6 +1,6 @@
 """Reads the fields of requests. A known field with a wrong value is an error that names it; others are ignored."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar, cast
@@ -18,6 +18,9 @@ __all__ = ["MAX_ANSWERS", "Common", "Stream", "choices", "common", "field", "fla
 MAX_ANSWERS: Final = 2048  # of one request
 MAX_CHOICES: Final = 128  # n, best_of
 MAX_STOPS: Final = 64
+MAX_STOP: Final = 1024  # characters
+MAX_BIASES: Final = 4096
+MAX_MESSAGES: Final = 10_000
 
 T = TypeVar("T")
 
@@ -117,11 +120,22 @@ def _dials(body: Mapping[str, object]) -> Dials:
             continue
         with named(given):
             dials[name] = read(given, value)
-            if name == "stop" and len(cast(Sequence[str], dials[name])) > MAX_STOPS:
-                raise EftError(f"stop has more than {MAX_STOPS} strings")
+            _check_size(name, dials[name])
             if not (name == "max_tokens" and dials[name] == 0):  # what 0 means depends on the endpoint
                 Settings().turned(**cast(Dials, {name: dials[name]}))
     return cast(Dials, dials)
+
+
+def _check_size(name: str, value: object) -> None:
+    """Raises EftError for a setting so large that it would slow down each step."""
+    if (
+        name == "stop"
+        and isinstance(value, list)
+        and (len(value) > MAX_STOPS or max(map(len, value), default=0) > MAX_STOP)
+    ):
+        raise EftError(f"stop has more than {MAX_STOPS} strings, or one of more than {MAX_STOP} characters")
+    if name == "logit_bias" and isinstance(value, dict) and len(value) > MAX_BIASES:
+        raise EftError(f"logit_bias has more than {MAX_BIASES} tokens")
 
 
 def _shape(body: Mapping[str, object]) -> Constraint | None:
@@ -161,8 +175,11 @@ def _format(value: object) -> Constraint | None:
 
 def messages(body: Mapping[str, object]) -> list[Message]:
     """Read the conversation. Raises Refused."""
+    given = body.get("messages")
+    if isinstance(given, list) and len(given) > MAX_MESSAGES:
+        raise invalid(f"messages has more than {MAX_MESSAGES} messages", "messages")
     with named("messages"):
-        return from_json.messages(body.get("messages"))
+        return from_json.messages(given)
 
 
 def tools(body: Mapping[str, object]) -> list[Mapping[str, object]]:

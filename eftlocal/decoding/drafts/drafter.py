@@ -51,20 +51,21 @@ class Drafter:
         self._forced: Source = ForcedSource(engine)
         self._lengths: dict[frozenset[object], DraftLength] = {}  # one for each set of running members
 
-    def guess(self, decoding: Mapping[Slot, Generation], *, prefill: bool) -> Drafts:
+    def guess(self, decoding: Mapping[Slot, Generation], *, prefill: bool, scoring: bool = False) -> Drafts:
         """Make a draft for each sequence, and append its tokens to the slot.
 
-        `prefill` says that prompts are read in the same step. Raises DecodeError if a draft model fails.
+        `prefill` says that prompts are read in the same step, and `scoring` that their tokens are scored: then all rows
+        that a decode has room for are theirs, and the drafts are empty. Raises DecodeError if a draft model fails.
         """
         length = self._length(decoding)
         # All members feed a prompt at the same time. A draft model that guesses first would make the others wait.
         begins = any(not generation.tokens for generation in decoding.values())
         began = time.perf_counter()
-        drafts = self._forced.guess(decoding, _most(len(decoding)))
+        drafts = self._forced.guess(decoding, 0 if scoring else _most(len(decoding)))
         rest = {
             s: generation for s, generation in decoding.items() if generation.settings.draft and not drafts[s].tokens
         }
-        if rest and length is not None and not begins:
+        if rest and length is not None and not begins and not scoring:
             drafts |= self._choose(rest, length, len(decoding))
         return Drafts(drafts, length, not prefill and not begins, began, time.perf_counter())
 

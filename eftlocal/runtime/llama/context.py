@@ -71,7 +71,7 @@ class Context:
         params.n_ctx = n_ctx * n_seq
         params.n_batch = params.n_ubatch = max(self.n_batch, n_seq)
         params.n_seq_max = n_seq
-        params.n_outputs_max = self._max_rows = min(params.n_batch, max(MAX_ROWS, n_seq))
+        params.n_outputs_max = self.max_rows = min(params.n_batch, max(MAX_ROWS, n_seq))
         params.n_threads = params.n_threads_batch = n_threads
         params.no_perf = True
         params.type_k = params.type_v = KV_TYPES[kv_type]
@@ -208,9 +208,9 @@ class Context:
                         f"{self.model.path}: token {token} is not in its vocabulary of {self.model.n_vocab}"
                     )
                 (wanted if i >= len(tokens) - rows else quiet).append((token, held + i, sequence))
-        if len(wanted) > self._max_rows:  # more would abort the process
+        if len(wanted) > self.max_rows:  # more would abort the process
             raise DecodeError(
-                f"{self.model.path}: {len(wanted)} rows of logits were asked for, but at most {self._max_rows} fit"
+                f"{self.model.path}: {len(wanted)} rows of logits were asked for, but at most {self.max_rows} fit"
             )
         return quiet, wanted
 
