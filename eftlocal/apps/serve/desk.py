@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from eftlocal.apps.serve.mailbox import Began, Entry, Failed, Letter, Mailbox, News, Top
 from eftlocal.apps.serve.metrics import Metrics
@@ -14,6 +14,8 @@ from eftlocal.emulation.emulator import Emulator, Ids, Prompt
 from eftlocal.errors import ContextError, DecodeError, EftError
 
 __all__ = ["Desk", "Task"]
+
+COUNTED: Final = 1 << 18  # bytes of a prompt whose tokens are counted in any case
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,11 +142,11 @@ class Desk:
         return _Post(task.mailbox, Began(index, prompt, text, hidden))
 
     def _must_be_able_to_fit(self, job: Job) -> None:
-        """Raises ContextError for a text that fits in no way: to count its tokens would keep others waiting."""
+        """Raises ContextError for a text that fits in no way: to count its many tokens would keep others waiting."""
         texts = [job.prompt] if isinstance(job.prompt, str) else [] if isinstance(job.prompt, Ids) else job.prompt
         n_bytes = sum(len((text if isinstance(text, str) else text.content).encode()) for text in texts)
         least = n_bytes // self.emulator.tokenizer.longest
-        if least >= self.emulator.context:
+        if n_bytes > COUNTED and least >= self.emulator.context:
             raise ContextError("The prompt is too long.", n_tokens=least, n_ctx=self.emulator.context)
 
     def _texts(self, prompt: Prompt, ids: list[int]) -> tuple[str, str]:

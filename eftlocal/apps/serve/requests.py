@@ -128,11 +128,8 @@ def _dials(body: Mapping[str, object]) -> Dials:
 
 def _check_size(name: str, value: object) -> None:
     """Raises EftError for a setting so large that it would slow down each step."""
-    if (
-        name == "stop"
-        and isinstance(value, list)
-        and (len(value) > MAX_STOPS or max(map(len, value), default=0) > MAX_STOP)
-    ):
+    stops = value if name == "stop" and isinstance(value, list) else []
+    if len(stops) > MAX_STOPS or max(map(len, stops), default=0) > MAX_STOP:
         raise EftError(f"stop has more than {MAX_STOPS} strings, or one of more than {MAX_STOP} characters")
     if name == "logit_bias" and isinstance(value, dict) and len(value) > MAX_BIASES:
         raise EftError(f"logit_bias has more than {MAX_BIASES} tokens")
