@@ -12,14 +12,16 @@ from eftlocal.runtime.views import Message
 from eftlocal.text import as_unicode, printable
 
 
-def read_prompt(argument: str | None) -> str:
+def read_prompt(argument: str | None, *, needed: bool = True) -> str:
     """The prompt: the argument, or standard input if the argument is `-`, or is missing and there is a pipe.
 
-    Raises SettingError if there is no prompt, or if standard input is not UTF-8.
+    Raises SettingError if there is no prompt although one is needed, or if standard input is not UTF-8.
     """
     if argument is not None and argument != "-":
         return argument
     if sys.stdin is None or (argument is None and sys.stdin.isatty()):
+        if not needed:
+            return ""
         raise SettingError("No prompt was given.", "Give one as an argument, or pipe one in.")
     try:
         text = sys.stdin.read()

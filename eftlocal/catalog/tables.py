@@ -9,7 +9,7 @@ from typing import Final, TypeVar, cast
 
 from eftlocal.errors import CatalogError
 
-__all__ = ["Table", "document", "expanded", "kind_of", "nearest"]
+__all__ = ["Table", "document", "expanded", "kind_of", "nearest", "parsed", "text_of"]
 
 T = TypeVar("T")
 
@@ -24,7 +24,11 @@ def document(file: Path) -> dict[str, object]:
 
     Raises CatalogError, which says why the file cannot be read, or at which line and column it is not TOML.
     """
-    text = _text(file)
+    return parsed(file, text_of(file))
+
+
+def parsed(file: Path, text: str) -> dict[str, object]:
+    """Parses the text of a TOML file. Raises CatalogError, which says at which line and column it is not TOML."""
     try:
         return tomllib.loads(text)
     except RecursionError as error:
@@ -36,7 +40,8 @@ def document(file: Path) -> dict[str, object]:
         raise CatalogError(f"{file}: is not valid TOML: {problem}") from error
 
 
-def _text(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """The text of a file, which is UTF-8. Raises CatalogError, which says why it cannot be read."""
     try:
         return expanded(file).read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark in front
     except FileNotFoundError as error:

@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 from io import TextIOWrapper
 
-from eftlocal.cli import run, serve, store  # noqa: F401 - importing them adds their commands
+from eftlocal.cli import run, serve, store, templates  # noqa: F401 - importing them adds their commands
 from eftlocal.cli.app import app
 from eftlocal.errors import EftError
 from eftlocal.text import printable

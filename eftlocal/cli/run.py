@@ -23,6 +23,7 @@ from eftlocal.cli.options import (
     tell,
     with_options,
 )
+from eftlocal.cli.templates import ParamOption, SaveTemplateOption, TemplateOption, filled, save, settings
 from eftlocal.cli.values import no_file_options, not_both, shape
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def chat(
     ] = None,
     named: EmulatorOption = None,
     system: SystemOption = None,
+    template: TemplateOption = None,
+    param: ParamOption = None,
+    save_template: SaveTemplateOption = None,
     session: Annotated[
         str | None,
         typer.Option("--session", metavar="NAME", help="Continue the saved session NAME, and save it after each turn."),
@@ -67,22 +71,27 @@ def chat(
     if emulator is not None and named is not None:
         raise typer.BadParameter(f"{emulator} and -e {named} both name the emulator: leave one of them out")
     catalog, name = options.catalog(emulator or named)
+    if save_template is not None:
+        catalog.emulator(name)  # raises for a prompt in its place
+        return save(save_template, template, system=system, prompt=question, dials=options.dials())
+    used = filled(template, param)
     if can_ask() and not catalog.is_local(wanted := catalog.emulator(name)):
         from eftlocal.apps.store.pull import pull
 
         if code := pull(catalog, wanted.name, revision=None, yes=False, dry_run=False, xet=False):
             return code
     return chat.chat(
-        lambda name: options.load(catalog, name),
+        lambda name: options.load(catalog, name, **settings(used, options.dials())),
         name,
         catalog=catalog,
         first=question,
         system=system,
+        template=used,
         session_name=session,
         history=not no_history,
         plain=plain,
         rolling=keep_context == "rolling",
-        dials=options.dials(),
+        dials=settings(used, options.dials()) | options.dials(),
     )
 
 
@@ -99,6 +108,9 @@ def generate(
     ] = None,
     emulator: EmulatorOption = None,
     system: SystemOption = None,
+    template: TemplateOption = None,
+    param: ParamOption = None,
+    save_template: SaveTemplateOption = None,
     raw: RawOption = False,
     json: JsonOption = False,
     json_schema: Annotated[
@@ -149,16 +161,24 @@ def generate(
 ) -> int:
     """Answer one prompt, or every prompt of a file (-i)."""
     dials = shape(json_schema, grammar, regex, choice) | ({} if logprobs is None else {"logprobs": logprobs})
+    if save_template is not None:
+        return save(save_template, template, system=system, prompt=prompt, dials=options.dials() | dials)
+    used = filled(template, param)
     if input is None:
         no_file_options(context, FILES)
         from eftlocal.apps import generate
 
-        question = generate.as_prompt(generate.read_prompt(prompt), system=system, raw=raw)
+        text = generate.read_prompt(prompt, needed=used is None or used.template.takes_input)
+        if used is not None:
+            text, system = used.message(text), used.system if system is None else system
+            dials = settings(used, options.dials()) | dials
+        question = generate.as_prompt(text, system=system, raw=raw)
         with options.load_and_tell(*options.catalog(emulator), **dials) as loaded:
             return generate.generate(loaded, question, as_json=json)
     from eftlocal.apps import batch
 
     not_both(prompt, "PROMPT")
+    not_both(template, "-t NAME")
     wanted = batch.Options(
         source=input,
         target=output,

@@ -35,6 +35,7 @@ base = "m"
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
     return tmp_path
 
@@ -87,6 +88,7 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["/set temperature"], "temperature is 0.7", []),
     (["/set"], "repeat_penalty", []),
     (["say a", "/undo"], "the last turn is undone", []),
+    (["/template"], "no template is saved yet", []),
     (["/read none.txt"], "There is no file none.txt.", []),
     (["/undo"], "The conversation is empty", []),
     (["say a", "/regen"], "a", TURN),

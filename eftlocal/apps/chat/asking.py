@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from eftlocal.apps.chat import files
+from eftlocal.apps.chat import files, templating
 from eftlocal.apps.chat.files import Mentions
 from eftlocal.apps.chat.room import larger, most
 from eftlocal.apps.chat.state import Chat
@@ -61,16 +61,16 @@ def _scan(chat: Chat, text: str) -> Mentions:
 def _with_files(chat: Chat, typed: str, found: Mentions, before: Sequence[Message], *first: str) -> Message:
     """The message of the files `first`, those that were found, and the text. `typed` gives it again."""
     names = list(dict.fromkeys((*first, *found.names)))
-    if not names:
-        return Message("user", found.text)
     read = [files.read(name) for name in names]
-    asked = Message("user", files.message(read, found.text))
+    asked = Message("user", templating.message(chat, files.message(read, found.text)))
+    chat.typed[asked.content] = typed
+    if not read:
+        return asked
     emulator = chat.emulator
     slow = sum(len(file.text) for file in read) > SLOW
     with chat.interrupts.raising(), chat.screen.waiting("counting tokens") if slow else nullcontext():
         tokens = [most(emulator.count(Raw(file.fenced))) for file in read]
-        _must_fit(chat, names, asked, Message("user", found.text or "-"), before)
-    chat.typed[asked.content] = typed
+        _must_fit(chat, names, asked, Message("user", templating.message(chat, found.text or "-")), before)
     counts = (
         f"{file.name}: {_several(file.lines, 'line')}, {_several(n, 'token')}"
         for file, n in zip(read, tokens, strict=True)

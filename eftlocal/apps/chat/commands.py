@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from rich.table import Table
 from rich.text import Text
 
-from eftlocal.apps.chat import actions, asking, compare, dials, session, why
+from eftlocal.apps.chat import actions, asking, compare, dials, session, templating, why
 from eftlocal.apps.chat.state import Chat
 from eftlocal.apps.common import can_ask
 from eftlocal.errors import EftError
@@ -146,6 +146,10 @@ def _emulators(chat: Chat) -> Iterable[str]:
     return chat.loader.names()
 
 
+def _templates(chat: Chat) -> Iterable[str]:
+    return [*templating.names(), "off"]
+
+
 def _names(chat: Chat) -> Iterable[str]:
     return dials.NAMES
 
@@ -160,6 +164,9 @@ CONTEXT = "When it is full, rolling drops the oldest turns by itself; with ask, 
 COPY = "With code: its last code block."
 DROP = "Without N, one turn. The models do not see dropped turns any more."
 READ = 'The same in a message: @FILE, or @"FILE WITH SPACES".'
+TEMPLATE = (
+    "Without NAME, your templates are listed. Values of variables follow the name: /template NAME language=French."
+)
 SET = "Without NAME, all of them are shown."
 WHY = "With N or TEXT: the candidates for its token N, or for the first token that contains TEXT; <end> is its end."
 
@@ -169,6 +176,9 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {  # a help text of 34 characters fi
         Command("retry", "TEXT", "replace the last message", actions.retry),
         Command("continue", "", "continue the last answer", actions.continue_),
         Command("read", "FILE [TEXT]", "ask about a file's text", asking.read, files=True, more=READ),
+        Command(
+            "template", "[NAME|off]", "wrap each message in a template", templating.template, _templates, more=TEMPLATE
+        ),
         Command("edit", "[TEXT]", "write a message in $EDITOR", actions.edit),
     ),
     "Look": (

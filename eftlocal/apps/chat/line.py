@@ -152,6 +152,8 @@ class Line:
         parts = [emulator.name, f"beta {emulator.settings.beta:g}"]
         if emulator.settings.alone is not None:
             parts.append(f"{emulator.settings.alone} alone")
+        if chat.template is not None:
+            parts.append(f"template {chat.template.filled.template.name}")
         if chat.session_name:
             parts.append(f"session {chat.session_name}")
         used = chat.used

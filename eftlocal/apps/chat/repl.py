@@ -5,7 +5,7 @@ import sys
 
 from rich.text import Text
 
-from eftlocal.apps.chat import session
+from eftlocal.apps.chat import session, templating
 from eftlocal.apps.chat.commands import Leave, run
 from eftlocal.apps.chat.interrupt import Interrupts
 from eftlocal.apps.chat.line import BLOCK, Line, PlainLine
@@ -16,6 +16,7 @@ from eftlocal.apps.chat.state import Chat
 from eftlocal.apps.chat.welcome import first_line
 from eftlocal.apps.common import INTERRUPTED
 from eftlocal.catalog.models import Catalog
+from eftlocal.catalog.templates import Filled
 from eftlocal.decoding.settings import Dials
 from eftlocal.errors import EftError
 
@@ -31,6 +32,7 @@ def chat(
     catalog: Catalog,
     first: str | None = None,
     system: str | None = None,
+    template: Filled | None = None,
     session_name: str | None = None,
     history: bool = True,
     plain: bool = False,
@@ -41,6 +43,7 @@ def chat(
 
     load          loads an emulator of `catalog` by its name (None: the default)
     first         the first message or command, as if the user had typed it
+    template      wraps each message; its system text counts where `system` is None, and `dials` has its settings
     session_name  the session to continue, if it exists, and to save
     history       store what the user types
     rolling       drop the oldest turns when the context is full
@@ -60,6 +63,9 @@ def chat(
             if system is not None:
                 state.system = system
             screen.note(f"session {session_name}: {len(state.turns)} messages")
+        if template is not None:
+            templating.start(state, template, with_system=system is None)
+            screen.note(templating.describe(template))
         try:
             code = _loop(state, history, first)
         except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """The state of the chat: a conversation and its emulator, and how they change. It reads no input and draws nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +9,14 @@ from eftlocal.apps.chat.interrupt import Interrupts
 from eftlocal.apps.chat.loading import Loader
 from eftlocal.apps.chat.room import FULL, ROOM, WAYS_OUT, most, too_long, turns_were
 from eftlocal.apps.chat.screen import Screen
+from eftlocal.catalog.templates import Filled
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import ContextError, EftError, SettingError
 from eftlocal.runtime.views import Message
 
-__all__ = ["Answered", "Chat"]
+__all__ = ["Answered", "Chat", "InUse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,18 @@ class Answered:
     reply: Reply
     settings: Settings
     whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """The prompt template in use, and what was there before it: the settings that it changed, and the system text.
+
+    system  a tuple of the text; None if the template has no system text
+    """
+
+    filled: Filled
+    system: tuple[str | None] | None
+    settings: Mapping[str, Any]
 
 
 class Chat:
@@ -56,6 +69,7 @@ class Chat:
         self.interactive = False  # whether lines are typed and edited, and Up gives the earlier ones
         self.offered: list[str] = []  # texts that Up gives at the next prompt, the last one first
         self.typed: dict[str, str] = {}  # a message that holds files -> what the user typed, which is shorter
+        self.template: InUse | None = None  # the prompt template that wraps each message
         self.explained: tuple[object, object] | None = None  # (what was scored, its score), kept for /why
         self.remarks: list[str] = []  # remarks to show when the screen is free
         self._dials: Dials = dials or {}  # dials of the command line; they override those of a session
