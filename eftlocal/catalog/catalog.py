@@ -9,7 +9,7 @@ from typing import Final, Literal
 from eftlocal.catalog.entries import Emulator, Model, Reward
 from eftlocal.catalog.files import BESIDE, NAMING, HubFile, local, named, typed
 from eftlocal.catalog.tables import nearest
-from eftlocal.errors import CatalogError
+from eftlocal.errors import CatalogError, HubError
 from eftlocal.text import as_unicode
 
 __all__ = ["TRIO", "Catalog", "Mistake", "local_lora", "local_path"]
@@ -127,10 +127,10 @@ class Catalog:
         return f"It may be in a part of {hiding} that cannot be read: `eftlocal doctor` says why."
 
     def is_local(self, emulator: Emulator) -> bool:
-        """Whether all files of the emulator's models are on this machine."""
+        """Whether all files of the emulator's models are on this machine; False also where that cannot be found out."""
         try:
             self.must_be_here(emulator)
-        except CatalogError:
+        except (CatalogError, HubError):
             return False
         return True
 

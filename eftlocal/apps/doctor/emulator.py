@@ -48,6 +48,8 @@ def examine(models: Path | None, name: str) -> Iterator[Finding]:
             yield Finding(step, "ok", f"{reply.text!r} after {reply.ttft_s or 0:.2f} s")
     except EftError as error:
         yield Finding(step, "wrong", error.message, error.hint)
+    except OSError as error:  # such as a shard that is missing, or a file without permission
+        yield Finding(step, "wrong", f"{error.filename}: {error.strerror}")
 
 
 def _files(model: catalog.Model) -> Iterator[Finding]:

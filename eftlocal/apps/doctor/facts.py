@@ -30,6 +30,11 @@ def gather(models: Path | None) -> Facts:
         mistakes = [str(error)]
     here = machine.here()
     folder = hub.cache_folder()
+    unfinished, unreadable = 0, None
+    try:
+        unfinished = hub.unfinished_bytes()
+    except EftError as error:
+        unreadable = error.message
     return Facts(
         system={"Darwin": "macOS"}.get(platform.system(), platform.system()),
         python=sys.version_info[:3],
@@ -43,9 +48,9 @@ def gather(models: Path | None) -> Facts:
         machine=here,
         threads=f"{here.cores} threads, divided among the members by their cost",
         cache=str(folder),
-        cache_free=hub.free_bytes(folder),
-        cache_problem=not_writable(folder),
-        unfinished=hub.unfinished_bytes(),
+        cache_free=_free(folder),
+        cache_problem=not_writable(folder) or unreadable,
+        unfinished=unfinished,
         endpoint=hub.endpoint(),
         network=hub.reachable(),
         token=hub.token_source(),
@@ -54,6 +59,14 @@ def gather(models: Path | None) -> Facts:
         here=[emulator.name for emulator in cat.emulators.values() if cat.is_local(emulator)],
         mistakes=mistakes,
     )
+
+
+def _free(folder: Path) -> int:
+    """The free bytes of the disk of `folder`; 0 if they cannot be found out."""
+    try:
+        return hub.free_bytes(folder)
+    except (EftError, OSError):
+        return 0
 
 
 def _translated() -> bool:
@@ -96,11 +109,11 @@ def _output(*command: str) -> str:
 
 def not_writable(folder: Path) -> str | None:
     """Why nothing can be downloaded into `folder`, or None. The folder need not exist yet."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        return f"{folder} is not a folder"
     try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            return f"{folder} is not a folder"
         with TemporaryFile(dir=folder):  # only writing shows that a disk is full or read-only
             return None
     except OSError as error:

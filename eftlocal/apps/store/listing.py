@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 
 from eftlocal.apps.common import console, print_json, size
 from eftlocal.apps.store.columns import Row, rows_as_lines
-from eftlocal.apps.store.survey import held, rough_memory, sizes
+from eftlocal.apps.store.survey import held, hub_files, rough_memory, sizes
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile
 from eftlocal.runtime import machine
+from eftlocal.text import printable
 
 __all__ = ["listing"]
 
@@ -18,6 +19,10 @@ def listing(cat: catalog.Catalog, *, local: bool, models_too: bool, as_json: boo
 
     The models are printed if `models_too`, and always as JSON.
     """
+    problems = [found.problem for file in hub_files(cat.models.values()) if (found := held(file)).problem]
+    if problems:  # mostly one folder that cannot be read, with many files below it
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        print(printable(f"eftlocal: {problems[0]}{more}"), file=sys.stderr)
     memory = machine.here(devices=False).memory
     emulators = [_emulator(cat, emulator, memory) for emulator in cat.emulators.values()]
     models = [_model(model) for model in cat.models.values()]

@@ -7,7 +7,7 @@ from pathlib import Path
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import NAMING, File, HubFile, named, parts
 from eftlocal.catalog.tables import nearest
-from eftlocal.errors import CatalogError
+from eftlocal.errors import CatalogError, HubError
 from eftlocal.text import as_unicode
 
 __all__ = ["Held", "held", "hub_files", "models_of", "rough_memory", "sizes"]
@@ -18,11 +18,15 @@ ONCE = 300_000_000  # bytes of memory that any emulator needs on top
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A file of an entry. `path` is None if it is not on this machine; `size` (in bytes) is None if it is unknown."""
+    """A file of an entry. `path` is None if it is not on this machine; `size` (in bytes) is None if it is unknown.
+
+    `problem` says why it cannot be found out whether the file is here.
+    """
 
     file: File
     path: Path | None
     size: int | None
+    problem: str | None = None
 
 
 def held(file: File) -> Held:
@@ -30,8 +34,9 @@ def held(file: File) -> Held:
     try:
         path = catalog.local(file, "", "")
         return Held(file, path, sum(part.stat().st_size for part in parts(path)))
-    except (CatalogError, OSError):
-        return Held(file, None, file.size if isinstance(file, HubFile) else None)
+    except (CatalogError, HubError, OSError) as error:
+        problem = error.message if isinstance(error, HubError) else None
+        return Held(file, None, file.size if isinstance(file, HubFile) else None, problem)
 
 
 def models_of(cat: catalog.Catalog, name: str) -> tuple[catalog.Emulator | None, tuple[catalog.Model, ...]]:

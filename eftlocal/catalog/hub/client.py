@@ -16,11 +16,21 @@ PATIENCE: Final = 3.0  # seconds that `reachable` waits
 
 
 def token() -> str | bool:
-    """Returns the token that requests send; False for none. Raises HubError when it cannot be sent in a header.
+    """Returns the token that requests send; False for none. Raises HubError when it cannot be read or sent in a header.
 
     The HTTP library would refuse such a token too, but its message would show the token.
     """
-    if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN or not (found := get_token()):
+    if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        return False
+    try:
+        found = get_token()
+    except NotADirectoryError:  # the home folder is not a folder, as for many services
+        return False
+    except (OSError, ValueError) as error:  # without permission, or not text
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        hint = "correct the file, or run `hf auth login`"
+        raise HubError(f"the token in {constants.HF_TOKEN_PATH} cannot be read: {reason}", hint) from error
+    if not found:
         return False
     if not re.fullmatch(r"[\x21-\x7e]+", found):
         hint = "copy it again, or run `hf auth login`"

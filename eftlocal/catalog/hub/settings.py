@@ -45,6 +45,6 @@ def token_source() -> str | None:
             return f"the variable {variable}"
     file = Path(constants.HF_TOKEN_PATH)
     try:
-        return f"the file {file}" if file.read_text().strip() else None
+        return f"the file {file}" if file.read_bytes().strip() else None
     except OSError:
         return None
