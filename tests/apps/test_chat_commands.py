@@ -486,3 +486,12 @@ def test_a_session_that_cannot_be_written_whole_leaves_the_old_one(
         run(chat, "/save it")
     assert [path.name for path in (data / "eftlocal/sessions").iterdir()] == ["it.json"]
     assert (data / "eftlocal/sessions/it.json").read_text() == before
+
+
+def test_the_list_of_emulators_ends_with_what_is_broken(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "eftlocal").mkdir(exist_ok=True)
+    (data / "eftlocal" / "models.toml").write_text("[emulators.bad]\nbse = 1\n")
+    chat = make(data)
+    run(chat, "/emulator")
+    out, err = capsys.readouterr()
+    assert "the other one" in out and "[emulators.bad] bse: unknown key" in out + err and "bad" not in out.split()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from eftlocal.apps.common import console
 from eftlocal.apps.store.check import Checked, check
 from eftlocal.apps.store.toml import emulator_lines, model_lines
 from eftlocal.catalog import added
@@ -178,11 +179,12 @@ def _place(file: catalog.File) -> object:
 
 
 def _say(name: str, target: Path, checked: Checked) -> None:
+    out = console(stderr=True)
     option = "" if target == catalog.users_file() else f" --models {shlex.quote(str(target))}"
     if checked.views:
         views = ", ".join(f"{role} {view.kind}" for role, view in checked.views.items())
-        print(printable(f"views: {views} (`eftlocal show {name}{option}` shows what each sees)"), file=sys.stderr)
+        out.print(printable(f"views: {views} (`eftlocal show {name}{option}` shows what each sees)"))
     for note in checked.notes:
-        print(printable(note), file=sys.stderr)
+        out.print(printable(note))
     print(printable(f"`eftlocal rm {name}{option}` takes it out again"), file=sys.stderr)
     print(printable(f"{target} now defines {name}: eftlocal chat {name}{option}"), file=sys.stderr)

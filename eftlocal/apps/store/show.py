@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rich.table import Column, Table
+from rich.table import Table
 
 from eftlocal.apps.common import console, print_json, size
 from eftlocal.apps.store.afar import Afar
 from eftlocal.apps.store.cells import cell, one_line
+from eftlocal.apps.store.columns import Row, rows_as_lines
 from eftlocal.apps.store.memory import Memory, memory
 from eftlocal.apps.store.survey import held, models_of
 from eftlocal.catalog import models as catalog
@@ -150,15 +151,14 @@ def _json(emulator: catalog.Emulator, files: Sequence[Mapping[str, object]], fou
 def _print(emulator: catalog.Emulator, files: Sequence[Mapping[str, object]], found: Findings) -> None:
     out = console()
     out.print(one_line(f"{emulator.name}: {emulator.description}" if emulator.description else emulator.name))
-    narrow = [Column(name, no_wrap=True) for name in ("here", "size")]
-    table = Table("model", *narrow, "from", box=None, pad_edge=False)
+    rows = []
     for file in files:
         n, source = file["size"], file["source"]
         assert isinstance(source, list)
         shown = size(n) if isinstance(n, int) else "?"
-        name, place = cell(str(file["name"])), cell(" + ".join(source))
-        table.add_row(name, "yes" if file["local"] else "no", shown, place)
-    out.print(table)
+        rows.append(Row((str(file["name"]), "yes" if file["local"] else "no", shown), " + ".join(source)))
+    for line in rows_as_lines(Row(("model", "here", "size"), "from"), rows, out.width, cut=False):
+        out.print(line, soft_wrap=True)
     if (members := found.members) is None:
         return
     table = Table("role", "model", "weights", "trained for", "licence", box=None, pad_edge=False)
