@@ -493,5 +493,5 @@ def test_the_list_of_emulators_ends_with_what_is_broken(data: Path, capsys: pyte
     (data / "eftlocal" / "models.toml").write_text("[emulators.bad]\nbse = 1\n")
     chat = make(data)
     run(chat, "/emulator")
-    out, err = capsys.readouterr()
-    assert "the other one" in out and "[emulators.bad] bse: unknown key" in out + err and "bad" not in out.split()
+    listed, _, broken = capsys.readouterr().err.partition("the other one")
+    assert "[emulators.bad] bse: unknown key" in broken and "bad" not in listed.split()
