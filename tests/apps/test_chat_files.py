@@ -56,6 +56,11 @@ def bad(word: str) -> Mentions:
         ("at @ 3 or @3.50", Mentions("at @ 3 or @3.50", (), ())),
         ("@nope.txt x", bad("nope.txt")),
         ("@no/pe x", bad("no/pe")),
+        ('@"no pe" x', Mentions('@"no pe" x', (), ("no pe",))),
+        ('s = @"no";', Mentions('s = @"no";', (), ("no",))),
+        ('@@"my notes.txt" x', Mentions('@"my notes.txt" x', (), ())),
+        ("@sub", Mentions("", ("sub",), ())),  # reading it says that it is a folder
+        ("@sub\ndef f(): ...", Mentions("@sub\ndef f(): ...", (), ())),
         ("@nope x", Mentions("@nope x", (), ())),
         ("@@nope.txt x", Mentions("@nope.txt x", (), ())),
         ("@app.command() x", Mentions("@app.command() x", (), ())),
@@ -191,7 +196,7 @@ def test_nothing_is_sent_for_a_missing_file(chat: Chat, capsys: pytest.CaptureFi
             run(chat, line)
         assert contents(chat) == []
     run(chat, "say a\n@nope.mark\ndef f(): ...")  # a program
-    assert "there is no file nope.mark, so @nope.mark is sent as text" in capsys.readouterr().err
+    assert "there is no file nope.mark, so its @ is sent as text" in capsys.readouterr().err
     assert contents(chat)[0] == "say a\n@nope.mark\ndef f(): ..."
 
 

@@ -53,8 +53,8 @@ def _scan(chat: Chat, text: str) -> Mentions:
     if found.missing:
         word = found.missing[0]
         if "\n" not in text:
-            raise EftError(f"There is no file {word}.", f"To send it as text, write @@{word}.")
-        chat.screen.note(f"there is no file {printable(word)}, so @{printable(word)} is sent as text")
+            raise EftError(f"There is no file {word}.", "To send it as text, write @@ for its @.")
+        chat.screen.note(f"there is no file {printable(word)}, so its @ is sent as text")
     return found
 
 

@@ -58,7 +58,7 @@ class Mentions:
 
     text     the message, with each file's name in place of its mention; empty if there was nothing else
     names    the files that it names, each once
-    missing  words that look like a path after an `@`, where there is no file
+    missing  what is quoted or looks like a path after an `@`, where there is no file
     """
 
     text: str
@@ -69,26 +69,26 @@ class Mentions:
 def scan(text: str) -> Mentions:
     """Find the mentions of files in a message. A word after an `@` that is neither a file nor a path is text.
 
-    `@@` begins a word with an `@`, whatever follows.
+    What is missing stays text, too. `@@` begins a word with an `@`, whatever follows.
     """
     names: list[str] = []
     missing: list[str] = []
+    lines = "\n" in text  # it may be a program, where @app is no folder
     left = MENTION.sub("", text).strip()  # what is no mention
 
     def named(found: re.Match[str]) -> str:
-        if found[1] is not None:
-            names.append(found[1])
-            return found[1]
         nonlocal left
-        word = found[2]
-        if (path := _existing(word)) is not None:
+        quoted, word = found[1], found[2]
+        path = _existing(word) if quoted is None else quoted
+        if path is not None and _is_there(path) and not (lines and _path(path).is_dir()):
             names.append(path)
+            return quoted or word
+        left += found[0]
+        if quoted is not None:
+            missing.append(quoted)
+        elif word.startswith("@"):
             return word
-        left += word
-        if word.startswith("@"):
-            return word
-        bare = word.rstrip(ENDS)
-        if PATH.fullmatch(bare) and not NUMBER.fullmatch(bare):
+        elif PATH.fullmatch(bare := word.rstrip(ENDS)) and not NUMBER.fullmatch(bare):
             missing.append(bare)
         return found[0]
 
