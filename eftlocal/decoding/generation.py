@@ -15,6 +15,7 @@ from eftlocal.decoding.drafts.lookup import PromptLookup
 from eftlocal.decoding.logprobs import TokenLogprobs
 from eftlocal.decoding.settings import Settings
 from eftlocal.decoding.stream import TextStream
+from eftlocal.decoding.thinking import ANSWER, Splitter, split
 from eftlocal.engine.engine import Engine
 from eftlocal.errors import ContextError, EftError
 from eftlocal.runtime.views import Message
@@ -32,6 +33,7 @@ class Reply:
                    "context": the context is full; "cancelled": the caller cancelled it
     tokens         ids of the answer, without the token that ended it
     end_token      the id of the token that ended it; None if something else did
+    place          where the text begins, for telling thoughts and answer apart (decoding.thinking.Splitter)
     prompt_tokens  role -> tokens in its member's rendering of the conversation
     ttft_s         seconds from the request to the first token; None if no token came
     tokens_per_s   decoding speed after the first token; None if it was not measured
@@ -64,6 +66,17 @@ class Reply:
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     complete: bool | None = None
     end_token: int | None = None
+    place: str = ANSWER
+
+    @property
+    def thinking(self) -> str:
+        """The thoughts in `text`, without their markers; "" if there are none."""
+        return split(self.text, self.place)[0]
+
+    @property
+    def answer(self) -> str:
+        """What `text` says after the thoughts: the whole text, if there are none."""
+        return split(self.text, self.place)[1]
 
     @property
     def message(self) -> Message:
@@ -88,6 +101,7 @@ class Generation:
     stop_tokens: Mapping[int, str] = field(default_factory=dict)  # control tokens that end it, with the stop string
     matcher: Matcher | None = None  # checks the constraint; None if there is none
     logprobs_of: Callable[[int, Logits, Mapping[int, Logits]], TokenLogprobs] | None = None  # a `Places`; None if off
+    place: str = ANSWER  # where its text begins, for telling thoughts and answer apart
     tokens: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     started: float = field(default_factory=time.perf_counter)
@@ -141,7 +155,12 @@ class Generation:
             prompt_logprobs=tuple(self.prompt_logprobs),
             complete=None if self.matcher is None else self.matcher.complete(self.stream.text),
             end_token=self.end_token,
+            place=self.place,
         )
+
+    def splitter(self) -> Splitter:
+        """A splitter of the answer's text into thoughts and answer, from its beginning on."""
+        return Splitter(self.place)
 
     def room(self, n_ctx: int) -> int:
         """How many tokens may be guessed now: one fewer than max_tokens and the context still allow."""

@@ -13,6 +13,7 @@ from eftlocal.decoding.generation import Generation, Reply
 from eftlocal.decoding.scheduler import Scheduler
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.decoding.step import Step
+from eftlocal.decoding.thinking import Splitter
 from eftlocal.emulation.batch import Answer, Batch, Job, answers
 from eftlocal.emulation.loading import Loaded, LoadOptions, load
 from eftlocal.emulation.members import Members
@@ -50,6 +51,15 @@ class Stream:
 
     def __iter__(self) -> Iterator[str]:
         return self._deltas
+
+    def splitter(self) -> Splitter:
+        """A splitter of the deltas into the answer's thoughts and what it says."""
+        return self._generation.splitter()
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens the answer has so far."""
+        return len(self._generation.tokens)
 
     @property
     def reply(self) -> Reply:

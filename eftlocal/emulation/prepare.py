@@ -15,6 +15,7 @@ from eftlocal.decoding.generation import Generation, must_fit
 from eftlocal.decoding.logprobs import Places
 from eftlocal.decoding.settings import Settings
 from eftlocal.decoding.stream import TextStream
+from eftlocal.decoding.thinking import ANSWER, START, Splitter, opened_by, spoken
 from eftlocal.emulation.members import Members
 from eftlocal.emulation.scoring import Task
 from eftlocal.engine.workers import Workers
@@ -43,6 +44,7 @@ WORTH_DRAFTING = 32_000_000  # bytes; a smaller model decodes a token about as f
 DRAFTER = 0.5  # a draft model reads at most this share of what the largest member reads for a token
 
 RAW_VIEW = View(template=RAW, variables={})
+END = 16  # tokens at the end of a prompt among which the marker is that opens thoughts
 NO_ARGS: Mapping[str, object] = MappingProxyType({})
 
 
@@ -91,6 +93,7 @@ class Preparer:
             drafter=drafter,
             lookup=PromptLookup(next(iter(prompts.values()))) if looks_up else None,
             matcher=None if settings.constraint is None else self._matcher(mix, settings.constraint),
+            place=self._place(prompt, prompts, mix, settings, template_args),
         )
         if score_prompt:
             if settings.logprobs is None or len({tuple(ids) for ids in prompts.values()}) > 1:
@@ -143,14 +146,64 @@ class Preparer:
         return view.prompt(self._workers.model(member), self._conversation(prompt))
 
     def _conversation(self, prompt: Prompt) -> list[Message]:
-        """The prompt's messages under its system text, else the emulator's. An empty system text stands for none."""
+        """The prompt's messages under its system text, else the emulator's. An empty system text stands for none.
+
+        Earlier answers are without their thoughts. Templates of models that think leave those out; here all members
+        do, so that a base reads the same conversation, and every app gives the same prompt.
+        """
         messages = as_messages(prompt)
         default = None if isinstance(prompt, Raw) else self._members.system
         if default and not any(message.role == "system" for message in messages):
             messages = [Message("system", default), *messages]
         for message in messages:
             self._check_ids(f"A message of the {message.role}", message.tokens)
-        return [message for message in messages if message.role != "system" or message.content]
+        earlier = list(map(self._without_thoughts, messages[:-1]))  # the last one, if it is an answer, is continued
+        return [message for message in (*earlier, *messages[-1:]) if message.role != "system" or message.content]
+
+    def _place(
+        self,
+        prompt: Prompt,
+        prompts: Mapping[int, Sequence[int]],
+        mix: Mix,
+        settings: Settings,
+        template_args: Mapping[str, object],
+    ) -> str:
+        """Where the answer begins, for telling thoughts apart: within them, if the prompt of one member opens them.
+
+        An answer that is continued begins where its text has come to. Without turns, or with a constraint, an answer
+        has no thoughts.
+        """
+        if isinstance(prompt, Raw | Ids) or settings.constraint is not None:
+            return ANSWER
+        messages, opened = as_messages(prompt), ""
+        if messages and messages[-1].role == "assistant":
+            *messages, last = messages
+            opened = last.content
+            prompts = self.prompts(messages, mix, template_args)
+        places = (opened_by(self._end_of(member, tokens)) for member, tokens in prompts.items())
+        splitter = Splitter(next((place for place in places if place != START), START))
+        splitter.push(opened)
+        return splitter.place
+
+    def _end_of(self, member: int, tokens: Sequence[int]) -> str:
+        """The last text of a member's prompt."""
+        return b"".join(map(self._workers.model(member).piece, tokens[-END:])).decode("utf-8", "replace")
+
+    def _without_thoughts(self, message: Message) -> Message:
+        """An earlier answer as all members read it: without its thoughts, and with the tokens of the rest."""
+        rest = spoken(message.content) if message.role == "assistant" else message.content
+        if rest == message.content:
+            return message
+        return Message("assistant", rest, self._tail(message.tokens, message.content[: -len(rest) or None]))
+
+    def _tail(self, tokens: tuple[int, ...], head: str) -> tuple[int, ...]:
+        """The tokens that come after the text `head`, with which they begin. None, if it ends within a token."""
+        left = len(head.encode("utf-8", "surrogatepass"))
+        for i, token in enumerate(tokens):
+            if left <= 0:
+                return tokens[i:] if left == 0 else ()
+            left -= len(self._workers.model(0).piece(token))
+        return ()
 
     def _check_ids(self, what: str, tokens: Sequence[int]) -> None:
         """Raises SettingError for a token id that the members do not have: llama.cpp would end the process."""
