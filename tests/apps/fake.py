@@ -15,6 +15,7 @@ from eftlocal.apps.chat import chat
 from eftlocal.catalog import models
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Settings
+from eftlocal.decoding.thinking import START, Splitter
 from eftlocal.emulation.batch import Job
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.prepare import Ids
@@ -37,6 +38,7 @@ class FakeStream:
     cancelled: Callable[[], bool]
     given: int = 0
     reason: str = "cancelled"
+    place: str = START
 
     def __iter__(self) -> Iterator[str]:
         for word in self.words:
@@ -50,9 +52,17 @@ class FakeStream:
             yield word
         self.reason = "stop"
 
+    def splitter(self) -> Splitter:
+        return Splitter(self.place)
+
+    @property
+    def n_tokens(self) -> int:
+        return self.given
+
     @property
     def reply(self) -> Reply:
         return Reply(
+            place=self.place,
             text="".join(self.words[: self.given]),
             tokens=tuple(self.owner.ids(self.words[: self.given])),
             finish_reason=cast(Any, self.reason),
@@ -83,6 +93,9 @@ class FakeGeneration:
     @property
     def reply(self) -> Reply:
         return self.stream.reply
+
+    def splitter(self) -> Splitter:
+        return self.stream.splitter()
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -135,6 +148,8 @@ class FakeEmulator:
     empty                             an empty answer
     count                             the number of the message's lines
     loop TEXT                         TEXT, and the base repeats it without end
+    think N TEXT                      N marked lines of thoughts, and TEXT
+    evil thoughts                     thoughts with a sequence that would set the terminal's title
     each                              for each role another number of lines
     """
 
@@ -181,7 +196,10 @@ class FakeEmulator:
         if length >= self.context:
             raise ContextError(f"The prompt is {length} tokens long, and the context holds {self.context}.")
         words = WORDS.findall(self._answer(messages, settings))
-        return FakeStream(self, words, settings, length, cancelled or (lambda: False))
+        splitter = Splitter()
+        if messages[-1].role == "assistant":
+            splitter.push(messages[-1].content)
+        return FakeStream(self, words, settings, length, cancelled or (lambda: False), place=splitter.place)
 
     def _answer(self, messages: Sequence[Message], settings: Settings) -> str:
         if messages[-1].role == "assistant":
@@ -197,6 +215,11 @@ class FakeEmulator:
             return text[4:]
         if text.startswith("loop "):
             return f"{text[5:]} " * (300 if settings.alone == "base" else 1)
+        if text == "evil thoughts":
+            return "<think>\nab\x1b]0;evil\x07cd\n</think>\n\nSo."
+        if found := re.fullmatch(r"think (\d+) (.*)", text):
+            thoughts = "\n".join(f"t{i:04} of the thoughts" for i in range(int(found[1])))
+            return f"<think>\n{thoughts}\n</think>\n\n{found[2]}"
         if text == "each":
             name = settings.alone or "emulated"
             return "\n".join(f"{name[:4]}{i:02}" for i in range(10 * len(name)))

@@ -63,6 +63,7 @@ def contents(chat: Chat) -> list[str]:
 
 
 TURN = ["say a", "a"]
+THOUGHT = "<think>\nt0000 of the thoughts\n</think>\n\nHi"
 CASES: list[tuple[list[str], str, list[str] | None]] = [
     # the lines that are typed, what the last one prints (on stdout or stderr), the conversation after it
     (["/beta 0.5"], "beta is 0.5", []),
@@ -124,6 +125,12 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["say a b", "/why 4"], "There is no token 4; the answer has 3 tokens", ["say a b", "a b"]),
     (["say a b", "/why z"], "No token of the answer contains 'z'", ["say a b", "a b"]),
     (["/why"], "There is no answer whose tokens are known", []),
+    (["think 1 Hi", "/think"], "t0000 of the thoughts\n", ["think 1 Hi", THOUGHT]),
+    (["say a", "/think"], "There is no answer with thoughts", TURN),
+    (["/think"], "There is no answer with thoughts", []),
+    (["/think hide"], "thoughts are not shown", []),
+    (["/think loud"], "/think takes show, fold or hide, not 'loud'", []),
+    (["think 1 Hi", "/compare"], "(thought: ", ["think 1 Hi", THOUGHT]),
     (["/save"], "/save needs a name", []),
     (["/save ../up"], "is not a name for a session", []),
     (["say a", "/save it", "/reset", "/load it"], "it: 2 messages with fake", TURN),

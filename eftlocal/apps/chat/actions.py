@@ -11,7 +11,9 @@ from eftlocal.apps.chat.compare import has_rewards
 from eftlocal.apps.chat.editor import edited
 from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.state import Chat
+from eftlocal.decoding.thinking import spoken
 from eftlocal.errors import EftError
+from eftlocal.runtime.views import Message
 from eftlocal.text import path_of, printable
 
 __all__ = [
@@ -207,7 +209,7 @@ def export(chat: Chat, argument: str) -> None:
     if path.suffix == ".json":
         text = session.as_json(chat.saved())
     elif path.suffix == ".md":
-        text = "\n\n".join(f"## {m.role.capitalize()}\n\n{m.content}" for m in chat.messages) + "\n"
+        text = "\n\n".join(f"## {m.role.capitalize()}\n\n{_said(m)}" for m in chat.messages) + "\n"
     else:
         raise EftError("/export needs the name of a file that ends in .md or .json.", "Example: /export chat.md")
     session.write_whole(path, text)
@@ -218,7 +220,9 @@ def copy(chat: Chat, argument: str) -> None:
     at = chat.answered()
     if at is None:
         raise EftError("There is no answer to copy.")
-    text = chat.messages[at].content
+    text = _said(chat.messages[at])
+    if not text:
+        raise EftError("The last answer has only thoughts so far.", "/think shows them, and /continue goes on.")
     if argument == "code":
         blocks = re.findall(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n(.*?)^ {0,3}\1", text, re.DOTALL | re.MULTILINE)
         if not blocks:
@@ -227,6 +231,11 @@ def copy(chat: Chat, argument: str) -> None:
     elif argument:
         raise EftError(f"/copy takes no argument or the word code, not {argument!r}.")
     chat.screen.note(f"copied {len(text)} characters with {clipboard.copy(text)}")
+
+
+def _said(message: Message) -> str:
+    """A message without its thoughts."""
+    return spoken(message.content) if message.role == "assistant" else message.content
 
 
 def edit(chat: Chat, argument: str) -> None:

@@ -1,8 +1,7 @@
 """Draws several answers that decode together: side by side where the width allows it, else one below the other."""
 
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Protocol
@@ -25,12 +24,26 @@ DIM, TITLE = Style(dim=True), Style(bold=True)
 
 @dataclass(slots=True, eq=False)
 class Column:
-    """One answer under its title. `end` is a remark on how it ended ("" for none); None while it is not ended."""
+    """One answer under its title.
+
+    text     what it says so far, without its thoughts
+    tokens   how many it has so far
+    thought  how many of them are thoughts
+    end      a remark on how it ended ("" for none); None while it is not ended
+    """
 
     title: str
     text: str = ""
     tokens: int = 0
+    thought: int = 0
     end: str | None = None
+
+    @property
+    def thoughts(self) -> str:
+        """A remark on its thoughts; "" if it has none."""
+        if not self.thought:
+            return ""
+        return f"(thought: {self.thought} tokens)" if self.text or self.end is not None else "thinking …"
 
 
 class Columns(Protocol):
@@ -57,16 +70,15 @@ def whole(columns: Sequence[Column], console: Console, width: int) -> list[Row]:
     for column in columns:
         body = _Body(console, own)
         body.grow(column.text)
-        bodies.append(_remarked(body.all(), column.end, console, own))
+        bodies.append(_remarked(body.all(), column, console, own))
     return _beside([column.title for column in columns], bodies, own)
 
 
 class Beside:
     """Draws the answers side by side. While they grow, each shows its last rows, so that all fit on the screen."""
 
-    def __init__(self, live: Live, console: Console, size: Callable[[], os.terminal_size]) -> None:
-        """`size` gives the terminal's columns and lines."""
-        self._live, self._console, self._size = live, console, size
+    def __init__(self, live: Live, console: Console) -> None:
+        self._live, self._console = live, console
         self._bodies: list[_Body] = []
         self._pace, self._began = Pace(), time.monotonic()
 
@@ -74,7 +86,7 @@ class Beside:
         """As Columns.draw."""
         if not self._pace.due():
             return
-        width, lines = self._size()
+        width, lines = self._live.size
         if not self._bodies:
             self._own = _own(len(columns), width)
             self._bodies = [_Body(self._console, self._own) for _ in columns]
@@ -82,7 +94,7 @@ class Beside:
         for column, body in zip(columns, self._bodies, strict=True):
             body.grow(column.text)
         bodies = [
-            _remarked(body.last(room), column.end, self._console, self._own)[-room:]
+            _remarked(body.last(room), column, self._console, self._own)[-room:]
             for column, body in zip(columns, self._bodies, strict=True)
         ]
         rows = _beside([column.title for column in columns], bodies, self._own)
@@ -91,14 +103,14 @@ class Beside:
 
     def end(self, columns: Sequence[Column]) -> None:
         """As Columns.end."""
-        self._live.draw(whole(columns, self._console, self._size()[0]), [])
+        self._live.draw(whole(columns, self._console, self._live.size[0]), [])
 
 
 class Below:
     """Draws each answer when it has ended, one below the other, and a row for each that is still growing."""
 
-    def __init__(self, live: Live, console: Console, size: Callable[[], os.terminal_size]) -> None:
-        self._live, self._console, self._size = live, console, size
+    def __init__(self, live: Live, console: Console) -> None:
+        self._live, self._console = live, console
         self._done: set[Column] = set()
         self._pace, self._began = Pace(), time.monotonic()
 
@@ -107,7 +119,7 @@ class Below:
         ended = [column for column in columns if column.end is not None and column not in self._done]
         if not ended and not self._pace.due():
             return
-        width, _ = self._size()
+        width, _ = self._live.size
         self._done.update(ended)
         running = [_progress(column, width) for column in columns if column not in self._done]
         status = [_status(columns, time.monotonic() - self._began, width)] if running else []
@@ -117,7 +129,7 @@ class Below:
     def end(self, columns: Sequence[Column]) -> None:
         """As Columns.end."""
         rest = [column for column in columns if column not in self._done]
-        width, _ = self._size()
+        width, _ = self._live.size
         self._live.draw([row for column in rest for row in _section(column, self._console, width)], [])
 
 
@@ -177,24 +189,25 @@ def _section(column: Column, console: Console, width: int) -> list[Row]:
     rule = "─" * max(0, width - 4 - cell_len(title))
     body = _Body(console, max(20, width - 1))
     body.grow(column.text)
-    return [(("── ", DIM), (title, TITLE), (rule, DIM)), *_remarked(body.all(), column.end, console, width - 1), ()]
+    return [(("── ", DIM), (title, TITLE), (rule, DIM)), *_remarked(body.all(), column, console, width - 1), ()]
 
 
-def _remarked(rows: Sequence[Row], remark: str | None, console: Console, width: int) -> list[Row]:
-    """The rows with a remark behind the last one, or below it if there is no room."""
-    if not remark:
-        return list(rows)
-    if rows and _width(rows[-1]) + 1 + cell_len(remark) <= width:
-        return [*rows[:-1], (*rows[-1], (f" {remark}", DIM))]
-    words = Text(remark, DIM).wrap(console, width)
-    return [*rows, *(((line.plain.rstrip(), DIM),) for line in words)]
+def _remarked(rows: Sequence[Row], column: Column, console: Console, width: int) -> list[Row]:
+    """The rows with what is to be said about the thoughts above them, and about the end behind or below the last."""
+    above: list[Row] = [((column.thoughts, DIM),)] if column.thoughts else []
+    if not column.end:
+        return [*above, *rows]
+    if rows and _width(rows[-1]) + 1 + cell_len(column.end) <= width:
+        return [*above, *rows[:-1], (*rows[-1], (f" {column.end}", DIM))]
+    words = Text(column.end, DIM).wrap(console, width)
+    return [*above, *rows, *(((line.plain.rstrip(), DIM),) for line in words)]
 
 
 def _progress(column: Column, width: int) -> Row:
     """A row on an answer that has not ended: its title, its tokens and its last words."""
     title = f"{clean(column.title)}  "
     count = f"{column.tokens} tokens  " if column.tokens else "…"
-    words = " ".join(clean(column.text[-width:]).split())
+    words = " ".join(clean(column.text[-width:]).split()) or column.thoughts
     room = width - 1 - cell_len(title + count)
     while words and cell_len(words) > room:
         words = words[1:]

@@ -9,7 +9,8 @@ from difflib import get_close_matches
 from rich.table import Table
 from rich.text import Text
 
-from eftlocal.apps.chat import actions, asking, compare, dials, session, templating, why
+from eftlocal.apps.chat import actions, asking, compare, dials, session, templating, think, why
+from eftlocal.apps.chat.answer import MODES
 from eftlocal.apps.chat.state import Chat
 from eftlocal.apps.common import can_ask
 from eftlocal.errors import EftError
@@ -168,6 +169,7 @@ TEMPLATE = (
     "Without NAME, your templates are listed. Values of variables follow the name: /template NAME language=French."
 )
 SET = "Without NAME, all of them are shown."
+THINK = "Without a word: those of the last answer. show, fold and hide set what is shown of them."
 WHY = "With N or TEXT: the candidates for its token N, or for the first token that contains TEXT; <end> is its end."
 
 GROUPS: Mapping[str, tuple[Command, ...]] = {  # a help text of 34 characters fits in 60 columns
@@ -185,6 +187,7 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {  # a help text of 34 characters fi
         Command("compare", "[PROMPT]", "answer with and without the reward", _compare, more=COMPARE),
         Command("sweep", "[BETA ...]", "answer again, at several betas", compare.sweep),
         Command("why", "[N|TEXT]", "what the reward did to the answer", why.why, more=WHY),
+        Command("think", "[show|fold|hide]", "the thoughts of the answer", think.think, _words(*MODES), more=THINK),
         Command("stats", "", "show speed and token counts", actions.stats),
     ),
     "Dials": (

@@ -8,6 +8,7 @@ from eftlocal.apps.chat.repeats import repeats
 from eftlocal.apps.chat.state import Chat
 from eftlocal.decoding.generation import Generation
 from eftlocal.decoding.settings import Dials
+from eftlocal.decoding.thinking import Part
 from eftlocal.emulation.batch import Job
 from eftlocal.errors import EftError, ModelLoadError, SettingError
 from eftlocal.runtime.llama.context import MAX_SEQUENCES
@@ -103,6 +104,8 @@ def _reserve(chat: Chat, n: int) -> int:
 def _decode(chat: Chat, answers: Sequence[Generation], columns: Sequence[Column], shown: Columns) -> None:
     """Decode the answers until all have ended. Ctrl-C ends all of them, and they keep their texts."""
     column_of = dict(zip(answers, columns, strict=True))
+    splitters = {answer: answer.splitter() for answer in answers}
+    texts = dict.fromkeys(answers, "")  # with their thoughts
     scheduler = chat.emulator.scheduler()
     looped: set[Generation] = set()
     try:
@@ -113,12 +116,13 @@ def _decode(chat: Chat, answers: Sequence[Generation], columns: Sequence[Column]
                 for answer in answers:
                     scheduler.cancel(answer)
             for answer, text in scheduler.step():
-                column = column_of[answer]
-                column.text += text
+                column, splitter = column_of[answer], splitters[answer]
                 column.tokens = len(answer.tokens)
+                _grow(column, [*splitter.push(text), *(splitter.finish() if answer.ended else [])])
+                texts[answer] += text
                 if answer.ended:
                     column.end = _ended(answer, looped=answer in looped)
-                elif text and repeats(column.text):
+                elif text and repeats(texts[answer]):
                     looped.add(answer)
                     scheduler.cancel(answer)
             shown.draw(columns)
@@ -127,6 +131,15 @@ def _decode(chat: Chat, answers: Sequence[Generation], columns: Sequence[Column]
         for answer, column in column_of.items():
             if column.end is None:
                 column.end = _ended(answer, looped=False)
+
+
+def _grow(column: Column, parts: Sequence[Part]) -> None:
+    """Add what an answer says, and count the tokens of its thoughts."""
+    for part in parts:
+        if part.thinking:
+            column.thought = column.tokens
+        else:
+            column.text += part.text
 
 
 def _ended(answer: Generation, *, looped: bool) -> str:

@@ -45,9 +45,14 @@ class Live:
         self._console = console
         self._drawn: list[Row] = []  # the open rows on the screen; the cursor is at the end of the last one
 
+    @property
+    def size(self) -> os.terminal_size:
+        """The terminal's columns and lines."""
+        return os.get_terminal_size(self._out.fileno())
+
     def draw(self, finished: Sequence[Row], live: Sequence[Row]) -> None:
         """Draw the `finished` rows, which stay, and as many of the last `live` rows as fit on the screen."""
-        columns, lines = os.get_terminal_size(self._out.fileno())
+        columns, lines = self.size
         shown: list[Row] = []
         room = lines - 1
         for row in reversed(live):

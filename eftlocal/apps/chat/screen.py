@@ -4,15 +4,16 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol, TextIO
+from typing import Literal
 
 from rich.console import Console, RenderableType
-from rich.style import Style
 from rich.text import Text
 
+from eftlocal.apps.chat.answer import Answer, Mode, Piped, Shown, Source
 from eftlocal.apps.chat.columns import Below, Beside, Column, Columns, fits_beside, whole
-from eftlocal.apps.chat.live import Live, Pace
+from eftlocal.apps.chat.live import Live
 from eftlocal.apps.chat.markdown import MarkdownStream, PlainStream, clean
+from eftlocal.decoding.thinking import spoken
 from eftlocal.runtime.views import Message
 
 try:
@@ -25,21 +26,12 @@ __all__ = ["Answer", "Screen"]
 RECALLED = 400  # characters of a message that `recall` shows
 
 
-class Answer(Protocol):
-    """Shows one answer while it decodes."""
-
-    def write(self, delta: str) -> None:
-        """Show more text."""
-
-    def end(self) -> None:
-        """Show the rest; later output starts on a new row."""
-
-
 class Screen:
     """The terminal or pipe that the chat writes to. `plain` means no Markdown, colours or cursor movements."""
 
     def __init__(self, *, plain: bool = False) -> None:
         dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
+        self.thoughts: Mode = "fold"  # what is shown of an answer's thoughts
         self.plain = plain or dumb or bool(os.environ.get("NO_COLOR"))
         self.on_terminal = sys.stdout.isatty() and not dumb
         system: Literal["auto"] | None = None if self.plain else "auto"
@@ -64,7 +56,7 @@ class Screen:
     def recall(self, messages: Sequence[Message]) -> None:
         """Print the last messages of a conversation that is continued, shortened."""
         for message in messages:
-            text = clean(message.content)
+            text = clean(spoken(message.content) if message.role == "assistant" else message.content)
             shown = text if len(text) < RECALLED else f"{text[:RECALLED]} …"
             self.notes.print(f"{'>>> ' if message.role == 'user' else ''}{shown}", style="dim", markup=False)
 
@@ -73,12 +65,12 @@ class Screen:
         self.notes.print(*(clean(r) if isinstance(r, str) else r for r in renderables), markup=False)
 
     @contextmanager
-    def answer(self) -> Iterator[Answer]:
+    def answer(self, source: Source) -> Iterator[Answer]:
         """Yield an answer to write, and end it even after an error. Typing is not echoed on a terminal meanwhile."""
         if not self.on_terminal:
-            answer: Answer = _Piped(sys.stdout)
+            answer: Answer = Piped(sys.stdout, source, self.thoughts, self.note)
         else:
-            answer = _Shown(Live(sys.stdout, self._out), self._stream())
+            answer = Shown(Live(sys.stdout, self._out), self._stream(), source, self.thoughts, self._out)
         with _silent_keyboard():
             try:
                 yield answer
@@ -111,7 +103,7 @@ class Screen:
         else:
             live = Live(sys.stderr, self.notes)
             kind = Beside if fits_beside(len(columns), self.width) else Below
-            shown = kind(live, self.notes, lambda: os.get_terminal_size(sys.stderr.fileno()))
+            shown = kind(live, self.notes)
         with _silent_keyboard():
             try:
                 yield shown
@@ -135,7 +127,7 @@ class _Blocks:
 
     def end(self, columns: Sequence[Column]) -> None:
         for column in columns:
-            text = f"{column.text} {column.end or ''}".strip()
+            text = f"{column.thoughts}\n{column.text} {column.end or ''}".strip()
             self._screen.show(f"--- {column.title}\n{text}\n")
 
 
@@ -151,44 +143,6 @@ class _Whole:
     def end(self, columns: Sequence[Column]) -> None:
         for row in whole(columns, self._console, self._console.width):
             self._console.print(Text.assemble(*((text, style or "") for text, style in row)), soft_wrap=True)
-
-
-class _Piped:
-    """Writes text as it comes, for a reader that is not a terminal."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-
-    def write(self, delta: str) -> None:
-        self._out.write(delta)
-        self._out.flush()
-
-    def end(self) -> None:
-        self._out.write("\n")
-        self._out.flush()
-
-
-class _Shown:
-    """Lays text out into rows and draws them, but not so often that drawing slows decoding down."""
-
-    def __init__(self, live: Live, stream: PlainStream | MarkdownStream) -> None:
-        self._live = live
-        self._stream = stream
-        self._pending = ""
-        self._pace = Pace()
-        live.draw([], [(("…", Style(dim=True)),)])
-
-    def write(self, delta: str) -> None:
-        self._pending += delta
-        if self._pace.due():
-            self._live.draw(*self._stream.push(self._pending))
-            self._pending = ""
-            self._pace.drawn()
-
-    def end(self) -> None:
-        finished, _ = self._stream.push(self._pending)
-        self._pending = ""
-        self._live.draw([*finished, *self._stream.finish()], [])
 
 
 @contextmanager

@@ -198,7 +198,7 @@ class Chat:
         stream = emulator.stream([*before, *([opened] if opened else [])], cancelled=self.interrupts.asked)
         self.interrupts.answering(True)
         try:
-            with self.screen.answer() as shown:
+            with self.screen.answer(stream) as shown:
                 for delta in stream:
                     shown.write(delta)
         finally:
@@ -213,7 +213,8 @@ class Chat:
             message, whole = Message("assistant", opened.content + message.content, tokens), whole and bool(tokens)
         self.messages = [*before, *([message] if message.content else [])]
         self.last = Answered(reply, settings, whole)
-        self.used = most(reply.prompt_tokens) + len(reply.tokens)
+        # the next turn is without its thoughts
+        self.used = None if reply.thinking else most(reply.prompt_tokens) + len(reply.tokens)
         self.answers += 1
         self.tokens += len(reply.tokens)
         self.save()
