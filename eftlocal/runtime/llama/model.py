@@ -150,6 +150,15 @@ class Model:
                 expected = f"expected one for the shape {self._shapes.get(target)} in {self.path}"
                 raise ModelLoadError(f"{found}, {expected}")
 
+    @cached_property
+    def end(self) -> int | None:
+        """The token that ends an answer where a template does not say one: EOS, or else EOT.
+
+        llama.cpp guesses EOT from the texts of the tokens where the file does not say it, so it comes second.
+        """
+        ends = (int(lib.llama_vocab_eos(self._vocab)), int(lib.llama_vocab_eot(self._vocab)))
+        return next((token for token in ends if self.is_eog(token)), None)
+
     def close(self) -> None:
         """Frees the weights and the adapters. Their contexts must be closed before."""
         if self.handle:
