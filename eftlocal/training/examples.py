@@ -89,8 +89,12 @@ class Asked:
                 raise TrainingError("an answer is empty")
             if i not in left_out:
                 found.append(Turn(tuple(self.prompt(so_far)), (*ids, self.end)))
-            so_far.append(Message("assistant", content, ids))
+            so_far.append(Message("assistant", self._said(ids), ids))
         return found
+
+    def _said(self, ids: Sequence[int]) -> str:
+        """The text of an answer that was generated as these tokens: some tokenizers begin it with a space."""
+        return b"".join(map(self._vocabulary.piece, ids)).decode("utf-8", "replace")
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a conversation, up to where the next answer starts. Raises ViewError."""

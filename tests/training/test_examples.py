@@ -1,6 +1,7 @@
 """Tests of examples: what is trained is what llama.cpp will be fed at chat time, token for token, and nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gguf as package
@@ -194,6 +195,37 @@ def test_an_empty_answer_is_refused(family: Family) -> None:
     with pytest.raises(TrainingError, match="an answer is empty"):
         ask.turns([Message("user", "Hello"), Message("assistant", "")])
     model.close()
+
+
+@dataclass(frozen=True)
+class Spaced:
+    """A tokenizer that puts a space before each text, as SentencePiece does: each character is a token."""
+
+    controls: Mapping[str, int] = field(default_factory=lambda: {"<s>": 1, "</s>": 2})
+    bos: int | None = 1
+    add_bos: bool = True
+    adds_space: bool = True
+    end: int | None = 2
+
+    def strips(self, token: int) -> tuple[bool, bool]:
+        return False, False
+
+    def tokenize(self, text: str) -> list[int]:
+        return [3 + ord(character) for character in f" {text}"]
+
+    def piece(self, token: int) -> bytes:
+        return chr(token - 3).encode() if token > 2 else b""
+
+    def is_eog(self, token: int) -> bool:
+        return token == 2
+
+
+def test_the_space_that_a_tokenizer_adds_to_an_answer_stands_in_the_next_prompt_too() -> None:
+    ask = Asked(View(template=KNOWN["zephyr"][0], variables={"bos_token": "<s>", "eos_token": "</s>"}), Spaced())
+    first, second = ask.turns(CONVERSATION[:4])
+    assert "".join(chr(t - 3) for t in first.answer[:-1]) == " The answer\nis é." and ask.end == 2
+    chat = [CONVERSATION[0], Message("assistant", " The answer\nis é.", first.answer[:-1]), CONVERSATION[2]]
+    assert list(second.prompt) == ask.prompt(chat)
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
