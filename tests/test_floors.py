@@ -17,6 +17,7 @@ FLOORS = (  # from the lowest; each a file or a folder of the package
     ("engine",),
     ("decoding",),
     ("emulation",),
+    ("runs",),
     ("apps",),
     ("cli",),
     ("__init__.py", "__main__.py"),  # what users import, and what they run

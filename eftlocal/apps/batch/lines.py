@@ -4,9 +4,10 @@ from collections.abc import Generator, Iterator
 from threading import Thread
 from typing import Final, Protocol
 
-from eftlocal.apps.batch.reader import Source
-from eftlocal.apps.batch.records import Form, LineError, Record
+from eftlocal.apps.batch.records import Form, Record
 from eftlocal.decoding.inbox import Inbox
+from eftlocal.runs.lines import LineError
+from eftlocal.runs.reader import Source
 
 __all__ = ["Lines", "lines"]
 

@@ -4,9 +4,9 @@ import datetime
 from dataclasses import dataclass
 from typing import Literal
 
-from eftlocal.apps.batch.reader import name_of
 from eftlocal.apps.batch.records import MAX_SAMPLES, Form
 from eftlocal.errors import SettingError
+from eftlocal.runs.reader import name_of
 from eftlocal.runtime.llama.context import MAX_SEQUENCES
 
 __all__ = ["OnError", "Options"]

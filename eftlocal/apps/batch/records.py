@@ -2,20 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from eftlocal.apps.batch import formats
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation import from_json
 from eftlocal.emulation.emulator import Prompt, Raw
 from eftlocal.errors import EftError
+from eftlocal.runs import formats
+from eftlocal.runs.lines import LineError, json_value
 from eftlocal.runtime.views import Message
 
-__all__ = ["MAX_SAMPLES", "Form", "LineError", "Record", "carried", "line_of"]
+__all__ = ["MAX_SAMPLES", "Form", "Record", "carried", "line_of"]
 
 MAX_SAMPLES: Final = 10_000
+
+OTHER_SETTINGS: Final = ("n", "system", "constraint")
+TEXTS: Final = frozenset({"alone", "system", "grammar", "regex", "json_schema"})  # settings that are texts
 
 # Fields that a run writes itself. An input field with such a name becomes `input_NAME` in the output.
 OWN: Final = frozenset(
@@ -26,19 +30,6 @@ OWN: Final = frozenset(
     }
 )
 PREFIX: Final = "input_"
-
-
-class LineError(EftError):
-    """A line of the input that cannot be used. `problem` is the message without the file's name and the line number."""
-
-    def __init__(
-        self, where: str, line: int, problem: str, *, digest: str, fields: Mapping[str, object], hint: str | None = None
-    ) -> None:
-        super().__init__(f"{where}:{line}: {problem}", hint)
-        self.line = line
-        self.problem = problem
-        self.digest = digest
-        self.fields = fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +98,29 @@ class Form:
             )
         except EftError as error:
             return LineError(self.where, line, error.message, digest=digest, fields=fields, hint=error.hint)
+
+    def must_suffice(self, columns: Sequence[str]) -> None:
+        """Raises EftError where a CSV file has no column of prompts, or of the completions to score."""
+        for name in ("prompt", "completion") if self.scored else ("prompt",):
+            if name not in columns and not (name == "prompt" and formats.is_gsm8k(columns)):
+                found = ", ".join(columns)
+                raise EftError(
+                    f"the header has no column {name!r}; it has {found if len(found) < 80 else found[:77] + '...'}",
+                    f"Name the column of the {name}s {name}.",
+                )
+
+    def cell(self, column: str, text: str) -> object:
+        """A cell's value. In the column of a setting it is read as JSON if possible; an empty cell there is None."""
+        if column not in from_json.SETTINGS and column not in from_json.SHAPES and column not in OTHER_SETTINGS:
+            return text
+        if not text.strip():
+            return None
+        if column in TEXTS or (column in ("stop", "choice") and not text.lstrip().startswith("[")):
+            return text
+        try:
+            return json_value(text)
+        except (ValueError, RecursionError):
+            return text
 
     def _prompt(self, fields: Mapping[str, object]) -> Prompt:
         system = _text(fields, "system")

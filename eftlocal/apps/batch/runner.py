@@ -13,12 +13,13 @@ from eftlocal.apps.batch.lines import Lines, lines
 from eftlocal.apps.batch.options import OnError, Options
 from eftlocal.apps.batch.output import Earlier, Output
 from eftlocal.apps.batch.progress import Report
-from eftlocal.apps.batch.reader import Source
-from eftlocal.apps.batch.records import Form, LineError, Record, carried, line_of
+from eftlocal.apps.batch.records import Form, Record, carried, line_of
 from eftlocal.apps.batch.work import Finished, Item, Work
 from eftlocal.apps.common import INTERRUPTED, interruptible
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import EftError, SettingError
+from eftlocal.runs.lines import LineError
+from eftlocal.runs.reader import Source
 
 __all__ = ["run"]
 

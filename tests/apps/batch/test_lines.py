@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from eftlocal.apps.batch.lines import AHEAD, Lines, lines
-from eftlocal.apps.batch.reader import Source
-from eftlocal.apps.batch.records import Form, LineError, Record
+from eftlocal.apps.batch.records import Form, Record
 from eftlocal.errors import EftError
+from eftlocal.runs.lines import LineError
+from eftlocal.runs.reader import Source
 
 
 @pytest.fixture

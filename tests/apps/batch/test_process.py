@@ -211,7 +211,7 @@ def test_what_runs_goes_on_while_a_line_is_waited_for_and_the_order_is_kept() ->
 @posix
 def test_only_what_may_have_to_wait_is_read_in_a_thread(source: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    script = "import sys\nfrom eftlocal.apps.batch.reader import Source\nprint(Source.of(sys.argv[1], 'text').waits)"
+    script = "import sys\nfrom eftlocal.runs.reader import Source\nprint(Source.of(sys.argv[1], 'text').waits)"
     with source.open("rb") as file:
         for path, stdin, waits in (
             ("-", file, b"False\n"),

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eftlocal.apps.batch import reader
-from eftlocal.apps.batch.reader import Format, Source
-from eftlocal.apps.batch.records import Form, LineError, Record, carried, line_of
+from eftlocal.apps.batch.records import Form, Record, carried, line_of
 from eftlocal.decoding.settings import Dials
 from eftlocal.emulation.emulator import Raw
 from eftlocal.emulation.from_json import SETTINGS, SHAPES
 from eftlocal.errors import EftError, SettingError
+from eftlocal.runs import lines as limits
+from eftlocal.runs.lines import LineError
+from eftlocal.runs.reader import Format, Source
 from eftlocal.runtime.views import Message
 
 Read = Callable[..., list[Record | LineError]]
@@ -210,7 +211,7 @@ def test_utf_16_is_told_as_such(read: Read) -> None:
 def test_a_line_beyond_the_limit_is_an_error_and_the_next_is_read(
     read: Read, format: Format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "LINE_LIMIT", 1 << 20)
+    monkeypatch.setattr(limits, "LINE_LIMIT", 1 << 20)
     form = '{{"prompt": "{}"}}' if format == "jsonl" else "{}"
     lines = ["prompt", "a", "x" * (3 << 20), "b", "y" * (2 << 20)]
     found = read(

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from eftlocal.apps.batch.records import Form, LineError, Record
+from eftlocal.apps.batch.records import Form, Record
+from eftlocal.runs.lines import LineError
 from eftlocal.runtime.views import Message
 
 USER, GPT = {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}
