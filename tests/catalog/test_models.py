@@ -1,6 +1,8 @@
 """Tests of models.toml: what it may contain, and that an error names the file, table, key and nearest right name."""
 
 import dataclasses
+import random
+import tomllib
 from pathlib import Path
 
 import platformdirs
@@ -450,6 +452,46 @@ def test_a_default_that_cannot_be_used_is_told_and_the_next_is_used(
     assert any(told in line for line in catalog.lines_for(None)) and catalog.lines_for("e") == []
     users.write_text(f'default = ["gone", "mine"]\n{broken}[emulators.mine]\nbase = "small"\n')
     assert load().emulator(None).name == "mine" and '"gone"' in load().lines_for(None)[0]
+
+
+VALUES = ("3", '"x"', "true", "[]", "{}", "nan", "[1]", '""', '{ path = "x" }', "1979-05-27", '"hf:a"', '"chat:x"')
+
+
+def damaged(text: str, draw: random.Random) -> str:
+    """The text with some lines dropped, values and keys replaced, and characters changed."""
+    lines = text.splitlines()
+    for _ in range(draw.randrange(1, 5)):
+        i = draw.randrange(len(lines))
+        key, equals, _ = lines[i].partition(" = ")
+        j = draw.randrange(len(lines[i]) + 1)
+        choices = ["", lines[i].replace("s.", "s.z", 1), lines[i][:j] + draw.choice('"[]={}#x') + lines[i][j + 1 :]]
+        choices += [f"{key} = {draw.choice(VALUES)}", f"x{lines[i]}"] * bool(equals)
+        lines[i] = draw.choice(choices)
+    return "\n".join(lines)
+
+
+def test_whatever_is_wrong_in_a_users_file_each_entry_is_there_or_its_error_is_raised(bare: Path, users: Path) -> None:
+    bare.write_text(SMALL + 'default = "e"\n[emulators.e]\nbase = "small"\n'.replace("default", "#"))
+    users.parent.mkdir(parents=True)
+    draw, kinds = random.Random(4), set()
+    for _ in range(250):
+        users.write_text(text := damaged(WHOLE + BROKEN, draw))
+        catalog = load()
+        kinds |= {mistake.kind for mistake in catalog.mistakes}
+        assert all(catalog.model(name) for emulator in catalog.emulators.values() for name in emulator.models)
+        if any(mistake.kind == "file" for mistake in catalog.mistakes):
+            assert set(catalog.models) == {"small", "other"} and set(catalog.emulators) == {"e"}
+            continue
+        defined = tomllib.loads(text)
+        for kind, ask in (("models", catalog.model), ("emulators", catalog.emulator)):
+            for name in defined.get(kind, {}) if isinstance(defined.get(kind, {}), dict) else ():
+                try:
+                    assert ask(name).name == name
+                except CatalogError as error:
+                    assert any(
+                        name in (m.name, *m.breaks) and m.error.message == error.message for m in catalog.mistakes
+                    )
+    assert kinds == {"file", "key", "default", "model", "emulator"}
 
 
 def test_a_name_that_nothing_has(tmp_path: Path) -> None:
