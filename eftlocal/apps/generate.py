@@ -1,11 +1,12 @@
 """`eftlocal generate` and `eftlocal score` for one prompt: they print an answer, or log-probabilities."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from eftlocal.apps.common import INTERRUPTED, interruptible, print_json
 from eftlocal.decoding.generation import Reply
-from eftlocal.emulation.emulator import Emulator, Prompt, Raw
+from eftlocal.emulation.emulator import Emulator, Prompt, Raw, Stream
 from eftlocal.emulation.scoring import Score
 from eftlocal.errors import SettingError
 from eftlocal.runtime.views import Message
@@ -43,22 +44,35 @@ def as_prompt(text: str, *, system: str | None, raw: bool) -> Prompt:
     return [*([Message("system", as_unicode(system))] if system is not None else []), Message("user", text)]
 
 
-def generate(emulator: Emulator, prompt: Prompt, *, as_json: bool) -> int:
-    """Print the answer to one prompt: as it decodes, or as one JSON object at the end. Returns the exit code."""
+def generate(emulator: Emulator, prompt: Prompt, *, as_json: bool, thoughts: bool = True) -> int:
+    """Print the answer to one prompt: as it decodes, or as one JSON object at the end. Returns the exit code.
+
+    Without `thoughts`, only what it says after them is printed. JSON has both apart, beside the whole text.
+    """
     with interruptible() as stop:
         stream = emulator.stream(prompt, cancelled=stop.is_set)
-        for delta in stream:
+        for delta in stream if thoughts else _spoken(stream):
             if not as_json:
                 sys.stdout.write(delta)
                 sys.stdout.flush()
     reply = stream.reply
     if as_json:
         print_json(_json(emulator, reply))
-    elif not reply.text.endswith("\n"):
+    elif not (reply.text if thoughts else reply.answer).endswith("\n"):
         print()
+    if not thoughts and not as_json and reply.thinking and not reply.answer:
+        print("(the answer ended within its thoughts; a larger --max-tokens may help)", file=sys.stderr)
     if reply.finish_reason == "context":
         print(f"(the context of {emulator.context} tokens is full)", file=sys.stderr)
     return INTERRUPTED if reply.finish_reason == "cancelled" else 0
+
+
+def _spoken(stream: Stream) -> Iterator[str]:
+    """The deltas of an answer without its thoughts."""
+    splitter = stream.splitter()
+    for delta in stream:
+        yield from (part.text for part in splitter.push(delta) if not part.thinking)
+    yield from (part.text for part in splitter.finish() if not part.thinking)
 
 
 def _json(emulator: Emulator, reply: Reply) -> dict[str, object]:
@@ -67,6 +81,7 @@ def _json(emulator: Emulator, reply: Reply) -> dict[str, object]:
         more["complete"] = reply.complete
     return {
         "text": reply.text,
+        **({"parts": parts} if (parts := reply.parts) else {}),
         "finish_reason": reply.finish_reason,
         "tokens": reply.tokens,
         "emulator": emulator.name,

@@ -113,6 +113,9 @@ def generate(
     save_template: SaveTemplateOption = None,
     raw: RawOption = False,
     json: JsonOption = False,
+    no_think: Annotated[
+        bool, typer.Option("--no-think", help="Print no thinking part. JSON and files have it apart, in `parts`.")
+    ] = False,
     json_schema: Annotated[
         str | None,
         typer.Option(metavar="FILE|JSON", help="Answer in JSON that matches this JSON schema.", rich_help_panel=SHAPE),
@@ -174,7 +177,7 @@ def generate(
             dials = settings(used, options.dials()) | dials
         question = generate.as_prompt(text, system=system, raw=raw)
         with options.load_and_tell(*options.catalog(emulator), **dials) as loaded:
-            return generate.generate(loaded, question, as_json=json)
+            return generate.generate(loaded, question, as_json=json, thoughts=not no_think)
     from eftlocal.apps import batch
 
     not_both(prompt, "PROMPT")

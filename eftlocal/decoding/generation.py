@@ -79,6 +79,12 @@ class Reply:
         return split(self.text, self.place)[1]
 
     @property
+    def parts(self) -> dict[str, str]:
+        """Thoughts and answer, as JSON output has them beside the whole text; empty if there are no thoughts."""
+        thinking, answer = split(self.text, self.place)
+        return {"thinking": thinking, "answer": answer} if thinking else {}
+
+    @property
     def message(self) -> Message:
         """The answer as a message of the conversation. It keeps the token ids, so the KV cache can be used again."""
         return Message("assistant", self.text, self.tokens[: self.kept])

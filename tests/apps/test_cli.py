@@ -16,7 +16,9 @@ import pytest
 
 import eftlocal
 from eftlocal import cli
+from eftlocal.apps.generate import generate
 from eftlocal.errors import SettingError
+from tests.apps.fake import loads
 from tests.builders import write_catalog
 from tests.families import Family
 
@@ -104,6 +106,35 @@ def test_json_is_the_documented_object(run: Run) -> None:
     assert reply["usage"]["completion_tokens"] == len(reply["tokens"]) <= 8
     assert set(reply["timings"]) == {"load_s", "ttft_s", "tokens_per_s"}
     assert run("generate", "Hello", "--beta", "0.5").out.rstrip("\n") == reply["text"].rstrip("\n")
+
+
+def test_no_think_prints_what_comes_after_the_thoughts_and_json_has_both(capsys: pytest.CaptureFixture[str]) -> None:
+    prompt, thoughts = "think 2 It is 2.", "t0000 of the thoughts\nt0001 of the thoughts"
+    assert generate(loads(), prompt, as_json=False) == 0
+    whole = capsys.readouterr().out
+    assert whole == f"<think>\n{thoughts}\n</think>\n\nIt is 2.\n"
+    assert generate(loads(), prompt, as_json=False, thoughts=False) == 0
+    assert capsys.readouterr().out == "It is 2.\n"
+    for shown in (True, False):
+        generate(loads(), prompt, as_json=True, thoughts=shown)
+        reply = json.loads(capsys.readouterr().out)
+        assert reply["text"] == whole.rstrip("\n")
+        assert reply["parts"] == {"thinking": thoughts, "answer": "It is 2."}
+
+
+def test_an_answer_that_never_leaves_its_thoughts_says_so(run: Run, catalog: Path, tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\\n"  # it opens them, as DeepSeek-R1's does
+    opening = catalog.read_text().replace('"tuned" = "chat"', f'"tuned" = {{ template = "{template}" }}')
+    models, prompts = tmp_path / "opening.toml", tmp_path / "p.jsonl"
+    models.write_text(opening)
+    prompts.write_text('{"prompt": "Hello"}\n')
+    whole = run("generate", "Hello", models=models).out.rstrip("\n")
+    done = run("generate", "Hello", "--no-think", models=models)
+    assert whole and done.out == "\n" and "ended within its thoughts" in done.err
+    reply = json.loads(run("generate", "Hello", "--json", models=models).out)
+    assert reply["parts"] == {"thinking": whole.strip(), "answer": ""} and reply["text"] == whole
+    line = json.loads(run("generate", "-i", str(prompts), models=models).out)
+    assert line["parts"] == reply["parts"] and line["text"] == whole
 
 
 def test_at_beta_0_only_the_base_is_counted(run: Run) -> None:

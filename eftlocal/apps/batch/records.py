@@ -25,7 +25,7 @@ TEXTS: Final = frozenset({"alone", "system", "grammar", "regex", "json_schema"})
 OWN: Final = frozenset(
     {
         *("index", "sample", "digest"),
-        *("text", "finish_reason", "usage", "complete", "logprobs", "score", "scores", "error"),
+        *("text", "parts", "finish_reason", "usage", "complete", "logprobs", "score", "scores", "error"),
         *("settings", "emulator", "models"),
     }
 )

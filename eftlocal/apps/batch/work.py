@@ -171,6 +171,8 @@ def _finished(answer: Answer) -> Finished:
 def _answer(reply: Reply) -> dict[str, object]:
     usage = {"prompt_tokens": dict(reply.prompt_tokens), "completion_tokens": len(reply.tokens)}
     found: dict[str, object] = {"text": reply.text, "finish_reason": reply.finish_reason, "usage": usage}
+    if parts := reply.parts:
+        found["parts"] = parts
     if reply.complete is not None:
         found["complete"] = reply.complete
     if reply.logprobs:
