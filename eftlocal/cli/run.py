@@ -166,22 +166,22 @@ def generate(
     dials = shape(json_schema, grammar, regex, choice) | ({} if logprobs is None else {"logprobs": logprobs})
     if save_template is not None:
         return save(save_template, template, system=system, prompt=prompt, dials=options.dials() | dials)
-    used = filled(template, param)
+    if (used := filled(template, param)) is not None:
+        system = used.system if system is None else system
+        dials = settings(used, options.dials()) | dials
     if input is None:
         no_file_options(context, FILES)
         from eftlocal.apps import generate
 
         text = generate.read_prompt(prompt, needed=used is None or used.template.takes_input)
         if used is not None:
-            text, system = used.message(text), used.system if system is None else system
-            dials = settings(used, options.dials()) | dials
+            text = used.message(text)
         question = generate.as_prompt(text, system=system, raw=raw)
         with options.load_and_tell(*options.catalog(emulator), **dials) as loaded:
             return generate.generate(loaded, question, as_json=json, thoughts=not no_think)
     from eftlocal.apps import batch
 
     not_both(prompt, "PROMPT")
-    not_both(template, "-t NAME")
     wanted = batch.Options(
         source=input,
         target=output,
@@ -190,6 +190,7 @@ def generate(
         overwrite=overwrite,
         system=system,
         raw=raw,
+        template=used if used is not None and used.template.prompt is not None else None,
         quiet=quiet,
         date=options.day,
         samples=samples,

@@ -145,6 +145,39 @@ def test_generate_saves_a_template_and_uses_it(run: Run) -> None:
     assert "new" not in templates.names()
 
 
+def test_a_template_wraps_the_prompts_of_a_file_and_a_run_that_goes_on_notices_another(
+    run: Run, tmp_path: Path
+) -> None:
+    plain = run("generate", "-e", "demo", "How large is Lyon?").out.strip()
+    templates.save("size", 'system = "Be brief."\nprompt = "How large is $input$end"')
+    (tmp_path / "in.txt").write_text("Lyon\nParis\n")
+    command = [
+        "generate",
+        "-e",
+        "demo",
+        "-q",
+        "-t",
+        "size",
+        "-i",
+        str(tmp_path / "in.txt"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    assert run(*command, "-p", "end=?").code == 0
+    lines = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == ["Lyon", "Paris"] and lines[0]["text"].strip() == plain
+    assert lines[0]["settings"]["template"] == "How large is $input?" and lines[0]["settings"]["system"] == "Be brief."
+    assert run(*command, "-p", "end=?").code == 0
+    other = run(*command, "-p", "end=!")
+    assert other.code == 1 and "template" in other.err
+    (tmp_path / "in.jsonl").write_text('{"messages": [{"role": "user", "content": "Lyon"}]}\n')
+    command[command.index(str(tmp_path / "in.txt"))] = str(tmp_path / "in.jsonl")
+    assert "has messages, and a template wraps prompts" in run(*command, "-p", "end=?", "--overwrite").err
+    templates.save("brief", 'system = "Be brief."')
+    command[command.index("size")] = "brief"
+    assert run(*command, "--overwrite").code == 0
+
+
 def test_a_setting_of_the_command_line_goes_before_the_templates(run: Run) -> None:
     templates.save("t", 'system = "x"\nsettings = { seed = 7, beta = 0.5 }')
     words = ("generate", "-e", "demo", "-t", "t", "--json", "hi")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eftlocal.apps.batch.records import MAX_SAMPLES, Form
+from eftlocal.catalog.templates import Filled
 from eftlocal.errors import SettingError
 from eftlocal.runs.reader import name_of
 from eftlocal.runtime.llama.context import MAX_SEQUENCES
@@ -25,6 +26,7 @@ class Options:
     overwrite  delete the lines that the output has already; else continue after them
     system     the system text for lines that have none
     raw        give prompts to the models unchanged, without a chat template
+    template   wraps each prompt
     quiet      show no progress and no summary
     date       the date that chat templates see; None is the output's own, and today for a new output
 
@@ -44,6 +46,7 @@ class Options:
     overwrite: bool = False
     system: str | None = None
     raw: bool = False
+    template: Filled | None = None
     quiet: bool = False
     date: datetime.date | None = None
     samples: int = 1
@@ -61,4 +64,11 @@ class Options:
 
     def form(self, *, scored: bool) -> Form:
         """How lines of the input become records."""
-        return Form(where=name_of(self.source), system=self.system, raw=self.raw, samples=self.samples, scored=scored)
+        return Form(
+            where=name_of(self.source),
+            system=self.system,
+            raw=self.raw,
+            template=self.template,
+            samples=self.samples,
+            scored=scored,
+        )

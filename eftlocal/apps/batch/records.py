@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from eftlocal.catalog.templates import Filled
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation import from_json
 from eftlocal.emulation.emulator import Prompt, Raw
@@ -63,6 +64,7 @@ class Form:
     where    the input's name, for errors
     system   the system text for lines without one
     raw      whether prompts go to the models unchanged
+    template wraps each prompt
     samples  the number of answers for lines without `n`
     scored   whether lines have completions to score
     """
@@ -70,6 +72,7 @@ class Form:
     where: str
     system: str | None = None
     raw: bool = False
+    template: Filled | None = None
     samples: int = 1
     scored: bool = False
 
@@ -128,6 +131,8 @@ class Form:
             if fields.get("prompt") is None:
                 raise EftError("has no prompt", formats.hint(fields))
             text = _text(fields, "prompt") or ""
+            if self.template is not None:
+                text = self.template.message(text)
             if self.raw and system is not None:
                 raise EftError("a raw prompt has no system text")
             if self.raw:
@@ -137,6 +142,8 @@ class Form:
             raise EftError("has both a prompt and messages")
         elif self.raw:
             raise EftError("a raw prompt has no messages")
+        elif self.template is not None:
+            raise EftError("has messages, and a template wraps prompts")
         else:
             messages = from_json.messages(fields["messages"])
         if any(message.role == "system" for message in messages):

@@ -97,6 +97,8 @@ class _Origin:
             found["raw"] = True
         elif (day := self._emulator.members.date) is not None:
             found["date"] = day.isoformat()
+        if self._form.template is not None:
+            found["template"] = self._form.template.message("$input")
         system = (
             self._emulator.members.system if self._form.system is None and not self._form.raw else self._form.system
         )
