@@ -8,9 +8,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.table import Table
-from rich.text import Text
-
 from eftlocal.apps.common import agreed, can_ask, console, print_json
 from eftlocal.catalog import templates
 from eftlocal.catalog.templates import SETTINGS, PromptTemplate
@@ -42,12 +39,10 @@ def list_(*, as_json: bool) -> int:
     if as_json:
         print_json({"templates": [_json(template) for template in found]})
     elif found:
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-        table.add_column(no_wrap=True)
-        table.add_column()
+        out, width = console(), max(len(template.name) for template in found)
         for template in found:
-            table.add_row(printable(template.name), Text(_summary(template)))
-        console().print(table)
+            line = f"{template.name.ljust(width)}  {_summary(template)}"
+            out.print(line, no_wrap=True, overflow="ellipsis")  # a terminal shows the first words
     elif not wrong:
         print(f"no template is saved yet in {templates.folder()}; `eftlocal templates edit NAME` makes one")
     for mistake in wrong:
