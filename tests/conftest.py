@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import llama_cpp
@@ -47,3 +49,11 @@ def smollm2_trio(tmp_path_factory: pytest.TempPathFactory) -> Trio:
         tuned=tuned,
         reference=families.quantized(tuned, llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, folder / "reference-Q4_0.gguf"),
     )
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_stays_pytests() -> Iterator[None]:
+    """The program takes Ctrl-C for itself when its `main` runs in this process."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "eftlocal"
 FLOORS = (  # from the lowest; each a file or a folder of the package
-    ("text.py",),
+    ("text.py", "interrupt.py"),
     ("errors.py",),
     ("catalog",),
     ("arithmetic",),

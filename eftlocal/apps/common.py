@@ -1,39 +1,53 @@
 """What several apps share: Ctrl-C as a request to stop, the console, JSON, sizes, yes-or-no questions."""
 
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from eftlocal.interrupt import INTERRUPTED, Asked, asked, before_leaving
+from eftlocal.runtime.llama.interrupt import may_decode, stop_decoding
 from eftlocal.text import json_text, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-INTERRUPTED = 130
+__all__ = [
+    "ENDLESS",
+    "INTERRUPTED",
+    "agreed",
+    "can_ask",
+    "console",
+    "cursor_comes_back",
+    "interruptible",
+    "print_json",
+    "size",
+]
+
 ENDLESS = 10_000  # columns of a pipe, so that its reader gets one unwrapped line for each entry
 
 
 @contextmanager
-def interruptible(wake: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C sets: decoding looks at it between two steps. A second Ctrl-C interrupts at once.
+def interruptible(wake: Callable[[], None] = lambda: None) -> Iterator[Asked]:
+    """Yield what tells whether Ctrl-C came: decoding looks at it between two steps, and a step ends early.
 
-    `wake` is called in the signal handler, for a thread that waits for something else.
+    A second Ctrl-C does not wait. `wake` is called for a thread that waits for something else.
     """
-    event = threading.Event()
 
-    def ask(*_: object) -> None:
-        signal.signal(signal.SIGINT, before)  # first: another Ctrl-C in here would wait for the event's lock for ever
-        event.set()
+    told = False
+
+    def tell() -> None:
+        nonlocal told
+        told = True
+        stop_decoding()
         wake()
 
-    before = signal.signal(signal.SIGINT, ask)
     try:
-        yield event
+        with asked(tell) as task:
+            yield task
     finally:
-        signal.signal(signal.SIGINT, before)
+        if told:
+            may_decode()
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -44,6 +58,19 @@ def console(*, stderr: bool = False) -> "Console":
     if not made.is_terminal:
         made.width = ENDLESS
     return made
+
+
+@contextmanager
+def cursor_comes_back(out: "Console") -> Iterator[None]:
+    """Within this context rich may hide the cursor: Ctrl-C shows it again before it ends the program."""
+
+    def show() -> None:
+        if out.is_terminal:
+            out.show_cursor()
+            print(file=out.file, flush=True)
+
+    with before_leaving(show):
+        yield
 
 
 def print_json(value: object) -> None:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import Progress
 from rich.table import Table
 
-from eftlocal.apps.common import print_json
+from eftlocal.apps.common import cursor_comes_back, print_json
 from eftlocal.catalog.models import packaged
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials
@@ -103,7 +103,8 @@ def demo(n_questions: int, *, as_json: bool, shown_seed: int | None, **dials: Un
         if not as_json:
             for question in random.Random(shown_seed).sample(questions(), SHOWN):
                 _show(emulator, question, out)
-        with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
+        bar = Progress(console=notes, transient=True, disable=not notes.is_terminal)
+        with cursor_comes_back(notes), bar as progress:
             task = progress.add_task(f"Asking {len(asked)} held-out questions", total=4 * len(asked))
             found = measure(emulator, upper, asked, lambda n: progress.advance(task, n), **dials)
     both = {column: result.both for column, result in found.items()}
@@ -135,7 +136,7 @@ def _show(emulator: Emulator, question: Question, out: Console) -> None:
         view.add_row("  truth", question.answers[0], style="dim")
         return view
 
-    with Live(table(), console=out, auto_refresh=False, transient=False) as live:
+    with cursor_comes_back(out), Live(table(), console=out, auto_refresh=False, transient=False) as live:
         for title, alone in zip(answers, ("base", "tuned", None), strict=True):
             for delta in emulator.stream(question.text, max_tokens=LIMIT, alone=alone):
                 answers[title] += delta

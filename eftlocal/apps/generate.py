@@ -53,8 +53,10 @@ def generate(emulator: Emulator, prompt: Prompt, *, as_json: bool, thoughts: boo
         stream = emulator.stream(prompt, cancelled=stop.is_set)
         for delta in stream if thoughts else _spoken(stream):
             if not as_json:
+                stop.writing = True
                 sys.stdout.write(delta)
                 sys.stdout.flush()
+                stop.writing = False
     reply = stream.reply
     if as_json:
         print_json(_json(emulator, reply))

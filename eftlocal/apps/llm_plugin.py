@@ -6,7 +6,6 @@
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -212,18 +211,13 @@ class _Shared:
                 if (text := "".join(self._texts[generation])) or generation.ended:
                     self._texts[generation] = []
                     return text
-                with _interruptible() as stopped:
+                with interruptible() as stopped:
                     deltas = self._scheduler.step()
                 for other, text in deltas:
                     if other in self._texts:
                         self._texts[other].append(text)
             if stopped.is_set():
                 raise KeyboardInterrupt
-
-
-def _interruptible() -> AbstractContextManager[threading.Event]:
-    """Ctrl-C as an event, so that no step is torn. Only the main thread gets Ctrl-C."""
-    return interruptible() if threading.current_thread() is threading.main_thread() else nullcontext(threading.Event())
 
 
 @cache

@@ -1,26 +1,30 @@
-"""The command line: its commands and options. Each command imports its app only when it runs, so --help is fast."""
+"""The command line. `main` imports everything else when it runs, so that Ctrl-C ends the program from the start."""
 
 import os
 import sys
-from contextlib import suppress
-from io import TextIOWrapper
 
-from eftlocal.cli import run, serve, store, templates  # noqa: F401 - importing them adds their commands
-from eftlocal.cli.app import app
-from eftlocal.errors import EftError
-from eftlocal.text import printable
+from eftlocal.interrupt import INTERRUPTED, leave_at_ctrl_c
 
-__all__ = ["app", "main"]
+__all__ = ["main"]
 
 
 def main() -> None:
     """Run the program. An EftError becomes one or two lines on stderr and its exit code; Ctrl-C exits with 130."""
+    leave_at_ctrl_c()
+    from contextlib import suppress
+    from io import TextIOWrapper
+
+    from eftlocal.errors import EftError
+    from eftlocal.text import printable
+
     if isinstance(sys.stdin, TextIOWrapper):  # what is read is UTF-8 on each system
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     if isinstance(sys.stdout, TextIOWrapper):  # an output without UTF-8 gets `?` for a character that it cannot show
         sys.stdout.reconfigure(errors="replace")
     try:
         try:
+            from eftlocal.cli.commands import app
+
             app()
         finally:
             if sys.stdout is not None:
@@ -43,7 +47,7 @@ def main() -> None:
             sys.stdout.close()  # otherwise Python tries to write the rest of the buffer again at exit
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 def _reader_left(error: BaseException) -> bool:

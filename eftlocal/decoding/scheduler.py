@@ -9,6 +9,7 @@ from eftlocal.decoding.step import Chunk, Step
 from eftlocal.engine.engine import Engine, not_finished
 from eftlocal.engine.slots import Request, Slot
 from eftlocal.errors import DecodeError, EftError
+from eftlocal.runtime.llama.interrupt import Stopped
 
 __all__ = ["Delta", "Scheduler"]
 
@@ -77,6 +78,8 @@ class Scheduler:
                 self._texts |= self._step(self._decoding, chunks)
             except EftError as error:
                 self._fail(error)
+            except Stopped:  # nothing was decoded: whoever asked for it cancels, or the next step does it again
+                pass
             except BaseException:
                 self._fail(DecodeError("The step that decoded this answer was interrupted."))
                 self._release()

@@ -12,7 +12,8 @@ from eftlocal.runtime.gguf_limits import unproven
 
 __all__ = ["must_survive"]
 
-# The child imports from the same places as this process, and nothing from the folder that it happens to run in.
+# The child imports from the same places as this process, and nothing from the folder that it happens to run in. Its
+# standard input is a pipe that this process holds: when it closes, this process has ended, and so does the child.
 CODE: Final = """import sys; sys.path[:] = sys.argv[2:]
 from eftlocal.runtime.llama.trial import main; main(sys.argv[1])"""
 SECONDS: Final = 120  # a trial takes about one
@@ -36,6 +37,7 @@ def must_survive(header: Header) -> None:
 def _end(path: str, _: tuple[tuple[int, int], ...]) -> str | None:
     """Returns how the process ended that tried the file; None if it did not abort. Sizes and times tell files apart."""
     quiet = os.environ | {"GGML_NO_BACKTRACE": "1"}  # otherwise llama.cpp starts a debugger
+    reads, writes = os.pipe()
     try:
         done = subprocess.run(  # in a session of its own, so that Ctrl-C in the terminal does not end it
             [sys.executable, "-c", CODE, path, *sys.path],
@@ -45,13 +47,16 @@ def _end(path: str, _: tuple[tuple[int, int], ...]) -> str | None:
             env=quiet,
             errors="replace",
             start_new_session=True,
-            stdin=subprocess.DEVNULL,
+            stdin=reads,
             timeout=SECONDS,
         )
     except subprocess.TimeoutExpired:
         return f"it did not end in {SECONDS} seconds"
     except OSError:  # no process can be started here
         return None
+    finally:
+        os.close(reads)
+        os.close(writes)
     if done.returncode in (0, 1):  # 1: Python itself could not run it
         return None
     said = [line for line in done.stderr.splitlines() if "GGML_ASSERT" in line or "what():" in line or ".cpp:" in line]

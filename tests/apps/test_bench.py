@@ -17,7 +17,7 @@ from eftlocal.apps.bench.report import ContextCost, Report, Sweeps, ThreadCost
 from eftlocal.apps.bench.show import show
 from eftlocal.apps.bench.sweep import Reading, check_contexts, thread_counts
 from eftlocal.apps.bench.synthetic import parse_size, widen
-from eftlocal.cli import app
+from eftlocal.cli.commands import app
 from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.emulator import Emulator, Prompt
 from eftlocal.engine.engine import Engine

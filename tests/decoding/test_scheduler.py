@@ -20,6 +20,7 @@ from eftlocal.emulation.emulator import Ids
 from eftlocal.emulation.loading import Loaded
 from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime.llama import context as llama_context
+from eftlocal.runtime.llama.interrupt import Stopped
 from tests.builders import load_members
 from tests.families import Family
 from tests.faults import fail_decode
@@ -264,6 +265,23 @@ def test_after_any_other_exception_every_end_is_told_and_the_next_answers_are_ri
     assert tuple(waiting.tokens) == house.tokens("on")
     assert house.tokens(LONG) == cold_tokens(house, LONG)
     assert house.tokens("a") == cold_tokens(house, "a")
+
+
+@pytest.mark.parametrize("call", range(6))
+def test_a_step_that_ctrl_c_stopped_is_done_again_and_changes_no_answer(
+    house: House, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    prompts = ("Hello", LONG, "a")
+    forget(house)
+    scheduler = house.emulator.scheduler()
+    answers = [house.prepared(prompt) for prompt in prompts]
+    for answer in answers:
+        scheduler.add(answer)
+    with monkeypatch.context() as patch:
+        fail_decode(patch, call, Stopped(), after=False)
+        run(scheduler)
+    for answer, prompt in zip(answers, prompts, strict=True):
+        assert answer.error is None and tuple(answer.tokens) == cold_tokens(house, prompt)
 
 
 def cold_tokens(house: House, prompt: str) -> tuple[int, ...]:

@@ -1,6 +1,8 @@
 """Tests of trying a suspicious model in another process: an abort becomes an error, and other models cost nothing."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Never
 
@@ -91,3 +93,17 @@ def test_a_model_that_is_far_away_is_not_tried(family: Family, tmp_path: Path) -
     header = gguf.check(path)
     path.unlink()
     trial.must_survive(header)
+
+
+@pytest.mark.slow
+def test_a_trial_ends_with_the_process_that_began_it(family: Family) -> None:
+    """Ctrl-C and kill -9 end that process, and the trial has a session of its own."""
+    code = "import os, time\nfrom eftlocal.runtime.llama import trial\ntrial._try = lambda *_, **__: time.sleep(60)\n"
+    began = f"{code}print(os.getpid(), flush=True)\ntrial.main({str(family.base)!r})"
+    reads, writes = os.pipe()
+    with subprocess.Popen([sys.executable, "-c", began], stdin=reads, stdout=subprocess.PIPE) as child:
+        os.close(reads)
+        assert child.stdout is not None and child.stdout.readline()
+        assert child.poll() is None
+        os.close(writes)
+        assert child.wait(10) == 0

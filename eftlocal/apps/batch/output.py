@@ -206,9 +206,14 @@ class Output:
                 raise self._unwritable(failed) from None
         finally:
             self._file.close()
-            if self._made and error is not None and not self._end:  # leave no empty output behind
-                with contextlib.suppress(OSError):
-                    self._path.unlink()
+            if error is not None:
+                self.withdraw()
+
+    def withdraw(self) -> None:
+        """Leave no empty output behind: delete the file if it was created now and has no line."""
+        if self._path is not None and self._made and not self._end:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
 
 
 def _date(settings: object) -> datetime.date | None:

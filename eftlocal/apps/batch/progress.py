@@ -3,11 +3,14 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from eftlocal.apps.common import cursor_comes_back
 
 __all__ = ["Report"]
 
@@ -46,6 +49,7 @@ class Report:
         watched = shown and not quiet and self._console.is_terminal and not self._console.is_dumb_terminal
         columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
         self._bar = Progress(*columns, console=self._console, transient=True) if watched else None
+        self._ends = ExitStack()
         self._task = self._bar.add_task(self.line(), total=total, completed=earlier) if self._bar else None
 
     def answered(self, tokens: int, reason: str | None) -> None:
@@ -101,6 +105,7 @@ class Report:
 
     def __enter__(self) -> Self:
         if self._bar is not None:
+            self._ends.enter_context(cursor_comes_back(self._console))
             self._bar.start()
         return self
 
@@ -109,6 +114,7 @@ class Report:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        self._ends.close()
 
 
 def _rate(tokens_per_s: float) -> str:

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date
-from threading import Event
 from typing import Final, NamedTuple
 
 from eftlocal.apps.batch.lines import Lines, lines
@@ -18,6 +17,7 @@ from eftlocal.apps.batch.work import Finished, Item, Work
 from eftlocal.apps.common import INTERRUPTED, interruptible
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import EftError, SettingError
+from eftlocal.interrupt import Asked, before_leaving
 from eftlocal.runs.lines import LineError
 from eftlocal.runs.reader import Source
 
@@ -43,7 +43,7 @@ def run(
     A regular file is read once before any model is loaded, so that a bad line is reported first. Raises EftError.
     """
     source = Source.of(options.source, options.format)
-    with Output(options.target) as output:
+    with Output(options.target) as output, before_leaving(output.withdraw):
         if output.is_same_file(options.source):
             raise SettingError("The output file is the input file.", "Name another output file: -o FILE.")
         earlier = Earlier() if options.overwrite else output.scan()
@@ -152,7 +152,7 @@ class _Batch:
         self._failed = False
         self._unread: EftError | None = None  # why the rest of the input cannot be read
 
-    def run(self, lines: Lines, work: Work, stop: Event) -> bool:
+    def run(self, lines: Lines, work: Work, stop: Asked) -> bool:
         """Run to the end. Returns False if `stop` was set before. Raises LineError if a failed line ends the run."""
         while True:
             if stop.is_set():
@@ -166,7 +166,7 @@ class _Batch:
             for finished in work.step():
                 self._take(finished, work)
 
-    def _begin(self, lines: Lines, work: Work, stop: Event) -> None:
+    def _begin(self, lines: Lines, work: Work, stop: Asked) -> None:
         """Begin items while there is room. If nothing runs, wait for the next line."""
         while work.room > 0 and len(self._waiting) < WAITING and self._unread is None:
             if self._failed or stop.is_set():

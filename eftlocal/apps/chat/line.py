@@ -35,8 +35,8 @@ class PlainLine:
     def read(self) -> str | None:
         """The next message; None at the end of the input. Ctrl-C begins a new line.
 
-        Raises KeyboardInterrupt for a Ctrl-C just after one that stopped an answer, and EftError if the input is not
-        UTF-8.
+        Raises KeyboardInterrupt for a Ctrl-C just after one that stopped an answer, and for any while it reads a pipe.
+        Raises EftError if the input is not UTF-8.
         """
         interrupts = self._chat.interrupts
         while True:
@@ -44,7 +44,7 @@ class PlainLine:
                 with interrupts.raising():
                     return self._read()
             except KeyboardInterrupt:
-                if interrupts.leaving:
+                if interrupts.leaving or not self._interactive:  # a pipe: nobody types there
                     raise
                 print(file=sys.stderr)
             except UnicodeDecodeError as error:

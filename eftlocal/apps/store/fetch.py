@@ -29,6 +29,7 @@ from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile
 from eftlocal.emulation.members import assemble
 from eftlocal.errors import HubError
+from eftlocal.interrupt import raising
 from eftlocal.text import printable
 
 __all__ = ["fetch"]
@@ -86,7 +87,8 @@ def fetch(
     if not yes and can_ask() and not agreed(question, default=fits is None or fits.fits):
         return 1
     try:
-        _download(items, xet)
+        with raising():
+            _download(items, xet)
     except KeyboardInterrupt:
         then = "starts again" if xet else "continues from here"
         print(f"eftlocal: interrupted; the same command {then}", file=sys.stderr)

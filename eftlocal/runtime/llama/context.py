@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from eftlocal.errors import DecodeError, ModelLoadError, SettingError
 from eftlocal.runtime.llama import copies, library
 from eftlocal.runtime.llama.copies import SavedSequence
-from eftlocal.runtime.llama.interrupt import interruptible
+from eftlocal.runtime.llama.interrupt import ABORT, FLAG, Stopped, interruptible, raise_from_callback
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.memory import CPU_BATCH, GPU_BATCH, MAX_ROWS
 
@@ -24,6 +24,7 @@ Logits = NDArray[np.float32]
 
 VIEWS = 64  # how many arrays over a context's logits are kept
 MAX_THREADS = 512  # GGML_MAX_N_THREADS; with far more, starting the threads ends the process
+ABORTED = 2  # llama_decode: its abort callback ended it
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ in llama.cpp's src/llama-cparams.h
 KV_TYPES = {"f32": lib.GGML_TYPE_F32, "f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
 
@@ -90,6 +91,7 @@ class Context:
         if not handle:
             raise _not_created(model.path, f"{n_ctx} tokens x {n_seq}", kv_type)
         self._handle = handle
+        lib.llama_set_abort_callback(handle, ctypes.cast(ABORT, lib.ggml_abort_callback), ctypes.addressof(FLAG))
         self._memory = lib.llama_get_memory(handle)
         self.n_ctx = min(n_ctx, int(lib.llama_n_ctx_seq(handle)))
         self.n_seq = n_seq
@@ -168,7 +170,7 @@ class Context:
         The rows are in the order of `feeds`. They are a view into llama.cpp's buffer, which the next feed overwrites. A
         long feed is decoded in chunks of n_batch.
 
-        Raises DecodeError when llama.cpp refuses a batch. All sequences stay usable.
+        Raises DecodeError when llama.cpp refuses a batch, and Stopped (interrupt.py). All sequences stay usable.
         """
         for sequence in {f.sequence for f in feeds}:
             self.rewind(sequence, self._held[sequence])
@@ -228,6 +230,9 @@ class Context:
         for sequence in sequences:
             self._torn[sequence] = True
         code = lib.llama_decode(self._handle, self._batch)
+        raise_from_callback()
+        if code == ABORTED:
+            raise Stopped
         if code != 0:
             raise DecodeError(
                 f"{self.model.path}: llama.cpp could not decode {n} tokens (code {code}): {library.reason()}"

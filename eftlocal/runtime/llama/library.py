@@ -11,6 +11,7 @@ from pathlib import Path
 import llama_cpp as lib
 
 from eftlocal.errors import ModelFileError
+from eftlocal.runtime.llama.interrupt import survives
 from eftlocal.text import printable
 
 QUANTIZED = {
@@ -24,6 +25,7 @@ _verbose = False
 
 
 @lib.llama_log_callback  # type: ignore[untyped-decorator]  # a ctypes function type
+@survives(None)
 def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     line = text.decode("utf-8", "replace")
     if level >= 3:  # GGML_LOG_LEVEL_WARN; ERROR is 4, and CONT (5) continues a line

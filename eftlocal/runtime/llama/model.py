@@ -14,7 +14,7 @@ from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime import gguf, trial
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama import devices, library
-from eftlocal.runtime.llama.interrupt import interruptible
+from eftlocal.runtime.llama.interrupt import interruptible, raise_from_callback, survives
 from eftlocal.runtime.llama.stack import on_deep_stack
 from eftlocal.runtime.plan.placement import Offload
 
@@ -45,7 +45,7 @@ class Model:
         handle = None
         try:
             with interruptible() as asked:
-                progress = lib.llama_progress_callback(lambda *_: not asked())  # False ends the load
+                progress = lib.llama_progress_callback(survives(False)(lambda *_: not asked()))  # False ends the load
                 params.progress_callback = progress
                 handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         except KeyboardInterrupt:
@@ -133,6 +133,7 @@ class Model:
         if path not in self._loras:
             library.recent.clear()
             adapter = lib.llama_adapter_lora_init(self.handle, os.fsencode(path))
+            raise_from_callback()
             if not adapter:
                 raise ModelLoadError(
                     f"{path}: llama.cpp could not apply this adapter to {self.path}: {library.reason()}"

@@ -6,6 +6,7 @@ loaded whole and decodes two tokens. A model that llama.cpp refuses properly is 
 
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,11 @@ SMALL: Final = 1 << 30  # bytes; a model up to this size is decoded, too
 
 
 def main(path: str) -> None:
-    """Loads the model and makes contexts, with and without flash attention. A large model stays without its weights."""
+    """Loads the model and makes contexts, with and without flash attention. A large model stays without its weights.
+
+    Ends when standard input does.
+    """
+    threading.Thread(target=_end_with_input, daemon=True).start()
     if sys.platform != "win32":
         import resource
 
@@ -26,6 +31,12 @@ def main(path: str) -> None:
     _try(path, dry=True)
     if Path(path).stat().st_size <= SMALL:
         _try(path, dry=False)
+
+
+def _end_with_input() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(0)
 
 
 def _try(path: str, *, dry: bool) -> None:
