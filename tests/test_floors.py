@@ -23,7 +23,7 @@ FLOORS = (  # from the lowest; each a file or a folder of the package
     ("__init__.py", "__main__.py"),  # what users import, and what they run
 )
 FOLDERS = {  # inside of those
-    "apps": {"batch", "bench", "chat", "doctor", "serve", "store"},
+    "apps": {"batch", "bench", "chat", "doctor", "serve", "store", "tune"},
     "catalog": {"hub"},
     "decoding": {"constraints", "drafts"},
     "runtime": {"llama", "plan"},

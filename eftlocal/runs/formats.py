@@ -7,7 +7,7 @@ from typing import Final
 from eftlocal.emulation.from_json import SETTINGS, SHAPES, kind
 from eftlocal.errors import EftError
 
-__all__ = ["hint", "is_gsm8k", "ours"]
+__all__ = ["NUMBERING", "hint", "is_gsm8k", "ours", "sharegpt"]
 
 SPEAKERS: Final = {
     **dict.fromkeys(("human", "user"), "user"),
@@ -80,8 +80,11 @@ def _response_format(value: object) -> dict[str, object]:
     )
 
 
-def _sharegpt(fields: Fields, *, scored: bool) -> Fields | None:
-    """ShareGPT: `conversations` of turns with `from` and `value`, or with `role` and `content`."""
+def sharegpt(fields: Fields) -> list[dict[str, object]] | None:
+    """ShareGPT: `conversations` of turns with `from` and `value`, or with `role` and `content`, as messages.
+
+    None for another format. Raises EftError for an unknown speaker.
+    """
     turns = fields.get("conversations")
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
         return None
@@ -94,11 +97,19 @@ def _sharegpt(fields: Fields, *, scored: bool) -> Fields | None:
                 "Convert the conversation to messages with the roles system, user and assistant.",
             )
         messages.append({"role": SPEAKERS[speaker], "content": turn.get("value", turn.get("content"))})
-    if messages[-1]["role"] != "assistant":
-        return {"messages": messages}
+    return messages
+
+
+def _sharegpt(fields: Fields, *, scored: bool) -> Fields | None:
+    """A conversation of ShareGPT's that ends with a question."""
+    messages = sharegpt(fields)
+    if messages is None or messages[-1]["role"] != "assistant":
+        return None if messages is None else {"messages": messages}
     shorter = ".conversations |= .[:-1]"
     if scored:
-        answer = f".conversations[-1].{'value' if 'value' in turns[-1] else 'content'}"
+        turns = fields["conversations"]
+        named = isinstance(turns, list) and "value" in turns[-1]
+        answer = f".conversations[-1].{'value' if named else 'content'}"
         raise EftError(
             "conversations ends with an answer",
             f"To score this answer: jq -c '.completion = {answer} | {shorter}' FILE",

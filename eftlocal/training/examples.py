@@ -83,18 +83,22 @@ class Asked:
             if message.role != "assistant":
                 so_far.append(message)
                 continue
-            content = message.content.strip() if self.trims else message.content
-            ids = tuple(self._vocabulary.tokenize(content))
-            if not ids:
-                raise TrainingError("an answer is empty")
+            *ids, _ = answer = self.answer(message.content)
             if i not in left_out:
-                found.append(Turn(tuple(self.prompt(so_far)), (*ids, self.end)))
-            so_far.append(Message("assistant", self._said(ids), ids))
+                found.append(Turn(tuple(self.prompt(so_far)), answer))
+            so_far.append(Message("assistant", self._said(ids), tuple(ids)))
         return found
 
     def _said(self, ids: Sequence[int]) -> str:
         """The text of an answer that was generated as these tokens: some tokenizers begin it with a space."""
         return b"".join(map(self._vocabulary.piece, ids)).decode("utf-8", "replace")
+
+    def answer(self, text: str) -> tuple[int, ...]:
+        """The tokens of an answer, with the one that ends it. Raises TrainingError for an answer without a token."""
+        ids = self._vocabulary.tokenize(text.strip() if self.trims else text)
+        if not ids:
+            raise TrainingError("an answer is empty")
+        return (*ids, self.end)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a conversation, up to where the next answer starts. Raises ViewError."""

@@ -1,0 +1,166 @@
+"""Reads training data: files and folders in, records out, with an error for each line that is wrong."""
+
+import hashlib
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from eftlocal.apps.tune.records import Form, Pair, Record, Text
+from eftlocal.errors import EftError
+from eftlocal.runs.lines import LINE_LIMIT, LineError
+from eftlocal.runs.reader import SUFFIXES, Source
+
+__all__ = ["Data", "Split", "prompt_of", "read", "split"]
+
+TEXTS: Final = (".txt", ".md")  # each file is one text
+READ: Final = (*(suffix for suffix, format in SUFFIXES.items() if format != "text"), *TEXTS)
+
+HELD_OUT: Final = 0.1  # share of the prompts that is kept back
+MOST_HELD_OUT: Final = 200  # prompts; more would make each evaluation slow and hardly more exact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """What was read.
+
+    records   in the order of the files and their lines
+    problems  one for each line that cannot be used
+    files     the files that were read
+    ignored   files of a folder that are not data, by their endings
+    digest    SHA-256 of the files' contents, in their order
+    """
+
+    records: tuple[Record, ...]
+    problems: tuple[LineError, ...]
+    files: tuple[Path, ...]
+    ignored: tuple[Path, ...]
+    digest: str
+
+
+def read(paths: Sequence[Path]) -> Data:
+    """Reads JSON Lines and CSV (a record a line), and text (a record a file), also all such files of folders.
+
+    Raises EftError for a file that cannot be read at all, and where there is nothing in all of them.
+    """
+    files, ignored = _files(paths)
+    records: list[Record] = []
+    problems: list[LineError] = []
+    digest = hashlib.sha256()
+    for file in files:
+        for found in _text(file) if file.suffix.lower() in TEXTS else _records(file):
+            if isinstance(found, LineError):
+                problems.append(found)
+            else:
+                records.append(found)
+        digest.update(file.read_bytes())
+    if not records and not problems:
+        raise EftError(f"{', '.join(map(str, paths))}: there is no example.", f"Files end in {', '.join(READ)}.")
+    return Data(
+        records=tuple(records),
+        problems=(*problems, *_mixed(records)),
+        files=tuple(files),
+        ignored=tuple(ignored),
+        digest=digest.hexdigest(),
+    )
+
+
+def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The files to read, each once, and the other files of the folders."""
+    files: dict[Path, Path] = {}
+    ignored = []
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            hidden = path.is_dir() and any(part.startswith(".") for part in file.relative_to(path).parts)
+            if hidden or file.is_dir():
+                continue
+            if path.is_dir() and file.suffix.lower() not in (*READ, ".json"):
+                ignored.append(file)
+            else:
+                files.setdefault(file.resolve(), file)
+    return list(files.values()), ignored
+
+
+def _records(file: Path) -> Iterable[Record | LineError]:
+    source = Source.of(str(file), "jsonl" if file.suffix.lower() == ".jsonl" else None)
+    if not source.rereadable:
+        raise EftError(f"{file} cannot be read: it is not a regular file.", "Examples are read more than once.")
+    lines: Iterable[Record | LineError] = source.records(Form(str(file)))
+    try:
+        yield from lines
+    except LineError as error:  # a table's header: nothing of the file can be read
+        yield error
+
+
+def _text(file: Path) -> Iterable[Record | LineError]:
+    """The one text of a file."""
+    try:
+        data = file.read_bytes() if file.stat().st_size <= LINE_LIMIT else None
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise EftError(f"{file} cannot be read: {reason}.") from None
+    if data is None:
+        raise EftError(f"{file} is longer than {LINE_LIMIT >> 20} MB.", "Give it as several files.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        yield _wrong(file, line, f"is not UTF-8 text (byte {error.start} of the file)")
+        return
+    if text.strip():
+        yield Text(str(file), text)
+    else:
+        yield _wrong(file, 1, "the text is empty")
+
+
+def _wrong(file: Path, line: int, problem: str) -> LineError:
+    return LineError(str(file), line, problem, digest="", fields={})
+
+
+def _mixed(records: Sequence[Record]) -> list[LineError]:
+    """A problem where pairs stand beside other examples: they are trained in another way."""
+    pair = next((record for record in records if isinstance(record, Pair)), None)
+    other = next((record for record in records if not isinstance(record, Pair)), None)
+    if pair is None or other is None:
+        return []
+    file, _, line = pair.where.rpartition(":")
+    problem = f"is a pair of answers, and {other.where} is not: both cannot be trained together"
+    return [LineError(file, int(line), problem, digest="", fields={}, hint="Give them to two runs.")]
+
+
+# --- what is kept back ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Records to train on, and records that are kept back to judge by. moved: how many of both are not trained."""
+
+    trained: tuple[Record, ...]
+    held_out: tuple[Record, ...]
+    moved: int = 0
+
+
+def split(records: Sequence[Record], held_out: Sequence[Record] | None = None, *, seed: int = 0) -> Split:
+    """Keeps a tenth of the prompts back, or the records given. No prompt is in both parts.
+
+    One prompt stands for all records that begin with it, so that no answer to it is seen in training.
+    """
+    if held_out is not None:
+        theirs = {prompt_of(record) for record in held_out}
+        trained = tuple(record for record in records if prompt_of(record) not in theirs)
+        return Split(trained, tuple(held_out), len(records) - len(trained))
+    prompts = list(dict.fromkeys(prompt_of(record) for record in records))
+    random.Random(seed).shuffle(prompts)
+    back = set(prompts[: min(MOST_HELD_OUT, round(HELD_OUT * len(prompts)) or int(len(prompts) > 1))])
+    return Split(
+        tuple(record for record in records if prompt_of(record) not in back),
+        tuple(record for record in records if prompt_of(record) in back),
+    )
+
+
+def prompt_of(record: Record) -> object:
+    """What two records must share to be the same question: the messages before the answer, but for white space."""
+    if isinstance(record, Text):
+        return " ".join(record.text.split())
+    return tuple((message.role, " ".join(message.content.split())) for message in record.prompt)
