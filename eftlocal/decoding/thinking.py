@@ -9,7 +9,7 @@ markers in their text, so nothing can be told apart there; no family of the cata
 import re
 from typing import Final, NamedTuple
 
-__all__ = ["ANSWER", "START", "Part", "Splitter", "opened_by", "split", "spoken", "thoughts_in"]
+__all__ = ["ANSWER", "MARKERS", "START", "Part", "Splitter", "opened_by", "split", "spoken", "thoughts_in"]
 
 # Qwen3, DeepSeek-R1 and its distillations, SmolLM3, Phi-4-reasoning, Granite, GLM: <think>. EXAONE Deep: <thought>.
 MARKERS: Final = (("<think>", "</think>"), ("<thought>", "</thought>"))

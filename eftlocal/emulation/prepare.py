@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -15,7 +16,7 @@ from eftlocal.decoding.generation import Generation, must_fit
 from eftlocal.decoding.logprobs import Places
 from eftlocal.decoding.settings import Settings
 from eftlocal.decoding.stream import TextStream
-from eftlocal.decoding.thinking import ANSWER, START, Splitter, opened_by, spoken
+from eftlocal.decoding.thinking import ANSWER, MARKERS, START, Splitter, opened_by, spoken
 from eftlocal.emulation.members import Members
 from eftlocal.emulation.scoring import Task
 from eftlocal.engine.workers import Workers
@@ -143,13 +144,13 @@ class Preparer:
         view = RAW_VIEW if isinstance(prompt, Raw) else self._members.views[member]
         if template_args:
             view = replace(view, variables={**view.variables, **template_args})
-        return view.prompt(self._workers.model(member), self._conversation(prompt))
+        return view.prompt(self._workers.model(member), self._conversation(prompt, view))
 
-    def _conversation(self, prompt: Prompt) -> list[Message]:
+    def _conversation(self, prompt: Prompt, view: View) -> list[Message]:
         """The prompt's messages under its system text, else the emulator's. An empty system text stands for none.
 
-        Earlier answers are without their thoughts. Templates of models that think leave those out; here all members
-        do, so that a base reads the same conversation, and every app gives the same prompt.
+        Earlier answers are without their thoughts, unless the view's template keeps those. Templates of models that
+        think leave them out; so a base that knows no thoughts reads the same conversation.
         """
         messages = as_messages(prompt)
         default = None if isinstance(prompt, Raw) else self._members.system
@@ -157,8 +158,10 @@ class Preparer:
             messages = [Message("system", default), *messages]
         for message in messages:
             self._check_ids(f"A message of the {message.role}", message.tokens)
-        earlier = list(map(self._without_thoughts, messages[:-1]))  # the last one, if it is an answer, is continued
-        return [message for message in (*earlier, *messages[-1:]) if message.role != "system" or message.content]
+        said = [*map(self._without_thoughts, messages[:-1]), *messages[-1:]]  # the last one is asked, or continued
+        if said != messages and not _keeps_thoughts(view):
+            messages = said
+        return [message for message in messages if message.role != "system" or message.content]
 
     def _place(
         self,
@@ -260,6 +263,16 @@ class Preparer:
             ends = [token for token in tokens if is_end(token)]
             self._grammars[mix.active] = Grammars([model.piece(token) for token in tokens], ends, model.tokenize)
         return self._grammars[mix.active].matcher(constraint)
+
+
+def _keeps_thoughts(view: View) -> bool:
+    """Whether the view's template knows markers of thoughts, and writes those of earlier answers too."""
+    for opening, closing in MARKERS:
+        if closing in view.template:
+            with suppress(ViewError):
+                answer = Message("assistant", f"{opening}\nthoughts\n{closing}\n\nanswer")
+                return "thoughts" in view.text([Message("user", "?"), answer, Message("user", "?")])
+    return False
 
 
 def as_messages(prompt: Prompt) -> list[Message]:

@@ -55,6 +55,21 @@ def test_no_member_reads_the_thoughts_of_an_earlier_answer(emulator: Emulator) -
     )
 
 
+def test_a_template_that_keeps_thoughts_gets_them(family: Family, tmp_path: Path) -> None:
+    keeps = STRIPS.replace(".split('</think>')[-1].lstrip('\\n')", "")
+    models = {"base": family.base, "tuned": family.tuned, "reference": family.reference}
+    views = {"base": "transcript", "tuned": {"template": keeps}, "reference": "transcript"}
+    with load(tmp_path, models, views=views) as emulator:
+        prompts = emulator.render([ASKED, Message("assistant", THOUGHT + SAID), AGAIN])
+        texts = {role: emulator.tokenizer.text_of(tokens) for role, tokens in prompts.items()}
+    assert {role: "So, 2." in text for role, text in texts.items()} == {
+        "base": False,
+        "tuned": True,
+        "reference": False,
+    }
+    assert all(SAID in text for text in texts.values())
+
+
 def test_an_answer_that_mentions_markers_stays_whole(emulator: Emulator) -> None:
     text = "Write `<think>` first, then `</think>`."
     for role, tokens in emulator.render([ASKED, Message("assistant", text), AGAIN]).items():
