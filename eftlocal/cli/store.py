@@ -29,7 +29,8 @@ def pull(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="Emulator, model or hf:owner/repo/file.gguf to download (default: the first default)."
+            metavar="NAME",
+            help="Emulator, model or hf:owner/repo/file.gguf to download (default: the first default of models.toml).",
         ),
     ] = None,
     base: Annotated[
@@ -90,7 +91,7 @@ def show(name: NameArgument, models: ModelsOption = None, json: JsonOption = Fal
 
 @app.command()
 def rm(name: NameArgument, models: ModelsOption = None, yes: YesOption = False, json: JsonOption = False) -> None:
-    """Delete a model's download, or an emulator's downloads that no other one here uses."""
+    """Delete an emulator's downloads that no other one here uses, and its entry if init wrote it; or a model's."""
     from eftlocal.apps.store.remove import remove
 
     raise typer.Exit(remove(_catalog(models, name), name, yes=yes, as_json=json))

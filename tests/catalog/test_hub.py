@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -452,3 +452,26 @@ def test_a_file_of_the_clients_that_is_linked_twice_is_found_by_its_own_name(ser
     (found,) = hub.cached_files()
     assert (found.path, found.blob, found.size) == (path, blob, 200)
     hub.verify(path)
+
+
+def test_another_repository_that_cannot_be_read_is_left_out(
+    server: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add(REPO, FILES)
+    hub.download(hub.repository(REPO), "Model-Q8_0.gguf")
+    other = home / "hub" / "models--a--locked"
+    (other / "snapshots").mkdir(parents=True)
+    (other / "blobs").mkdir()
+    real = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:  # tests may run as root, which may read every folder
+        if other in (path, *path.parents):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert [file.repo for file in hub.cached_files()] == [REPO] and hub.unfinished_bytes() == 0
+    with pytest.raises(HubError, match="Permission denied"):
+        hub.unfinished_bytes("a/locked")
+    assert hub.remove(REPO, ["Model-Q8_0.gguf"]) == len(FILES["Model-Q8_0.gguf"])
+    assert not (home / "hub" / "models--owner--Model-GGUF").exists() and other.exists()

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,8 +26,8 @@ from eftlocal.catalog.hub.settings import cache_folder
 from eftlocal.errors import HubError
 
 __all__ = [
-    *("CachedFile", "blob_of", "blob_path", "cached", "cached_files", "commit_of", "entries", "folder_of"),
-    *("free_bytes", "partial_path", "rejected_path", "snapshot_path", "unfinished", "unfinished_bytes"),
+    *("COMMIT", "MAIN", "CachedFile", "blob_of", "blob_path", "cached", "cached_files", "commit_of", "entries"),
+    *("folder_of", "free_bytes", "partial_path", "rejected_path", "snapshot_path", "unfinished", "unfinished_bytes"),
 ]
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -137,21 +137,24 @@ def entries(folder: Path) -> list[Path]:
 def cached_files() -> tuple[CachedFile, ...]:
     """Returns all complete GGUF files in the cache, sorted by repository and name.
 
-    A file that several commits share is listed once.
+    A file that several commits share is listed once. A repository that cannot be read is left out.
     """
     found: dict[tuple[str, str, Path], CachedFile] = {}
     for folder in entries(cache_folder()):
-        if not folder.name.startswith("models--"):
-            continue
-        repo = folder.name.removeprefix("models--").replace("--", "/", 1)
-        for snapshot in entries(folder / "snapshots"):
-            for path in sorted(snapshot.rglob("*.gguf")):
-                if path.is_file():
-                    file, blob = path.relative_to(snapshot).as_posix(), blob_of(path)
-                    size = path.stat().st_size
-                    entry = CachedFile(repo=repo, file=file, size=size, path=path, blob=blob)
-                    found.setdefault((repo, file, blob), entry)
+        if folder.name.startswith("models--"):
+            with suppress(OSError):
+                for entry in _files_of(folder):
+                    found.setdefault((entry.repo, entry.file, entry.blob), entry)
     return tuple(found[key] for key in sorted(found))
+
+
+def _files_of(folder: Path) -> Iterator[CachedFile]:
+    repo = folder.name.removeprefix("models--").replace("--", "/", 1)
+    for snapshot in entries(folder / "snapshots"):
+        for path in sorted(snapshot.rglob("*.gguf")):
+            if path.is_file():
+                file, size = path.relative_to(snapshot).as_posix(), path.stat().st_size
+                yield CachedFile(repo=repo, file=file, size=size, path=path, blob=blob_of(path))
 
 
 def unfinished(folder: Path) -> list[Path]:
@@ -161,6 +164,11 @@ def unfinished(folder: Path) -> list[Path]:
 
 @_reading()
 def unfinished_bytes(repo: str | None = None) -> int:
-    """Returns the bytes of interrupted and rejected downloads, of one repository or of all (None)."""
-    folders = entries(cache_folder()) if repo is None else [folder_of(repo)]
-    return sum(path.lstat().st_size for folder in folders for path in unfinished(folder))
+    """Returns the bytes of interrupted and rejected downloads, of one repository or of all that can be read (None)."""
+    if repo is not None:
+        return sum(path.lstat().st_size for path in unfinished(folder_of(repo)))
+    total = 0
+    for folder in entries(cache_folder()):
+        with suppress(OSError):
+            total += sum(path.lstat().st_size for path in unfinished(folder))
+    return total

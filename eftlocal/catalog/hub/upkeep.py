@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from huggingface_hub import constants, scan_cache_dir
+from huggingface_hub import constants
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # it exists, but is imported only when used
 
-from eftlocal.catalog.hub.cache import MAIN, blob_of, commit_of, entries, folder_of, rejected_path, unfinished
+from eftlocal.catalog.hub.cache import COMMIT, MAIN, blob_of, commit_of, entries, folder_of, rejected_path, unfinished
 from eftlocal.catalog.hub.failures import telling
 from eftlocal.catalog.hub.parts import part_names
 from eftlocal.catalog.hub.settings import cache_folder
@@ -116,32 +116,30 @@ def remove(repo: str, files: Iterable[str], revision: str | None = None) -> int:
     wanted = {part for file in files for part in part_names(file)}
     commits = None if revision is None else {commit_of(repo, revision) or revision}
     with telling(repo), ExitStack() as locks:
-        _tidy(folder)  # a broken link would hide the whole repository from the client's scan
-        cache = scan_cache_dir(cache_folder())
-        snapshots = (
-            snapshot
-            for entry in cache.repos
-            if entry.repo_path.name == folder.name
-            for snapshot in entry.revisions
-            if commits is None or snapshot.commit_hash in commits
-        )
-        whole = {
-            file: name
-            for snapshot in snapshots
-            for file in snapshot.files
-            if (name := file.file_path.relative_to(snapshot.snapshot_path).as_posix()) in wanted
+        _tidy(folder)
+        there = [  # the client's scan reads the whole cache, and fails at another repository that cannot be read
+            (path, snapshot)
+            for snapshot in entries(folder / "snapshots")
+            for path in snapshot.rglob("*")
+            if path.is_file()
+        ]
+        names = {
+            path: path.relative_to(snapshot).as_posix()
+            for path, snapshot in there
+            if commits is None or snapshot.name in commits
         }
+        gone = {path: name for path, name in names.items() if name in wanted}
         leftovers = unfinished(folder)
-        if wanted <= set(whole.values()):
-            etags = {file.blob_path.name for file in whole}
+        if wanted <= set(gone.values()):
+            etags = {blob_of(path).name for path in gone}
             leftovers = [path for path in leftovers if _etag(path) in etags]
         for etag in {_etag(path) for path in leftovers}:
             locks.enter_context(locked(folder / "blobs" / etag, lambda: _in_use(repo)))
-        deletion = cache.delete_files(*whole)
-        freed = deletion.expected_freed_size + sum(path.lstat().st_size for path in leftovers)
-        deletion.execute()
-        for path in leftovers:
-            path.unlink()
+        used = {blob_of(path) for path, _ in there if path not in gone}
+        blobs = {blob_of(path) for path in gone} - used
+        freed = sum(path.stat().st_size for path in blobs) + sum(path.lstat().st_size for path in leftovers)
+        for path in (*gone, *blobs, *leftovers):
+            path.unlink(missing_ok=True)
         _tidy(folder)
     return freed
 
@@ -163,7 +161,9 @@ def _tidy(folder: Path) -> None:
         elif path.is_dir() and not entries(path) and not unfinished(folder):  # a download under way may need the folder
             path.rmdir()
     for ref in sorted((folder / "refs").rglob("*")):
-        if ref.is_file() and not (snapshots / ref.read_text()).is_dir():
-            ref.unlink()
+        if ref.is_file():
+            commit = ref.read_bytes().decode(errors="replace").strip()
+            if not COMMIT.fullmatch(commit) or not (snapshots / commit).is_dir():
+                ref.unlink()
     if not entries(snapshots) and not entries(blobs):
         shutil.rmtree(folder)
