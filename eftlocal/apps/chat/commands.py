@@ -117,7 +117,7 @@ def _help(chat: Chat, argument: str) -> None:
             table.add_row(Text(f"  /{command.name} {command.arguments}".rstrip()), Text(command.help))
     chat.screen.show(table)
     chat.screen.note(
-        '@FILE in a message reads a file; Alt-Enter or """ for several lines; '
+        '@FILE in a message reads a file; // begins a message with a slash; Alt-Enter or """ for several lines; '
         "Ctrl-C stops an answer; Ctrl-C twice or Ctrl-D leaves"
     )
 
