@@ -22,6 +22,8 @@ from tests.apps.fake import FakeEmulator, loads
 
 MODELS = """
 [models.m]
+path = "m.gguf"
+[models.hub]
 repo = "a/b"
 file = "m.gguf"
 [emulators.fake]
@@ -29,6 +31,9 @@ base = "m"
 [emulators.other]
 description = "the other one"
 base = "m"
+[emulators.far]
+description = "not downloaded"
+base = "hub"
 """
 
 
@@ -48,6 +53,7 @@ def chat(tmp_path: Path) -> Iterator[Chat]:
 def make(folder: Path, *, context: int = 8000, **options: Any) -> Chat:
     models = folder / "models.toml"
     models.write_text(MODELS)
+    (folder / "m.gguf").touch()
     loader = Loader(lambda name: loads(name, context=context), None, catalog.load(models))
     loader.start()
     assert loader.wait(10)
@@ -144,6 +150,8 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["say a", "/copy code"], "no code block", TURN),
     (["/emulator"], "the other one", []),
     (["say a", "/emulator other"], "other: loaded in 0.1 s", TURN),
+    (["say a", "/emulator far"], "far is not on this machine: hub is not downloaded yet", TURN),
+    (["/emulator"], "more are not on this machine; in a shell, `eftlocal list` shows them", []),
     (["/emulator othr"], 'no emulator is named "othr"', []),
     (["/help"], "/compare [PROMPT]", []),
     (["/help beta"], "strength of all rewards", []),

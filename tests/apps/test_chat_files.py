@@ -262,6 +262,10 @@ def test_paths_are_completed_after_an_at_and_where_a_command_takes_one(chat: Cha
     assert len(completions(chat, "see @")) == 4
 
 
+def test_emulators_are_completed_that_are_here(chat: Chat) -> None:
+    assert completions(chat, "/model f") == ["/model fake"]  # and not `far`
+
+
 def test_commands_are_completed_by_name_and_alias_in_any_case(chat: Chat) -> None:
     assert completions(chat, "/sys") == ["/system"]
     assert completions(chat, "/CLE") == ["/clear"]

@@ -260,6 +260,8 @@ def emulator(chat: Chat, argument: str) -> None:
         mark = "*" if name == chat.emulator.name else ""
         table.add_row(mark, printable(name), Text(printable(description), style="dim"))
     chat.screen.show(table)
+    if far := chat.loader.far():
+        chat.screen.note(f"{far} more are not on this machine; in a shell, `eftlocal list` shows them")
     for line in chat.loader.mistakes():
         chat.screen.note(line)
 

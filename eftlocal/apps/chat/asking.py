@@ -63,7 +63,8 @@ def _with_files(chat: Chat, typed: str, found: Mentions, before: Sequence[Messag
     names = list(dict.fromkeys((*first, *found.names)))
     read = [files.read(name) for name in names]
     asked = Message("user", templating.message(chat, files.message(read, found.text)))
-    chat.typed[asked.content] = typed
+    if asked.content != typed:
+        chat.typed[asked.content] = f"/{typed}" if typed.startswith("/") else typed  # `//` is a message, not a command
     if not read:
         return asked
     emulator = chat.emulator

@@ -79,9 +79,9 @@ class Loader:
     def switch(self, name: str) -> None:
         """Free this emulator and begin to load another.
 
-        Raises CatalogError if the catalogue has no emulator of that name; then this one is kept.
+        Raises CatalogError if there is no emulator of that name on this machine; then this one is kept.
         """
-        self._catalog.emulator(name)
+        self._catalog.must_be_here(self._catalog.emulator(name))
         self.close()
         self.name = name
         self.start()
@@ -101,8 +101,12 @@ class Loader:
             return None
 
     def names(self) -> Mapping[str, str]:
-        """The catalogue's emulators with their descriptions."""
-        return {e.name: e.description for e in self._catalog.emulators.values()}
+        """The catalogue's emulators that are on this machine, with their descriptions."""
+        return {e.name: e.description for e in self._catalog.emulators.values() if self._catalog.is_local(e)}
+
+    def far(self) -> int:
+        """The number of the catalogue's emulators that are not on this machine."""
+        return len(self._catalog.emulators) - len(self.names())
 
     def mistakes(self) -> Sequence[str]:
         """The mistakes in the models.toml files, which may be why an emulator is missing."""
