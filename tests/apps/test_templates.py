@@ -195,6 +195,7 @@ def test_chat_begins_with_a_template(run: Run) -> None:
         "(template size: each message becomes “How large is $input?”, with its system text, beta 0.5)",
         "(beta is 0.5)",
         "(system: Be brief.)",
+        "(there is no template; beta stays 0.5)",
         "(there is no system text)",
     ):
         assert said in done.err

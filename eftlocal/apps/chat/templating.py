@@ -42,15 +42,25 @@ def _use(chat: Chat, filled: Filled, before: Mapping[str, Any], *, with_system: 
     chat.template = InUse(filled, system, before)
 
 
-def end(chat: Chat) -> None:
-    """Use no template any more. What it changed is as before, if the user has not changed it again."""
+def end(chat: Chat) -> InUse | None:
+    """Use no template any more, and return the one that was in use.
+
+    What it changed is as before, if the user has not changed it again. The settings of one that the chat began with
+    stay, because the emulator was loaded with them.
+    """
     if (used := chat.template) is None:
-        return
+        return None
     chat.template = None
     if used.system is not None and chat.system == used.filled.system:
         chat.system = used.system[0]
     now, settings = chat.emulator.settings, used.filled.template.settings
     chat.turn(**{name: value for name, value in used.settings.items() if value_of(now, name) == settings[name]})
+    return used
+
+
+def _stays(used: InUse | None) -> str:
+    stay = {} if used is None or used.settings else used.filled.template.settings
+    return "".join(f"; {name} stays {value:g}" for name, value in stay.items())
 
 
 def message(chat: Chat, text: str) -> str:
@@ -63,8 +73,7 @@ def template(chat: Chat, argument: str) -> None:
     if not argument:
         _list(chat)
     elif argument.lower() == "off":
-        end(chat)
-        chat.screen.note("there is no template")
+        chat.screen.note("there is no template" + _stays(end(chat)))
     else:
         filled = _filled(argument)
         begin(chat, filled)
