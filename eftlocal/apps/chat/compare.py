@@ -70,13 +70,12 @@ def _answer(chat: Chat, prompt: str, ways: Mapping[str, Dials]) -> None:
     finally:
         chat.interrupts.answering(False)
     speeds = [
-        f"{name} {reply.tokens_per_s:.1f} tokens/s"
+        f"{name} {reply.tokens_per_s:.1f}"
         for name, reply in zip(ways, (answer.reply for answer in answers), strict=True)
         if reply.tokens_per_s
     ]
-    if together > 1 and speeds:
-        speeds[0] = f"decoded together: {speeds[0]}"
-    chat.screen.note("; ".join([f"seed {seed}", *speeds]))
+    how = "tokens/s, decoded together: " if together > 1 else "tokens/s: "
+    chat.screen.note("; ".join([f"seed {seed}", *([how + "; ".join(speeds)] if speeds else [])]))
 
 
 def _asked(chat: Chat, prompt: str) -> tuple[Sequence[Message], int]:

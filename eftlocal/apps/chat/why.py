@@ -19,6 +19,8 @@ from eftlocal.text import printable
 __all__ = ["moved", "why"]
 
 TOP = 10  # candidates that /why N shows
+FARTHEST = 8  # tokens that /why lists, if each of them was moved by MOVED nats
+MOVED = 0.05
 END = "<end>"  # how the token that ended the answer is shown
 # (nats, colour): a token that the reward moved by at least so many nats, up or down, gets this colour.
 LIKELIER = ((3.0, "#08519c"), (1.0, "#2171b5"), (0.2, "#6baed6"))
@@ -98,14 +100,15 @@ def _heat(chat: Chat, score: Score) -> None:
             text.append(_small(number), style="dim")
         text.append(clean(token.text), style=_style(moved(token)))
     shifts = [moved(token) for token in score.tokens]
-    far = sorted(range(len(shifts)), key=lambda i: -abs(shifts[i]))[:8]
+    far = sorted(range(len(shifts)), key=lambda i: -abs(shifts[i]))[:FARTHEST]
+    far = [i for i in far if abs(shifts[i]) >= MOVED] or far[:1]
     if not chat.screen.plain:
         legend = Text("the reward made it  ")
-        for least, colour in reversed(RARER):
-            legend.append(f" ÷{math.exp(least):.0f} " if least >= 1 else " rarer ", style=f"white on {colour}")
+        for least, colour in RARER:
+            legend.append(f" ÷{math.exp(least):.0f} " if least >= 1 else " rarer ", style=_ink(least, colour))
         legend.append(" as the base ")
         for least, colour in reversed(LIKELIER):
-            legend.append(f" ×{math.exp(least):.0f} " if least >= 1 else " likelier ", style=f"white on {colour}")
+            legend.append(f" ×{math.exp(least):.0f} " if least >= 1 else " likelier ", style=_ink(least, colour))
         chat.screen.show(text)
         chat.screen.show(Text())
         chat.screen.show(legend)
@@ -162,8 +165,13 @@ def _candidates(chat: Chat, score: Score, index: int) -> None:
 def _style(shift: float) -> str:
     for least, colour in LIKELIER if shift > 0 else RARER:
         if abs(shift) >= least:
-            return f"white on {colour}"
+            return _ink(least, colour)
     return ""
+
+
+def _ink(least: float, colour: str) -> str:
+    """The style of text on one of the colours; the lightest takes black text."""
+    return f"{'black' if least < 1 else 'white'} on {colour}"
 
 
 def _percent(logprob: float) -> str:
