@@ -43,6 +43,10 @@ class Network:
     adapter: Adapter = Adapter()
     checkpointed: bool = False
 
+    @property
+    def device(self) -> torch.device:
+        return self.weights["token_embd.weight"].device
+
     def hidden(self, tokens: Tensor) -> Tensor:
         """tokens (rows, length) -> (rows, length, width), after the last norm. Each token sees itself and those before.
 
@@ -107,12 +111,11 @@ class Network:
 
     def _rotation(self, length: int, base: float, scale: float) -> tuple[Tensor, Tensor]:
         """Cosines and sines, each (length, head / 2). ggml_rope_ext divides the angles by the factors of Llama 3.1."""
-        device = self.weights["token_embd.weight"].device
         frequencies = base ** (-torch.arange(0, self.shape.head, 2, dtype=torch.float64) / self.shape.head)
         if ROPE_FACTORS in self.weights:
             frequencies = frequencies / self.weights[ROPE_FACTORS].detach().cpu()
         angles = torch.outer(torch.arange(length, dtype=torch.float64), scale * frequencies)
-        return angles.cos().float().to(device), angles.sin().float().to(device)
+        return angles.cos().float().to(self.device), angles.sin().float().to(self.device)
 
     def _rotated(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         if self.shape.rotation == "halves":

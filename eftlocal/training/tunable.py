@@ -1,0 +1,71 @@
+"""What of a model is trained: a LoRA adapter beside its matrices, or copies of the tensors of its layers."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from eftlocal.training.network import Adapter, Network, Weights
+from eftlocal.training.shape import ROPE_FACTORS, Shape
+
+__all__ = ["Tunable", "adapted", "copied", "merged", "pairs_of"]
+
+A, B = ".lora_a", ".lora_b"
+
+
+@dataclass(frozen=True, slots=True)
+class Tunable:
+    """Parameters by name, and the network that they make. `network` may be called with any values of them."""
+
+    parameters: Mapping[str, Tensor]
+    network: Callable[[Mapping[str, Tensor]], Network]
+
+
+def adapted(
+    shape: Shape, weights: Weights, *, rank: int, alpha: float, seed: int, checkpointed: bool = False
+) -> Tunable:
+    """A LoRA adapter for each matrix inside the layers, which changes nothing at first (arXiv 2106.09685).
+
+    A is drawn uniformly, as torch initializes a linear layer, and B is 0.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parameters: dict[str, Tensor] = {}
+    for name, weight in sorted(weights.items()):
+        if weight.ndim != 2 or not name.startswith("blk."):
+            continue
+        outputs, inputs = weight.shape
+        bound = 1 / math.sqrt(inputs)
+        drawn = torch.empty(rank, inputs).uniform_(-bound, bound, generator=generator)
+        parameters[f"{name}{A}"] = drawn.to(weight.device).requires_grad_()
+        parameters[f"{name}{B}"] = torch.zeros(outputs, rank, device=weight.device).requires_grad_()
+
+    def network(values: Mapping[str, Tensor]) -> Network:
+        return Network(shape, weights, Adapter(pairs_of(values), alpha / rank), checkpointed)
+
+    return Tunable(parameters, network)
+
+
+def pairs_of(parameters: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The pairs (A, B) of an adapter, by the name of their matrix."""
+    names = [name.removesuffix(A) for name in parameters if name.endswith(A)]
+    return {name: (parameters[f"{name}{A}"], parameters[f"{name}{B}"]) for name in names}
+
+
+def copied(shape: Shape, weights: Weights, *, embeddings: bool = False, checkpointed: bool = False) -> Tunable:
+    """Copies of the layers' tensors and of the last norm; with `embeddings`, of the embedding and the output too."""
+    ends = ("token_embd.weight", "output.weight", "output.bias")
+    names = [n for n in sorted(weights) if n != ROPE_FACTORS and (embeddings or n not in ends)]
+    parameters = {name: weights[name].detach().clone().requires_grad_() for name in names}
+    return Tunable(parameters, partial(_replaced, shape, weights, checkpointed))
+
+
+def _replaced(shape: Shape, weights: Weights, checkpointed: bool, values: Mapping[str, Tensor]) -> Network:
+    return Network(shape, {**weights, **values}, checkpointed=checkpointed)
+
+
+def merged(weights: Weights, adapter: Adapter) -> dict[str, Tensor]:
+    """The matrices with an adapter added to them; all other tensors as they are."""
+    return {**weights, **{n: weights[n] + adapter.scale * b @ a for n, (a, b) in adapter.pairs.items()}}

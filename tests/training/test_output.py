@@ -1,0 +1,123 @@
+"""Tests of what is written: llama.cpp computes with it what our network computed, and nothing else has changed."""
+
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import pytest
+import torch
+
+from eftlocal.errors import TrainingError
+from eftlocal.runtime import gguf
+from eftlocal.runtime.gguf_header import Header
+from eftlocal.training import output, parity, weights
+from eftlocal.training.network import Network
+from eftlocal.training.shape import shape_of
+from eftlocal.training.tunable import Tunable, adapted, copied, merged, pairs_of
+from tests.families import quantized, write_model
+from tests.training.test_parity import TOKENS, wide
+
+__all__ = ["wide"]
+
+RECORD = {"data": "abc", "settings": '{"lr": 0.001}'}
+
+
+def tensors(header: Header) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(matrix) for name, matrix in weights.read(header).items()}
+
+
+def moved(tunable: Tunable, by: float) -> dict[str, torch.Tensor]:
+    """Parameters as if they had been trained."""
+    generator = torch.Generator().manual_seed(3)
+    return {n: p.detach() + by * torch.randn(p.shape, generator=generator) for n, p in tunable.parameters.items()}
+
+
+def ours(network: Network) -> np.ndarray:
+    with torch.no_grad():
+        return np.asarray(network.logits(network.hidden(torch.tensor([TOKENS])))[0].numpy())
+
+
+def test_llama_cpp_applies_an_adapter_as_our_network_does(any_model: Path, tmp_path: Path) -> None:
+    header = gguf.check(any_model)
+    tunable = adapted(shape_of(header), tensors(header), rank=3, alpha=6.0, seed=0)
+    np.testing.assert_array_equal(ours(tunable.network(tunable.parameters)), ours(copied_network(header)))  # B is 0
+    network = tunable.network(values := moved(tunable, 0.1))
+    path = tmp_path / "adapter.gguf"
+    output.write_adapter(path, header, network.adapter, name="mine", record=RECORD)
+    gguf.check_lora(path)
+    z, plain = parity.llama_cpps(header, TOKENS, lora=path), parity.llama_cpps(header, TOKENS)
+    assert np.abs(z - plain).max() > 0.3
+    np.testing.assert_allclose(z, ours(network), atol=2e-2 if header.architecture == "gemma3" else 5e-4)
+    assert len(pairs_of(values)) == 7 * shape_of(header).layers
+
+
+def copied_network(header: Header) -> Network:
+    return Network(shape_of(header), tensors(header))
+
+
+def test_an_adapter_merged_is_the_adapter_applied(any_model: Path, tmp_path: Path) -> None:
+    header = gguf.check(any_model)
+    tunable = adapted(shape_of(header), tensors(header), rank=3, alpha=6.0, seed=0)
+    network = tunable.network(moved(tunable, 0.1))
+    whole = Network(network.shape, merged(network.weights, network.adapter))
+    np.testing.assert_allclose(ours(whole), ours(network), atol=5e-4)
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q4_1"])
+def test_llama_cpp_computes_a_written_model_as_our_network_does(wide: Path, tmp_path: Path, kind: str) -> None:
+    source = wide if kind == "F32" else quantized(wide, llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_1, tmp_path / "q4.gguf")
+    header = gguf.check(source)
+    tunable = copied(shape_of(header), tensors(header))
+    values = moved(tunable, 0.01)
+    path = tmp_path / "tuned.gguf"
+    output.write_model(path, header, values, name="mine", record=RECORD)
+    written = gguf.check(path)
+    types = {tensor.name: tensor.type for tensor in written.tensors}
+    assert types["blk.0.attn_q.weight"] == "F16" and types["blk.0.attn_norm.weight"] == "F32"
+    assert types["token_embd.weight"] == kind
+    found = parity.check(written, weights.read(written), TOKENS)
+    np.testing.assert_allclose(
+        parity.ours(written, weights.read(written), TOKENS), ours(tunable.network(values)), atol=0.05
+    )
+    assert found.divergence < 0.01
+
+
+def test_a_written_model_keeps_its_tokenizer_and_template_and_says_how_it_was_made(wide: Path, tmp_path: Path) -> None:
+    header = gguf.check(wide)
+    tunable = copied(shape_of(header), tensors(header))
+    path = tmp_path / "tuned.gguf"
+    output.write_model(path, header, tunable.parameters, name="mine", record=RECORD)
+    written = gguf.check(path)
+    changed = {"general.name", "general.file_type", "eftlocal.tune.data", "eftlocal.tune.settings"}
+    for key, value in header.metadata.items():
+        if key not in changed and isinstance(value, str | int | float):
+            assert written.metadata[key] == value
+    assert written.array("tokenizer.ggml.tokens").raw == header.array("tokenizer.ggml.tokens").raw  # type: ignore[union-attr]
+    assert written.text("general.name") == "mine" and written.text("eftlocal.tune.settings") == '{"lr": 0.001}'
+
+
+def test_a_value_beyond_half_precision_is_kept_whole(wide: Path, tmp_path: Path) -> None:
+    header = gguf.check(wide)
+    large = torch.full((512, 256), 1e6)
+    output.write_model(tmp_path / "x.gguf", header, {"blk.0.ffn_up.weight": large}, name="x", record={})
+    written = gguf.check(tmp_path / "x.gguf")
+    assert weights.read(written, ["blk.0.ffn_up.weight"])["blk.0.ffn_up.weight"].max() == 1e6
+
+
+def test_embeddings_are_trained_only_where_that_is_asked_for(wide: Path) -> None:
+    header = gguf.check(wide)
+    inside = copied(shape_of(header), tensors(header)).parameters
+    everything = copied(shape_of(header), tensors(header), embeddings=True).parameters
+    assert everything.keys() - inside.keys() == {"token_embd.weight", "output.weight"}
+    assert "output_norm.weight" in inside and all(p.requires_grad for p in inside.values())
+
+
+def test_a_disk_that_is_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = gguf.check(write_model(tmp_path / "model.gguf", seed=1))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(output, "write", full)
+    with pytest.raises(TrainingError, match=r"tuned\.gguf: could not be written: No space left on device"):
+        output.write_model(tmp_path / "tuned.gguf", header, {}, name="x", record={})
