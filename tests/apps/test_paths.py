@@ -121,12 +121,15 @@ def test_a_session_is_saved_and_continued(run: Run, folder: Path) -> None:
     assert again.returncode == 0 and b"is not a name" not in again.stderr and b"error" not in again.stderr
 
 
-def test_init_writes_the_path_as_utf_8_or_says_why_not(run: Run, folder: Path) -> None:
+def test_init_writes_the_path_as_utf_8_or_says_why_not(run: Run, folder: Path, tmp_path: Path) -> None:
     done = run("init", "--base", folder / "base.gguf", "--file", folder / "own.toml")
+    models = tomllib.loads((folder / "own.toml").read_text(encoding="utf-8"))["models"]
+    assert done.returncode == 0 and models["mine-base"]["path"] == "base.gguf"  # beside it: no folder's name is written
+    done = run("init", "--base", folder / "base.gguf", "--file", tmp_path / "far" / "own.toml")
     try:
-        path = os.fsencode(folder / "base.gguf").decode()
+        path = os.fsencode((folder / "base.gguf").absolute()).decode()
     except UnicodeDecodeError:
         assert done.returncode == 1 and b"is not UTF-8 text" in done.stderr
     else:
-        models = tomllib.loads((folder / "own.toml").read_text(encoding="utf-8"))["models"]
+        models = tomllib.loads((tmp_path / "far" / "own.toml").read_text(encoding="utf-8"))["models"]
         assert done.returncode == 0 and models["mine-base"]["path"] == path
