@@ -33,6 +33,8 @@ SOLE_IMPORTERS = {  # a file, or all of a package
     "llguidance": "decoding/constraints/constraint.py",
     "huggingface_hub": "catalog/hub/",
     "torch": "training/",
+    "starlette": "apps/serve/",
+    "uvicorn": "apps/serve/server.py",
     "httpx2": "catalog/hub/",  # what huggingface_hub asks the network with
 }
 

@@ -31,11 +31,11 @@ OPTIONS = ("demo", "--draft", "0", "--parallel", "8", "--queue", "200")
 class Known:
     """What the emulator answers when it is asked alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, kv_type: str = "f16") -> None:
         self.questions = [form.format(place) for place in PLACES for form in FORMS]
         self.texts: dict[tuple[str, str], str] = {}
         self.scores: dict[str, list[float]] = {}
-        with Emulator.load("demo", draft=0) as emulator:
+        with Emulator.load("demo", draft=0, kv_type=kv_type) as emulator:
             for question in self.questions:
                 for name, dials in (("demo", {}), ("demo@beta=0.5", {"beta": 0.5}), ("demo:base", {"alone": "base"})):
                     reply = emulator.generate(question, **dials)  # type: ignore[arg-type]
@@ -48,8 +48,9 @@ class Known:
 class Storm:
     """Clients on one port. `seen` counts what they did; `wrong` describes what must not be."""
 
-    def __init__(self, port: int, known: Known, seed: int) -> None:
+    def __init__(self, port: int, known: Known, seed: int, pause: float = 0.2) -> None:
         self.port = port
+        self.pause = pause  # seconds for which a slow reader waits at each event
         self.known = known
         self.random = random.Random(seed)
         self.seen: Counter[str] = Counter()
@@ -109,7 +110,7 @@ class Storm:
         self._compare("stream", key, text)
 
     async def _slow(self) -> None:
-        await self._stream(0.2)
+        await self._stream(self.pause)
 
     async def _score(self) -> None:
         question = self.random.choice(self.known.questions)
@@ -121,17 +122,18 @@ class Storm:
 
     async def _leave(self) -> None:
         _, question = self._question()
-        asking = chat(question, stream=True, max_tokens=400, logit_bias={"1": -100}, temperature=1)
-        async with asked(self.port, "POST", CHAT, asking) as response:
+        asking = {"prompt": question, "stream": True, "max_tokens": 400, "logit_bias": {"1": -100}, "temperature": 1}
+        async with asked(self.port, "POST", TEXT, asking) as response:
             left = self.random.randrange(12)
             async for _ in response.events():
                 if (left := left - 1) < 0:
                     return
 
     async def _leave_at_once(self) -> None:
-        body = json.dumps(chat(self._question()[1], max_tokens=400, logit_bias={"1": -100}, n=3)).encode()
+        asking = {"prompt": self._question()[1], "max_tokens": 400, "logit_bias": {"1": -100}, "n": 3}
+        body = json.dumps(asking).encode()
         _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        head = f"POST {TEXT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         writer.write((head + body)[: self.random.choice((20, len(head) + 5, len(head + body)))])
         await writer.drain()
         await asyncio.sleep(self.random.random() * 0.05)
@@ -250,7 +252,9 @@ async def kills(n: int) -> dict[str, object]:
             port = server.port
             assert (await post(port, CHAT, chat("How large is Lyon?"))).status == 200
             running = [
-                asyncio.ensure_future(post(port, CHAT, chat("Where is Oslo?", max_tokens=400, logit_bias={"1": -100})))
+                asyncio.ensure_future(
+                    post(port, TEXT, {"prompt": "Where", "max_tokens": 400, "logit_bias": {"1": -100}})
+                )
                 for _ in range(8)
             ]
             await asyncio.sleep(0.05)

@@ -161,8 +161,9 @@ class Answering(Response):
         await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, UNBUFFERED]})
         try:
             while True:
-                chunks = [chunk for letter in letters for chunk in self._chunks(letter)]
-                await _send_events(send, chunks)
+                await _send_events(send, [chunk for letter in letters for chunk in self._chunks(letter)])
+                if not letters:
+                    await send({"type": "http.response.body", "body": b": waiting\n\n", "more_body": True})
                 if not self._left:
                     break
                 letters = await self._letters(mailbox)
@@ -178,9 +179,9 @@ class Answering(Response):
 
 
 async def _send_events(send: Send, chunks: Sequence[dict[str, object]]) -> None:
-    """Send chunks as server-sent events; without any, a comment."""
-    body = b"".join(b"data: %b\n\n" % encoded(chunk) for chunk in chunks) or b": waiting\n\n"
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+    """Send chunks as server-sent events."""
+    if body := b"".join(b"data: %b\n\n" % encoded(chunk) for chunk in chunks):
+        await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 def encoded(value: Any) -> bytes:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 
+from eftlocal.arithmetic.combine import OVERFLOW
 from eftlocal.errors import ContextError, EftError, SettingError, ViewError
 
 __all__ = ["NotLoadedError", "Refused", "StoppedError", "as_refused", "busy", "invalid"]
@@ -97,6 +98,10 @@ def as_refused(error: EftError, where: str, n_answer: int | None = None) -> Refu
         return invalid(error.message, where)
     if isinstance(error, SettingError):
         return invalid(str(error).replace("\n", " "), error.setting)
+    if error.hint == OVERFLOW:
+        return invalid(
+            "The members' weights are so large that their sum overflows; choose a smaller beta or mix", "beta"
+        )
     if isinstance(error, StoppedError):
         return busy(error.message, "stopping", 5)
     if isinstance(error, NotLoadedError):

@@ -49,12 +49,15 @@ class Common:
 
 
 @contextmanager
-def named(param: str) -> Iterator[None]:
-    """Name the field `param` in errors of reading it."""
+def named(param: str, ours: str | None = None) -> Iterator[None]:
+    """Name the field `param` in errors of reading it; `ours` is the setting's name, where that is another one."""
     try:
         yield
     except EftError as error:
-        raise invalid(str(error).replace("\n", " "), param) from None
+        message = str(error).replace("\n", " ")
+        if ours is not None and message.startswith(ours):
+            message = param + message.removeprefix(ours)
+        raise invalid(message, param) from None
 
 
 def field(body: Mapping[str, object], name: str, read: Callable[[str, object], T], default: T) -> T:
@@ -118,7 +121,7 @@ def _dials(body: Mapping[str, object]) -> Dials:
             if given == "top_k":
                 dials[name] = 0
             continue
-        with named(given):
+        with named(given, name):
             dials[name] = read(given, value)
             _check_size(name, dials[name])
             if not (name == "max_tokens" and dials[name] == 0):  # what 0 means depends on the endpoint
