@@ -23,6 +23,7 @@ from eftlocal.cli.options import (
     tell,
     with_options,
 )
+from eftlocal.cli.origin import elsewhere, origin_of, own_catalog
 from eftlocal.cli.templates import ParamOption, SaveTemplateOption, TemplateOption, filled, save, settings
 from eftlocal.cli.values import no_file_options, not_both, shape
 
@@ -53,7 +54,10 @@ def chat(
         str | None,
         typer.Option("--session", metavar="NAME", help="Continue the saved session NAME, and save it after each turn."),
     ] = None,
-    no_history: Annotated[bool, typer.Option("--no-history", help="Do not store what you type.")] = False,
+    continue_: Annotated[bool, typer.Option("-c", "--continue", help="Go on with the latest conversation.")] = False,
+    no_history: Annotated[
+        bool, typer.Option("--no-history", help="Keep nothing: neither the conversation nor what you type.")
+    ] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Show no Markdown and no colours.")] = False,
     keep_context: Annotated[
         KeepContext,
@@ -70,11 +74,20 @@ def chat(
         emulator, question = None, emulator
     if emulator is not None and named is not None:
         raise typer.BadParameter(f"{emulator} and -e {named} both name the emulator: leave one of them out")
-    catalog, name = options.catalog(emulator or named)
+    if session is not None and continue_:
+        raise typer.BadParameter("--session and --continue both name a conversation: leave one of them out")
     if save_template is not None:
+        catalog, name = options.catalog(emulator or named)
         catalog.emulator(name)  # raises for a prompt in its place
         return save(save_template, template, system=system, prompt=question, dials=options.dials())
     used = filled(template, param)
+    if question is None and (session or continue_) and emulator is not None and len(emulator.split()) > 1:
+        emulator, question = None, emulator  # a name has no blanks
+    record = chat.opened(session, last=continue_, keep=not no_history)
+    if record.saved is not None and emulator is None and named is None and options.base is None:
+        options, catalog, name = own_catalog(options, record.saved, session or record.name or record.saved.emulator)
+    else:
+        catalog, name = options.catalog(emulator or named)
     if can_ask() and not catalog.is_local(wanted := catalog.emulator(name)):
         from eftlocal.apps.store.pull import pull
 
@@ -87,7 +100,9 @@ def chat(
         first=question,
         system=system,
         template=used,
-        session_name=session,
+        record=record,
+        origin=origin_of(options, catalog),
+        elsewhere=lambda origin: elsewhere(options, origin),
         history=not no_history,
         plain=plain,
         rolling=keep_context == "rolling",

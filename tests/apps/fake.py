@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from eftlocal.apps.chat import chat
+from eftlocal.apps.chat import chat, opened
 from eftlocal.catalog import models
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Settings
@@ -36,6 +37,7 @@ class FakeStream:
     settings: Settings
     prompt_tokens: int
     cancelled: Callable[[], bool]
+    stuck: bool = False
     given: int = 0
     reason: str = "cancelled"
     place: str = START
@@ -50,6 +52,8 @@ class FakeStream:
             time.sleep(self.owner.delay)
             self.given += 1
             yield word
+        if self.stuck:
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # as llama_decode: C code without Python's lock
         self.reason = "stop"
 
     def splitter(self) -> Splitter:
@@ -146,6 +150,7 @@ class FakeEmulator:
     lines N, list N, code N, para N   N marked lines, of this kind of Markdown
     say TEXT                          TEXT
     empty                             an empty answer
+    stuck TEXT                        a few words, and then nothing for minutes
     count                             the number of the message's lines
     loop TEXT                         TEXT, and the base repeats it without end
     think N TEXT                      N marked lines of thoughts, and TEXT
@@ -199,7 +204,8 @@ class FakeEmulator:
         splitter = Splitter()
         if messages[-1].role == "assistant":
             splitter.push(messages[-1].content)
-        return FakeStream(self, words, settings, length, cancelled or (lambda: False), place=splitter.place)
+        stuck = messages[-1].content.startswith("stuck ")
+        return FakeStream(self, words, settings, length, cancelled or (lambda: False), stuck, place=splitter.place)
 
     def _answer(self, messages: Sequence[Message], settings: Settings) -> str:
         if messages[-1].role == "assistant":
@@ -223,6 +229,8 @@ class FakeEmulator:
         if text == "each":
             name = settings.alone or "emulated"
             return "\n".join(f"{name[:4]}{i:02}" for i in range(10 * len(name)))
+        if text.startswith("stuck "):
+            return "it has begun"
         if text == "empty":
             return ""
         if text.startswith("count"):
@@ -268,7 +276,7 @@ def loads(name: str | None = None, **options: Any) -> Emulator:
 def main(arguments: list[str]) -> int:
     """Run the chat with options `KEY=VALUE`: delay, context, load (seconds), fail, and options of the chat."""
     given = SimpleNamespace(
-        delay="0", context="8000", load="0", fail="", session="", plain="", rolling="", history="", places="8"
+        delay="0", context="8000", load="0", fail="", session="", last="", plain="", rolling="", history="", places="8"
     )
     for argument in arguments:
         name, _, value = argument.partition("=")
@@ -286,7 +294,7 @@ def main(arguments: list[str]) -> int:
         return chat(
             load,
             catalog=models.load(Path(given.models) if "models" in given.__dict__ else None),
-            session_name=given.session or None,
+            record=opened(given.session or None, last=bool(given.last), keep=given.history != "no"),
             plain=bool(given.plain),
             rolling=bool(given.rolling),
             history=given.history != "no",

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from eftlocal.apps.chat import dials, session
+from eftlocal.apps.chat import dials, session, store
 from eftlocal.apps.chat.commands import TABLE, Leave, find, run, split
 from eftlocal.apps.chat.interrupt import Interrupts
 from eftlocal.apps.chat.loading import Loader
@@ -144,6 +144,19 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["/load"], "/load needs the name", []),
     (["/sessions"], "no session is saved yet", []),
     (["/save one", "/sessions"], "one", []),
+    (["say a", "/save it", "say b", "/save it"], "saved as it is now", ["say a", "a", "say b", "b"]),
+    (["say a", "/save it", "/reset", "say b", "/save it"], "There is a session named it already", ["say b", "b"]),
+    (["say a", "/save it", "/reset", "say b", "/save --force it"], "saved as it is now", ["say b", "b"]),
+    (["/rename"], "/rename needs the new name", []),
+    (["say a", "/rename it"], "This chat is not kept, so it has no name", TURN),
+    (["/delete"], "/delete needs the name of a session", []),
+    (["/delete it"], "No session is named 'it'", []),
+    (["say a", "/save it", "/delete it"], "A pipe cannot be asked", TURN),
+    (["say a", "/save it", "/delete --force it"], "deleted: it", TURN),
+    (["/history"], "The conversation is empty", []),
+    (["say a", "/history 0"], "/history takes a number of turns", TURN),
+    (["say a", "say b", "/history 1"], ">>> say b\nb\n", ["say a", "a", "say b", "b"]),
+    (["say a", "say b", "/drop", "/history"], "not in the context any more)\n\n>>> say b", ["say b", "b"]),
     (["/export a.txt"], ".md or .json", []),
     (["/export /no/such/place/a.md"], "cannot be written", []),
     (["/copy"], "There is no answer to copy", []),
@@ -236,7 +249,7 @@ def test_a_session_keeps_a_constraint(chat: Chat) -> None:
     run(chat, "/set constraint regex [a-z]+")
     run(chat, "say a")
     run(chat, "/save shaped")
-    assert session.load("shaped").settings == chat.emulator.settings
+    assert store.load("shaped").settings == chat.emulator.settings
     for wrong in ("regex", "regexp x", "json_schema [1]", "choice a||b"):
         with pytest.raises(SettingError):
             run(chat, f"/set constraint {wrong}")

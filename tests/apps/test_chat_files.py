@@ -7,7 +7,7 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from eftlocal.apps.chat import files, session
+from eftlocal.apps.chat import files, store
 from eftlocal.apps.chat.commands import run
 from eftlocal.apps.chat.completion import Completions
 from eftlocal.apps.chat.files import Mentions, TextFile, path_and_rest, read, scan
@@ -224,7 +224,7 @@ def test_a_file_is_counted_before_it_is_sent(tmp_path: Path, folder: Path) -> No
 def test_a_session_and_an_export_hold_the_files_text(chat: Chat, folder: Path) -> None:
     run(chat, "@notes.txt why")
     run(chat, "/save it")
-    assert "one\ntwo" in session.load("it").messages[0].content
+    assert "one\ntwo" in store.load("it").messages[0].content
     run(chat, "/export a.md")
     assert "one\ntwo" in (folder / "a.md").read_text()
 

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from eftlocal import Emulator
-from eftlocal.apps.chat import session
+from eftlocal.apps.chat import store
 from eftlocal.apps.chat.columns import Column
 from eftlocal.apps.chat.commands import run
 from eftlocal.apps.chat.interrupt import Interrupts
@@ -93,7 +93,7 @@ def test_a_loaded_session_answers_alike_in_a_fresh_emulator(emulator: Emulator, 
     models = {"base": family.base, "tuned": family.tuned, "reference": family.reference}
     with load(tmp_path, models, views=VIEWS) as fresh:
         other = over(fresh, tmp_path)
-        other.resume(session.load("it"))
+        other.resume(store.load("it"))
         run(other, "And the world?")
         assert other.messages == chat.messages
 

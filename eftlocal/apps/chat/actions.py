@@ -6,15 +6,14 @@ from collections.abc import Callable
 from rich.table import Table
 from rich.text import Text
 
-from eftlocal.apps.chat import asking, clipboard, dials, session
+from eftlocal.apps.chat import asking, clipboard, dials
 from eftlocal.apps.chat.compare import has_rewards
 from eftlocal.apps.chat.editor import edited
 from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.state import Chat
 from eftlocal.decoding.thinking import spoken
 from eftlocal.errors import EftError
-from eftlocal.runtime.views import Message
-from eftlocal.text import path_of, printable
+from eftlocal.text import printable
 
 __all__ = [
     "context",
@@ -24,14 +23,10 @@ __all__ = [
     "drop",
     "edit",
     "emulator",
-    "export",
-    "load",
     "mix",
     "regen",
     "reset",
     "retry",
-    "save",
-    "sessions",
     "set_",
     "stats",
     "system",
@@ -111,9 +106,14 @@ def continue_(chat: Chat, argument: str) -> None:
 def undo(chat: Chat, argument: str) -> None:
     at = _last_question(chat)
     asked = chat.messages[at].content
-    chat.offered.append(chat.typed.get(asked, asked))
+    chat.offered.append(chat.typed.get(asked) or _line(asked))
     chat.change(chat.messages[:at])
     chat.screen.note("the last turn is undone" + ("; Up brings its message back" if chat.interactive else ""))
+
+
+def _line(message: str) -> str:
+    """What the user types to send this message, also if it begins with a slash."""
+    return f"/{message}" if message.startswith("/") else message
 
 
 def _last_question(chat: Chat) -> int:
@@ -141,8 +141,10 @@ def system(chat: Chat, argument: str) -> None:
 
 
 def reset(chat: Chat, argument: str) -> None:
-    chat.change([m for m in chat.messages if m.role == "system"])
-    chat.screen.note("a new conversation" + ("; the system text stays" if chat.system else ""))
+    kept = chat.begin_again()
+    stays = ["; the system text stays"] if chat.system else []
+    stays += [f"; /load {kept} goes back to the old one"] if kept else []
+    chat.screen.note("a new conversation" + "".join(stays))
 
 
 def context(chat: Chat, argument: str) -> None:
@@ -181,46 +183,11 @@ def stats(chat: Chat, argument: str) -> None:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def save(chat: Chat, argument: str) -> None:
-    name = argument or chat.session_name
-    if not name:
-        raise EftError("/save needs a name.", "Example: /save work")
-    chat.screen.note(f"saved: {session.save(name, chat.saved())}")
-
-
-def load(chat: Chat, argument: str) -> None:
-    if not argument:
-        raise EftError("/load needs the name of a session.", f"Saved sessions: {', '.join(session.names()) or 'none'}.")
-    saved = session.load(argument)
-    if saved.emulator != chat.emulator.name:
-        _switch(chat, saved.emulator)
-    chat.resume(saved)
-    chat.screen.note(f"{argument}: {len(chat.turns)} messages with {saved.emulator}")
-    chat.screen.recall(chat.turns[-2:])
-
-
-def sessions(chat: Chat, argument: str) -> None:
-    names = session.names()
-    chat.screen.show("\n".join(names) if names else f"no session is saved yet in {session.data_folder() / 'sessions'}")
-
-
-def export(chat: Chat, argument: str) -> None:
-    path = path_of(argument).expanduser()
-    if path.suffix == ".json":
-        text = session.as_json(chat.saved())
-    elif path.suffix == ".md":
-        text = "\n\n".join(f"## {m.role.capitalize()}\n\n{_said(m)}" for m in chat.messages) + "\n"
-    else:
-        raise EftError("/export needs the name of a file that ends in .md or .json.", "Example: /export chat.md")
-    session.write_whole(path, text)
-    chat.screen.note(f"written: {path}")
-
-
 def copy(chat: Chat, argument: str) -> None:
     at = chat.answered()
     if at is None:
         raise EftError("There is no answer to copy.")
-    text = _said(chat.messages[at])
+    text = spoken(chat.messages[at].content)
     if not text:
         raise EftError("The last answer has only thoughts so far.", "/think shows them, and /continue goes on.")
     if argument == "code":
@@ -233,17 +200,12 @@ def copy(chat: Chat, argument: str) -> None:
     chat.screen.note(f"copied {len(text)} characters with {clipboard.copy(text)}")
 
 
-def _said(message: Message) -> str:
-    """A message without its thoughts."""
-    return spoken(message.content) if message.role == "assistant" else message.content
-
-
 def edit(chat: Chat, argument: str) -> None:
-    text = edited(argument).rstrip("\n")
+    text = edited(argument, chat.interrupts.ending).rstrip("\n")
     if not text.strip():
         chat.screen.note("the message is empty, so nothing was sent")
     else:
-        chat.offered.append(text)
+        chat.offered.append(_line(text))
         asking.ask(chat, text)
 
 
@@ -252,7 +214,7 @@ def edit(chat: Chat, argument: str) -> None:
 
 def emulator(chat: Chat, argument: str) -> None:
     if argument:
-        _switch(chat, argument)
+        chat.switch(argument)
         chat.screen.note(f"{argument}: loaded in {chat.emulator.load_s:.1f} s, with its own settings")
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -264,19 +226,3 @@ def emulator(chat: Chat, argument: str) -> None:
         chat.screen.note(f"{far} more are not on this machine; in a shell, `eftlocal list` shows them")
     for line in chat.loader.mistakes():
         chat.screen.note(line)
-
-
-def _switch(chat: Chat, name: str) -> None:
-    """Load another emulator. If that fails or is interrupted, load the old one again, and raise."""
-    before = chat.emulator.name
-    settings = chat.emulator.settings
-    chat.loader.switch(name)
-    try:
-        _ = chat.emulator
-    except (EftError, KeyboardInterrupt):
-        chat.loader.wait()
-        chat.loader.switch(before)
-        chat.emulator.settings = settings
-        raise
-    if name != before:
-        chat.forget_tokens()

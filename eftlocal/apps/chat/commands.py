@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from rich.table import Table
 from rich.text import Text
 
-from eftlocal.apps.chat import actions, asking, compare, dials, session, templating, think, why
+from eftlocal.apps.chat import actions, asking, compare, dials, sessions, store, templating, think, why
 from eftlocal.apps.chat.answer import MODES
 from eftlocal.apps.chat.state import Chat
 from eftlocal.apps.common import can_ask
@@ -156,7 +156,7 @@ def _names(chat: Chat) -> Iterable[str]:
 
 
 def _saved(chat: Chat) -> Iterable[str]:
-    return session.names()
+    return store.names()
 
 
 BETA = "0 is the base alone, 1 is as configured."
@@ -169,6 +169,10 @@ TEMPLATE = (
     "Without NAME, your templates are listed. Values of variables follow the name: /template NAME language=French."
 )
 SET = "Without NAME, all of them are shown."
+DELETE = "You are asked first; /delete --force NAME does not ask. This conversation itself cannot be deleted."
+EXPORT = "You are asked before a file is replaced; /export --force FILE replaces it."
+HISTORY = "With N, the last N turns; else all of them."
+SAVE = "You are asked before another session is replaced; /save --force NAME replaces it."
 THINK = "Without a word: those of the last answer. show, fold and hide set what is shown of them."
 WHY = "With N or TEXT: the candidates for its token N, or for the first token that contains TEXT; <end> is its end."
 
@@ -200,6 +204,7 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {  # a help text of 34 characters fi
     ),
     "Conversation": (
         Command("system", "[TEXT|off]", "show or change the system text", actions.system, _words("off")),
+        Command("history", "[N]", "show the conversation again", sessions.history, more=HISTORY),
         Command("undo", "", "take back the last turn", actions.undo),
         Command("reset", "", "begin a new conversation", actions.reset, aliases=("clear",)),
         Command("drop", "[N]", "drop the N oldest turns", actions.drop, more=DROP),
@@ -213,10 +218,14 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {  # a help text of 34 characters fi
         ),
     ),
     "Files": (
-        Command("save", "[NAME]", "save the chat as a session", actions.save, _saved),
-        Command("load", "NAME", "continue a saved session", actions.load, _saved),
-        Command("sessions", "", "list the saved sessions", actions.sessions),
-        Command("export", "FILE.md|.json", "write the conversation to a file", actions.export, files=True),
+        Command("sessions", "", "list the chats that are kept", sessions.sessions),
+        Command("load", "NAME", "go on with a kept chat", sessions.load, _saved),
+        Command("rename", "NAME", "name this chat, to keep it for good", sessions.rename),
+        Command("save", "[NAME]", "save a copy, as it is now", sessions.save, _saved, more=SAVE),
+        Command("delete", "NAME", "delete a kept chat", sessions.delete, _saved, more=DELETE),
+        Command(
+            "export", "FILE.md|.json", "write the conversation to a file", sessions.export, files=True, more=EXPORT
+        ),
         Command("copy", "[code]", "copy the answer to the clipboard", actions.copy, _words("code"), more=COPY),
     ),
     "Chat": (

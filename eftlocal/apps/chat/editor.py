@@ -6,13 +6,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from eftlocal.apps.chat.ending import Ending
 from eftlocal.errors import EftError
 
 __all__ = ["edited"]
 
 
-def edited(text: str) -> str:
-    """Open `text` in $VISUAL or $EDITOR and return it as the user saved it.
+def edited(text: str, ending: Ending) -> str:
+    """Open `text` in $VISUAL or $EDITOR and return it as the user saved it. `ending` ends the editor with the chat.
 
     Raises EftError if the editor cannot be run or exits with an error.
     """
@@ -21,7 +22,8 @@ def edited(text: str) -> str:
         file = Path(folder) / "message.md"
         file.write_text(text, encoding="utf-8")
         try:
-            code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
+            with subprocess.Popen([*shlex.split(editor), str(file)]) as process, ending.child(process):
+                code = process.wait()
         except (OSError, ValueError) as error:
             raise EftError(f"The editor {editor!r} cannot be run: {error}.", "Set the variable EDITOR.") from error
         if code:

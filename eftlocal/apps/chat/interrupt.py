@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from eftlocal.apps.chat.ending import Ending
+
 __all__ = ["AGAIN_S", "Interrupts"]
 
 AGAIN_S = 1.0  # seconds in which a second Ctrl-C leaves
@@ -17,10 +19,11 @@ class Interrupts:
 
     While an answer runs, the first Ctrl-C only sets a flag, so that nothing is interrupted halfway. The handler raises
     KeyboardInterrupt for a second Ctrl-C within `AGAIN_S` seconds (`leaving` is then True), and for one that comes
-    within `raising()`.
+    within `raising()`. SIGTERM and SIGHUP are `ending`'s.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, escapes: bool = True) -> None:
+        self.ending = Ending(escapes=escapes)
         self.leaving = False
         self.reading = False
         self._answering = False
@@ -28,17 +31,15 @@ class Interrupts:
         self._stopped = -AGAIN_S
 
     def __enter__(self) -> Self:
-        self._before: dict[int, Any] = {signal.SIGINT: signal.signal(signal.SIGINT, self._handle)}
-        for name in ("SIGTERM", "SIGHUP"):  # exit in order: the terminal is restored and the conversation is saved
-            if (number := getattr(signal, name, None)) is not None:
-                self._before[number] = signal.signal(number, _end)
+        self._before: Any = signal.signal(signal.SIGINT, self._handle)
+        self.ending.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self.ending.__exit__(kind, error, trace)
+        signal.signal(signal.SIGINT, self._before)
 
     def answering(self, running: bool) -> None:
         """Say whether an answer is running from now on; this also clears the request to stop."""
@@ -69,7 +70,3 @@ class Interrupts:
             raise KeyboardInterrupt
         if self._answering:
             self._asked, self._stopped = True, time.monotonic()
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)

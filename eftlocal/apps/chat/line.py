@@ -104,12 +104,13 @@ class Line:
             return self._session.prompt()
         except EOFError:
             return None
+        finally:
+            self._chat.interrupts.ending.arm()  # prompt_toolkit's event loop had the signals
 
     def _offer(self) -> None:
-        """Put texts of this conversation under Up. The line begins empty, because the next one may be a command."""
-        history = self._session.history
-        for text in self._chat.offered:
-            history.append_string(f"/{text}" if text.startswith("/") else text)  # `//` is a message, not a command
+        """Put lines of this conversation under Up. The line begins empty, because the next one may be a command."""
+        for line in self._chat.offered:
+            self._session.history.append_string(line)
         self._chat.offered.clear()
 
     def _keys(self) -> KeyBindings:

@@ -4,15 +4,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from eftlocal.apps.chat.session import Origin
 from eftlocal.apps.common import size
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import parts
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import CatalogError, EftError
 
-__all__ = ["Load", "Loader"]
+__all__ = ["Elsewhere", "Load", "Loader"]
 
 Load = Callable[[str | None], Emulator]
+Elsewhere = Callable[[Origin], tuple[catalog.Catalog, Load]]  # what to load from, for a session held elsewhere
 
 
 class Loader:
@@ -21,9 +23,20 @@ class Loader:
     load   loads the emulator of that name (None: the catalogue's default)
     name   the emulator to load first
     cat    the catalogue, for names and sizes
+    origin     the options of the command line that made the catalogue
+    elsewhere  gives the catalogue of another origin, and what loads from it
     """
 
-    def __init__(self, load: Load, name: str | None, cat: catalog.Catalog) -> None:
+    def __init__(
+        self,
+        load: Load,
+        name: str | None,
+        cat: catalog.Catalog,
+        origin: Origin | None = None,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        self.origin: Origin = origin or {}
+        self._elsewhere = elsewhere
         self._load = load
         self._catalog = cat
         self.name = name
@@ -76,12 +89,17 @@ class Loader:
         assert self._found is not None
         return self._found
 
-    def switch(self, name: str) -> None:
-        """Free this emulator and begin to load another.
+    def switch(self, name: str, origin: Origin | None = None) -> None:
+        """Free this emulator and begin to load another, which may be defined elsewhere (None: in this catalogue).
 
         Raises CatalogError if there is no emulator of that name on this machine; then this one is kept.
         """
-        self._catalog.must_be_here(self._catalog.emulator(name))
+        cat, load = self._catalog, self._load
+        if origin is not None and origin != self.origin and self._elsewhere is not None:
+            cat, load = self._elsewhere(origin)
+        cat.must_be_here(cat.emulator(name))
+        self._catalog, self._load = cat, load
+        self.origin = self.origin if origin is None else origin
         self.close()
         self.name = name
         self.start()

@@ -5,13 +5,16 @@ import sys
 
 from rich.text import Text
 
-from eftlocal.apps.chat import session, templating
+from eftlocal.apps.chat import templating
 from eftlocal.apps.chat.commands import Leave, run
 from eftlocal.apps.chat.interrupt import Interrupts
 from eftlocal.apps.chat.line import BLOCK, Line, PlainLine
-from eftlocal.apps.chat.loading import Load, Loader
+from eftlocal.apps.chat.loading import Elsewhere, Load, Loader
 from eftlocal.apps.chat.markdown import clean
+from eftlocal.apps.chat.record import Record
 from eftlocal.apps.chat.screen import Screen
+from eftlocal.apps.chat.session import Origin, Saved, data_folder
+from eftlocal.apps.chat.sessions import SHOWN
 from eftlocal.apps.chat.state import Chat
 from eftlocal.apps.chat.welcome import first_line
 from eftlocal.apps.common import INTERRUPTED
@@ -22,8 +25,6 @@ from eftlocal.errors import EftError
 
 __all__ = ["chat"]
 
-RESCUE = "last"  # the session that keeps an unsaved conversation when the chat ends by Ctrl-C, a signal or an error
-
 
 def chat(
     load: Load,
@@ -33,7 +34,9 @@ def chat(
     first: str | None = None,
     system: str | None = None,
     template: Filled | None = None,
-    session_name: str | None = None,
+    record: Record | None = None,
+    origin: Origin | None = None,
+    elsewhere: Elsewhere | None = None,
     history: bool = True,
     plain: bool = False,
     rolling: bool = False,
@@ -44,25 +47,24 @@ def chat(
     load          loads an emulator of `catalog` by its name (None: the default)
     first         the first message or command, as if the user had typed it
     template      wraps each message; its system text counts where `system` is None, and `dials` has its settings
-    session_name  the session to continue, if it exists, and to save
+    record        where the conversation is kept, and what it goes on with; None keeps nothing
+    origin        the options of the command line that made `catalog`; a session keeps them
+    elsewhere     gives the catalogue of another origin, for sessions that were held with it
     history       store what the user types
     rolling       drop the oldest turns when the context is full
 
-    Raises EftError when the emulator cannot be loaded or the session is damaged.
+    Raises EftError when the emulator cannot be loaded.
     """
-    saved = None
-    if session_name is not None and session.session_path(session_name).exists():
-        saved = session.load(session_name)
-    loader = Loader(load, emulator or (saved.emulator if saved else None), catalog)
+    record = record or Record()
+    saved = record.saved
+    loader = Loader(load, emulator or (saved.emulator if saved else None), catalog, origin, elsewhere)
     screen = Screen(plain=plain)
-    with Interrupts() as interrupts:
-        state = Chat(loader, screen, interrupts, system=system, session_name=session_name, rolling=rolling, dials=dials)
+    with Interrupts(escapes=not dumb()) as interrupts:
+        state = Chat(loader, screen, interrupts, system=system, record=record, rolling=rolling, dials=dials)
+        interrupts.ending.save = state.rescue
         loader.start()
         if saved is not None:
-            state.resume(saved)
-            if system is not None:
-                state.system = system
-            screen.note(f"session {session_name}: {len(state.turns)} messages")
+            _resume(state, saved, system)
         if template is not None:
             templating.start(state, template, with_system=system is None)
             screen.note(templating.describe(template))
@@ -70,11 +72,11 @@ def chat(
             code = _loop(state, history, first)
         except KeyboardInterrupt:
             code = INTERRUPTED
-        except BaseException:
-            _rescue(state, history)
-            raise
-        if code:
-            _rescue(state, history)
+        finally:
+            try:
+                _say_where(state)
+            finally:
+                record.close()
     if loader.loading:  # llama.cpp cannot be interrupted while it loads, so end the process
         sys.stdout.flush()
         sys.stderr.flush()
@@ -83,10 +85,29 @@ def chat(
     return code
 
 
+def _resume(state: Chat, saved: Saved, system: str | None) -> None:
+    """Go on with a saved conversation: show its last turn. `system` replaces its system text, if one was given."""
+    state.resume(saved)
+    if system is not None:
+        state.system = system
+    turns = "1 turn" if saved.turns == 1 else f"{saved.turns} turns"
+    where = f"session {state.session_name}" if state.session_name else state.record.name or "a copy"
+    state.screen.note(f"{where}: {turns} with {saved.emulator}{'; /history shows them' if saved.turns > 1 else ''}")
+    if sys.stdin.isatty():
+        state.screen.recall(state.turns[-SHOWN:])
+
+
+def _say_where(state: Chat) -> None:
+    """Say where a chat is kept that got its name by itself, and what was not said yet."""
+    state.say_remarks()
+    if state.record.by_itself:
+        state.screen.note(f"kept as {state.record.name}; eftlocal chat -c goes on with it")
+
+
 def _loop(state: Chat, history: bool, first: str | None) -> int:
     line: Line | PlainLine
     if sys.stdin.isatty() and not dumb() and (sys.stdout.isatty() or sys.stderr.isatty()):
-        line = Line(state, session.data_folder() / "history" if history else None)
+        line = Line(state, data_folder() / "history" if history else None)
         state.interactive = True
     else:
         _ = state.emulator
@@ -125,20 +146,3 @@ def _unquoted(text: str) -> str:
     if stripped.startswith(BLOCK):
         return stripped.removeprefix(BLOCK).removesuffix(BLOCK).strip("\n")
     return text
-
-
-def _rescue(state: Chat, history: bool) -> None:
-    """Save an unsaved conversation as the session `last`. Does nothing with --no-history or piped input."""
-    if (
-        state.session_name is not None
-        or not state.interactive
-        or not state.turns
-        or not history
-        or state.loader.loading
-    ):
-        return
-    try:
-        session.save(RESCUE, state.saved())
-        state.screen.note(f"saved; /load {RESCUE} continues the conversation")
-    except EftError:
-        pass

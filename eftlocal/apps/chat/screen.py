@@ -13,7 +13,7 @@ from eftlocal.apps.chat.answer import Answer, Mode, Piped, Shown, Source
 from eftlocal.apps.chat.columns import Below, Beside, Column, Columns, fits_beside, whole
 from eftlocal.apps.chat.live import Live
 from eftlocal.apps.chat.markdown import MarkdownStream, PlainStream, clean
-from eftlocal.decoding.thinking import spoken
+from eftlocal.decoding.thinking import Splitter, spoken
 from eftlocal.runtime.views import Message
 
 try:
@@ -59,6 +59,17 @@ class Screen:
             text = clean(spoken(message.content) if message.role == "assistant" else message.content)
             shown = text if len(text) < RECALLED else f"{text[:RECALLED]} …"
             self.notes.print(f"{'>>> ' if message.role == 'user' else ''}{shown}", style="dim", markup=False)
+
+    def retell(self, messages: Sequence[Message]) -> None:
+        """Print messages whole, as the chat drew them. On a pipe they go where remarks go."""
+        for message in messages:
+            if message.role == "user":
+                self.notes.print(f"\n>>> {clean(message.content)}", style="bold", markup=False, soft_wrap=True)
+            elif self.on_terminal:
+                with self.answer(_Told(message)) as answer:
+                    answer.write(message.content)
+            else:
+                self.notes.print(clean(spoken(message.content)), markup=False, soft_wrap=True)
 
     def show(self, *renderables: RenderableType) -> None:
         """Print the result of a command."""
@@ -114,6 +125,17 @@ class Screen:
         if self.plain:
             return PlainStream()
         return MarkdownStream(self._out, lambda: max(20, self.width - 1))
+
+
+class _Told:
+    """An answer that has been given before."""
+
+    def __init__(self, message: Message) -> None:
+        self.n_tokens = len(message.tokens)
+
+    def splitter(self) -> Splitter:
+        """As Source.splitter."""
+        return Splitter()
 
 
 class _Blocks:

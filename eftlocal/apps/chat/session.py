@@ -1,4 +1,4 @@
-"""Saves and loads sessions: conversations as readable JSON files in the user's data folder.
+"""What a session is and how its file looks: a conversation as readable JSON. `store.py` says where the files are.
 
 A file is written completely or not at all, and every mistake in it is an error when it is read.
 """
@@ -20,57 +20,59 @@ from eftlocal.decoding.settings import Settings
 from eftlocal.emulation import from_json
 from eftlocal.errors import EftError
 from eftlocal.runtime.views import Message
-from eftlocal.text import as_unicode, path_of
 
-__all__ = ["Saved", "data_folder", "load", "names", "save", "session_path", "write_whole"]
+__all__ = ["Origin", "Saved", "as_json", "data_folder", "parse", "write_whole"]
 
 FORMAT = "eftlocal-session-1"
+Origin = Mapping[str, str | list[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """A saved conversation, with the name of its emulator and its settings.
+    """A saved conversation, with its emulator and settings. Sessions of older versions have only the first three.
 
-    vocabulary  the fingerprint of the vocabulary that the messages' token ids belong to; None in older sessions
+    vocabulary  the fingerprint of the vocabulary that the messages' token ids belong to
+    dropped     the oldest turns, which are not in the context any more
+    origin      the options of the command line that made the emulator: its models file, its models; None if not known
+    kept        whether the chat was kept and named without being asked to; only the latest such chats stay
     """
 
     emulator: str
     settings: Settings
     messages: tuple[Message, ...]
     vocabulary: str | None = None
+    dropped: tuple[Message, ...] = ()
+    origin: Origin | None = None
+    kept: bool = False
+
+    @property
+    def said(self) -> tuple[Message, ...]:
+        """All messages of user and models, without the system text."""
+        return tuple(m for m in (*self.dropped, *self.messages) if m.role != "system")
+
+    @property
+    def turns(self) -> int:
+        """The number of questions."""
+        return sum(m.role == "user" for m in self.said)
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer in it."""
+        return any(m.role == "assistant" for m in self.said)
+
+    def same(self, other: "Saved") -> bool:
+        """Whether the other one has the same conversation, emulator and settings."""
+        return (self.emulator, self.settings, self.said, self.messages) == (
+            other.emulator,
+            other.settings,
+            other.said,
+            other.messages,
+        )
 
 
 def data_folder() -> Path:
     """The user's data folder for eftlocal (in XDG_DATA_HOME on Linux)."""
     return platformdirs.user_data_path("eftlocal")
-
-
-def session_path(name: str) -> Path:
-    """The file of the session `name`. Raises EftError for a name that could be a path to another folder."""
-    name = as_unicode(name)
-    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
-        raise EftError(
-            f"{name!r} is not a name for a session.",
-            "Use letters, digits, '_', '-' and '.'; begin with a letter or digit.",
-        )
-    return data_folder() / "sessions" / path_of(f"{name}.json")
-
-
-def names() -> list[str]:
-    """The names of the saved sessions, the latest first."""
-    found = (data_folder() / "sessions").glob("*.json")
-    return [as_unicode(path.stem) for path in sorted(found, key=lambda path: -path.stat().st_mtime)]
-
-
-def save(name: str, saved: Saved) -> Path:
-    """Save the session, and return its file. An old file is replaced only by a complete one. Raises EftError."""
-    path = session_path(name)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EftError(f"The folder {path.parent} cannot be created: {error.strerror}.") from error
-    write_whole(path, as_json(saved))
-    return path
 
 
 def as_json(saved: Saved) -> str:
@@ -79,16 +81,21 @@ def as_json(saved: Saved) -> str:
         "format": FORMAT,
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
         "emulator": saved.emulator,
+        "origin": saved.origin,
         "vocabulary": saved.vocabulary,
+        "kept": saved.kept,
         "settings": saved.settings.dials(),
-        "messages": [
-            {"role": m.role, "content": m.content, **({"tokens": list(m.tokens)} if m.tokens else {})}
-            for m in saved.messages
-        ],
+        "dropped": [_table_of(m) for m in saved.dropped],
+        "messages": [_table_of(m) for m in saved.messages],
     }
     text = json.dumps(document, ensure_ascii=False, indent=2, default=asdict)  # asdict is for a constraint
     # Line breaks within strings are escaped, so this joins only lists of numbers.
     return re.sub(r"\[\n[\d,\s]+\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
+
+
+def _table_of(message: Message) -> dict[str, object]:
+    tokens = {"tokens": list(message.tokens)} if message.tokens else {}
+    return {"role": message.role, "content": message.content, **tokens}
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -109,40 +116,39 @@ def write_whole(path: Path, text: str) -> None:
         raise EftError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def load(name: str) -> Saved:
-    """Load the session `name`. Raises EftError if it is missing or damaged; a damaged file is not changed."""
-    path = session_path(name)
-    try:
-        text = path.read_text(encoding="utf-8", errors="surrogatepass")
-    except FileNotFoundError:
-        known = ", ".join(names()[:8])
-        hint = f"Saved sessions: {known}." if known else "No session is saved yet; /save NAME saves one."
-        raise EftError(f"No session is named {name!r}.", hint) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise EftError(f"{path} cannot be read: {error}.") from error
-    try:
-        return _parsed(json.loads(text))
-    except (ValueError, TypeError, KeyError, RecursionError, EftError) as error:
-        what = error.message if isinstance(error, EftError) else str(error) or type(error).__name__
-        raise EftError(
-            f"{path} is not a valid session: {what}", "The file was not changed; repair it, or use another name."
-        ) from error
+def parse(text: str) -> Saved:
+    """The session that a file holds. Raises ValueError, TypeError, KeyError, RecursionError or EftError."""
+    return _parsed(json.loads(text))
 
 
 def _parsed(document: object) -> Saved:
     top = _table(document, "the file")
     if top.get("format") != FORMAT:
         raise ValueError(f'"format" is {top.get("format")!r}, not {FORMAT!r}')
-    messages = top.get("messages")
-    if not isinstance(messages, list):
-        raise TypeError('"messages" is not an array')
     vocabulary = top.get("vocabulary")
     return Saved(
         emulator=from_json.string("emulator", top.get("emulator")),
         settings=_settings(_table(top.get("settings"), '"settings"')),
-        messages=tuple(_message(f"message {i}", m) for i, m in enumerate(messages, start=1)),
+        messages=_messages("message", top.get("messages")),
         vocabulary=None if vocabulary is None else from_json.string("vocabulary", vocabulary),
+        dropped=_messages("dropped message", top.get("dropped", [])),
+        origin=None if top.get("origin") is None else _origin(_table(top["origin"], '"origin"')),
+        kept=top.get("kept") is True,
     )
+
+
+def _messages(name: str, values: object) -> tuple[Message, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f'"{name}s" is not an array')
+    return tuple(_message(f"{name} {i}", value) for i, value in enumerate(values, start=1))
+
+
+def _origin(table: Mapping[str, Any]) -> Origin:
+    for name, value in table.items():
+        texts = value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f'"origin" has {name}, which is not a text')
+    return table
 
 
 def _settings(table: Mapping[str, object]) -> Settings:

@@ -1,0 +1,82 @@
+"""What a session keeps of the command line: the options that made its emulator, to open it with the same one again."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eftlocal.cli.options import Options
+from eftlocal.errors import CatalogError
+
+if TYPE_CHECKING:
+    from eftlocal.apps.chat.session import Origin, Saved
+    from eftlocal.catalog.models import Catalog
+    from eftlocal.emulation.emulator import Emulator
+
+__all__ = ["elsewhere", "origin_of", "own_catalog"]
+
+
+def origin_of(options: Options, catalog: "Catalog") -> "Origin":
+    """The options that made `catalog`, with absolute paths, so that they mean the same in another folder."""
+    from eftlocal.catalog.models import TRIO
+    from eftlocal.catalog.tables import expanded
+
+    origin: dict[str, str | list[str]] = {}
+    if file := options.models or os.environ.get("EFTLOCAL_MODELS"):
+        origin["models"] = str(expanded(Path(file)).absolute())
+    if catalog.default == (TRIO,):
+        made = catalog.emulators[TRIO]
+        pair = [("tuned", made.rewards[0].tuned), ("reference", made.rewards[0].reference)] if made.rewards else []
+        for role, name in [("base", made.base), *pair]:
+            model = catalog.models[name]
+            is_path = model.source is None and isinstance(model.file, Path)
+            origin[role] = str(model.file) if is_path else name
+    return origin
+
+
+def elsewhere(options: Options, origin: "Origin") -> "tuple[Catalog, Callable[[str | None], Emulator]]":
+    """The catalogue of that origin, and what loads from it with the other `options`. Raises CatalogError."""
+    from eftlocal.catalog import models
+
+    file, base = _text(origin, "models"), _text(origin, "base")
+    catalog = models.load(None if file is None else Path(file))
+    if base is not None:
+        catalog = catalog.with_trio(base, _text(origin, "tuned"), _text(origin, "reference"))
+    return catalog, lambda name: options.load(catalog, name)
+
+
+def own_catalog(options: Options, saved: "Saved", name: str) -> tuple[Options, "Catalog", str | None]:
+    """The options, the catalogue and the emulator of the session `name`. Raises CatalogError if they are missing."""
+    try:
+        made, emulator = _again(options, saved)
+        catalog, emulator = made.catalog(emulator)
+        catalog.emulator(emulator)
+    except CatalogError as error:
+        raise CatalogError(
+            f"The session {name} was held with {saved.emulator}, which cannot be had: {error.message}.",
+            f"Name an emulator to go on with: eftlocal chat EMULATOR --session {name}",
+        ) from error
+    return made, catalog, emulator
+
+
+def _again(options: Options, saved: "Saved") -> tuple[Options, str | None]:
+    """The options, and the name of an emulator (None: of the options' models), that a session was held with.
+
+    --models of the command line stays. Raises CatalogError for an older session that does not say which models it had.
+    """
+    from eftlocal.catalog.models import TRIO
+
+    origin = saved.origin or {}
+    file, base = _text(origin, "models"), _text(origin, "base")
+    made = replace(options, models=options.models or (Path(file) if file else None))
+    if saved.emulator != TRIO:
+        return made, saved.emulator
+    if base is None:
+        raise CatalogError("its models were named on the command line, and it does not say which")
+    return replace(made, base=base, tuned=_text(origin, "tuned"), reference=_text(origin, "reference")), None
+
+
+def _text(origin: "Origin", name: str) -> str | None:
+    value = origin.get(name)
+    return value if isinstance(value, str) else None
