@@ -214,6 +214,11 @@ def test_every_command_has_a_case_and_a_name_of_its_own() -> None:
     assert {command.name for command in TABLE} - tried == {"bye", "edit"}  # they have tests of their own
 
 
+def test_the_help_has_one_row_of_60_columns_for_each_command() -> None:
+    width = max(len(f"  /{command.name} {command.arguments}".rstrip()) for command in TABLE)
+    assert [command.name for command in TABLE if width + len("  ") + len(command.help) > 60] == []
+
+
 def test_bye_leaves(chat: Chat) -> None:
     for line in ("/bye", "/exit", "/Quit", "exit", "quit", " Bye ", ":q"):
         with pytest.raises(Leave):

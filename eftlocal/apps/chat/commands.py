@@ -176,7 +176,7 @@ SAVE = "You are asked before another session is replaced; /save --force NAME rep
 THINK = "Without a word: those of the last answer. show, fold and hide set what is shown of them."
 WHY = "With N or TEXT: the candidates for its token N, or for the first token that contains TEXT; <end> is its end."
 
-GROUPS: Mapping[str, tuple[Command, ...]] = {  # a help text of 34 characters fits in 60 columns
+GROUPS: Mapping[str, tuple[Command, ...]] = {  # each fits in a row of 60 columns
     "Ask": (
         Command("regen", "", "answer the last message again", actions.regen),
         Command("retry", "TEXT", "replace the last message", actions.retry),
@@ -188,7 +188,7 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {  # a help text of 34 characters fi
         Command("edit", "[TEXT]", "write a message in $EDITOR", actions.edit),
     ),
     "Look": (
-        Command("compare", "[PROMPT]", "answer with and without the reward", _compare, more=COMPARE),
+        Command("compare", "[PROMPT]", "answers with and without reward", _compare, more=COMPARE),
         Command("sweep", "[BETA ...]", "answer again, at several betas", compare.sweep),
         Command("why", "[N|TEXT]", "what the reward did to the answer", why.why, more=WHY),
         Command("think", "[show|fold|hide]", "the thoughts of the answer", think.think, _words(*MODES), more=THINK),
@@ -198,7 +198,7 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {  # a help text of 34 characters fi
         Command("beta", "[B]", "strength of all rewards", actions.dial("beta"), more=BETA),
         Command("mix", "[NAME=W ...|off]", "strength of each reward", actions.mix, _rewards),
         Command("temp", "[T]", "temperature; 0 is greedy", actions.dial("temperature"), aliases=("temperature",)),
-        Command("top_p", "[P]", "top-p (nucleus) sampling; 1 is off", actions.dial("top_p")),
+        Command("top_p", "[P]", "top-p sampling; 1 is off", actions.dial("top_p")),
         Command("seed", "[N|off]", "seed, to repeat an answer", actions.dial("seed"), _words("off")),
         Command("set", "[NAME [VALUE]]", "show or change any setting", actions.set_, _names, more=SET),
     ),
