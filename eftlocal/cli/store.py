@@ -116,9 +116,10 @@ def init(
     from eftlocal.catalog.added import text_of
     from eftlocal.catalog.models import users_file
 
-    filled = file is not None and text_of(file).strip() != ""
+    target = file or users_file()
+    filled = text_of(target).strip() != ""  # raises the error of a broken file, which must stay as it is
     catalog = _catalog(file if filled else None, name).with_trio(base, tuned, reference)
-    raise typer.Exit(init(catalog, name, catalog.emulator(None), file or users_file(), force=force))
+    raise typer.Exit(init(catalog, name, catalog.emulator(None), target, force=force))
 
 
 @app.command()
