@@ -12,9 +12,10 @@ are a `Reply`, an `Answer` or a `Score`. `Settings` lists the settings of an ans
 Every error is an `EftError`; `eftlocal.errors` shows the tree.
 """
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # the name that type checkers know; importing typing takes longer than all the rest here
 if TYPE_CHECKING:
+    from typing import Any
+
     from eftlocal.decoding.constraints.constraint import Constraint
     from eftlocal.decoding.generation import Reply
     from eftlocal.decoding.settings import Settings
@@ -72,7 +73,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Imports a public name when it is first used, so that `eftlocal --help` loads neither numpy nor llama.cpp."""
     if name == "__version__":
         from importlib.metadata import version

@@ -76,6 +76,8 @@ class ViewError(EftError):
 class SettingError(EftError, ValueError):
     """A setting is out of its allowed range. `setting` is its name, where only the models can tell that it is wrong."""
 
+    exit_code = 2  # wrong usage, as an unknown option is
+
     def __init__(self, message: str, hint: str | None = None, *, setting: str | None = None) -> None:
         super().__init__(message, hint)
         self.setting = setting

@@ -128,10 +128,11 @@ def _watch(reads: int) -> None:
     came = 0.0  # when it was asked
     while True:
         if select.select([reads], [], [], None if stopping is None else 0.05)[0]:
+            before = signal.getsignal(signal.SIGINT)
             time.sleep(PATIENCE_S)
-            n = os.read(reads, 64).count(signal.SIGINT)
+            n, after = os.read(reads, 64).count(signal.SIGINT), signal.getsignal(signal.SIGINT)
             task, busy = _task(), time.monotonic() - _handled > 3 * PATIENCE_S
-            if n and busy and task is None and signal.getsignal(signal.SIGINT) is _leave:
+            if n and busy and before is after is _leave:  # a task that has just ended was asked by this Ctrl-C
                 _leave()
             if n and busy and task is not None and (n > 1 or not task.tell()):
                 _leave()

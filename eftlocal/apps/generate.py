@@ -1,6 +1,9 @@
 """`eftlocal generate` and `eftlocal score` for one prompt: they print an answer, or log-probabilities."""
 
+import os
+import stat
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -8,27 +11,59 @@ from eftlocal.apps.common import INTERRUPTED, interruptible, print_json
 from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.emulator import Emulator, Prompt, Raw, Stream
 from eftlocal.emulation.scoring import Score
-from eftlocal.errors import SettingError
+from eftlocal.errors import EftError, SettingError
 from eftlocal.runtime.views import Message
 from eftlocal.text import as_unicode, printable
 
+WAIT_S = 3.0  # seconds without the end of standard input, before that is said
 
-def read_prompt(argument: str | None, *, needed: bool = True) -> str:
-    """The prompt: the argument, or standard input if the argument is `-`, or is missing and there is a pipe.
 
-    Raises SettingError if there is no prompt although one is needed, or if standard input is not UTF-8.
+def read_prompt(argument: str | None) -> tuple[str, bool]:
+    """The prompt, and whether standard input has a part in it.
+
+    A text that is piped in stands before the argument, with an empty line between them. Alone, it is the prompt, and
+    `-` asks for it also at a terminal. Raises EftError if standard input is not UTF-8.
     """
-    if argument is not None and argument != "-":
-        return argument
-    if sys.stdin is None or (argument is None and sys.stdin.isatty()):
-        if not needed:
-            return ""
-        raise SettingError("No prompt was given.", "Give one as an argument, or pipe one in.")
+    given = argument if argument not in (None, "-") else ""
+    if not (argument == "-" or _is_piped()):
+        return given, False
+    if sys.stdin is None:
+        return given, False
+    piped = _read_stdin().removesuffix("\n")
+    if not piped.strip():
+        return given, False
+    return (f"{piped.removesuffix(chr(10))}\n\n{given}" if given.strip() else piped), True
+
+
+def _is_piped() -> bool:
+    """Whether standard input is a text for this command.
+
+    It is not where it is closed, a terminal or the null device; nor where it is a file that another program has begun
+    to read, as in `while read line; do eftlocal generate "$line"; done < file`.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        return False
     try:
-        text = sys.stdin.read()
+        number = sys.stdin.fileno()
+        kind = os.fstat(number).st_mode
+        if stat.S_ISREG(kind):
+            return os.lseek(number, 0, os.SEEK_CUR) == 0
+    except (OSError, ValueError):  # not a file of the system
+        return True
+    return not stat.S_ISCHR(kind)
+
+
+def _read_stdin() -> str:
+    """All of standard input. Says so on stderr if it has to wait for it."""
+    waits = threading.Timer(WAIT_S, print, ["eftlocal: waiting for the end of standard input"], {"file": sys.stderr})
+    waits.daemon = True
+    waits.start()
+    try:
+        return sys.stdin.read()
     except UnicodeDecodeError as error:
-        raise SettingError(f"Standard input is not UTF-8 text (byte {error.start}).") from None
-    return text.removesuffix("\n")
+        raise EftError(f"Standard input is not UTF-8 text (byte {error.start}).") from None
+    finally:
+        waits.cancel()
 
 
 def as_prompt(text: str, *, system: str | None, raw: bool) -> Prompt:

@@ -41,8 +41,9 @@ def main() -> None:
             sys.exit(0)
         if isinstance(error, SystemExit) or "--debug" in sys.argv:
             raise
-        # an error of the system, such as a full disk under stdout
-        print(printable(f"eftlocal: {error}"), file=sys.stderr)
+        # an error of the system: what we write to without a name is standard output
+        what = "standard output cannot be written" if error.filename is None else error.filename
+        print(printable(f"eftlocal: {what}: {error.strerror or error}"), file=sys.stderr)
         with suppress(OSError):
             sys.stdout.close()  # otherwise Python tries to write the rest of the buffer again at exit
         sys.exit(1)

@@ -4,9 +4,11 @@ from typing import Annotated
 
 import typer
 
+from eftlocal.cli.help import Program
+
 __all__ = ["app"]
 
-app = typer.Typer(
+app = Program(
     name="eftlocal",
     help="Emulated fine-tuning on one machine: a large base model, steered by a small fine-tuned one.",
     no_args_is_help=True,

@@ -29,6 +29,7 @@ __all__ = [
     "FormatOption",
     "InputOption",
     "JsonOption",
+    "JsonToo",
     "ModelsOption",
     "OnErrorOption",
     "Options",
@@ -46,10 +47,8 @@ MODEL = "Models and devices"
 DIALS = "Dials"
 ANSWER = "The answer"
 
-INSTEAD = (
-    "eftlocal: {wanted} is not on this machine (`eftlocal pull {wanted}` downloads it). Using {name} instead,\n"
-    "which ships with eftlocal and knows 600 cities and little else."
-)
+INSTEAD = "{wanted} is not on this machine; `eftlocal pull {wanted}` downloads it."
+DEMO = "Using demo instead, which knows 600 cities and little else."
 
 ModelsOption = Annotated[
     Path | None,
@@ -66,6 +65,9 @@ EmulatorOption = Annotated[
 SystemOption = Annotated[str | None, typer.Option("--system", help="System text (system prompt) of the conversation.")]
 RawOption = Annotated[bool, typer.Option("--raw", help="Use the prompt as it is, without a chat template.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+JsonToo = Annotated[
+    bool, typer.Option("--json", help="Print JSON instead of text; with -i, the output is JSON Lines in any case.")
+]
 
 FILES = "A file of prompts"
 InputOption = Annotated[
@@ -289,7 +291,8 @@ class Options:
         if trio := named_one_by_one(cat, emulator, base, self.tuned, self.reference):
             return trio, None
         if emulator is None and cat.default and (instead := cat.emulator(None).name) != cat.default[0]:
-            print(INSTEAD.format(wanted=printable(cat.default[0]), name=printable(instead)), file=sys.stderr)
+            using = DEMO if instead == "demo" else f"Using {instead} instead."
+            tell([INSTEAD.format(wanted=cat.default[0]), using])
         return cat, emulator
 
     @property

@@ -13,6 +13,7 @@ from eftlocal.cli.options import (
     FormatOption,
     InputOption,
     JsonOption,
+    JsonToo,
     OnErrorOption,
     Options,
     OutputOption,
@@ -25,7 +26,7 @@ from eftlocal.cli.options import (
 )
 from eftlocal.cli.origin import elsewhere, origin_of, own_catalog
 from eftlocal.cli.templates import ParamOption, SaveTemplateOption, TemplateOption, filled, save, settings
-from eftlocal.cli.values import no_file_options, not_both, shape
+from eftlocal.cli.values import must_be_known, name_and_text, no_file_options, not_both, shape
 
 if TYPE_CHECKING:
     from eftlocal.catalog.models import Catalog
@@ -70,8 +71,8 @@ def chat(
     from eftlocal.apps import chat
     from eftlocal.apps.common import can_ask
 
-    if question is None and (named is not None or options.base is not None):
-        emulator, question = None, emulator
+    if question is None and emulator is not None and (named or options.base or " " in emulator.strip()):
+        emulator, question = None, emulator  # the emulator is named elsewhere, or this is no name
     if emulator is not None and named is not None:
         raise typer.BadParameter(f"{emulator} and -e {named} both name the emulator: leave one of them out")
     if session is not None and continue_:
@@ -115,10 +116,12 @@ def chat(
 def generate(
     context: typer.Context,
     options: Options,
-    prompt: Annotated[
-        str | None,
+    words: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="PROMPT", help="Prompt to answer; without one, or with -, it is read from standard input."
+            metavar="[NAME] [PROMPT]",
+            help="Prompt to answer, perhaps after an emulator's name or a .gguf file. What is piped in stands before "
+            "the prompt, with an empty line between them, or is the prompt.",
         ),
     ] = None,
     emulator: EmulatorOption = None,
@@ -127,7 +130,7 @@ def generate(
     param: ParamOption = None,
     save_template: SaveTemplateOption = None,
     raw: RawOption = False,
-    json: JsonOption = False,
+    json: JsonToo = False,
     no_think: Annotated[
         bool, typer.Option("--no-think", help="Print no thinking part. JSON and files have it apart, in `parts`.")
     ] = False,
@@ -178,6 +181,10 @@ def generate(
     quiet: QuietOption = False,
 ) -> int:
     """Answer one prompt, or every prompt of a file (-i)."""
+    named, prompt = name_and_text(words or [], emulator or options.base)
+    emulator = named or emulator
+    if logprobs is not None and not json and input is None:
+        raise typer.BadParameter("--logprobs shows in JSON alone: add --json, or -i FILE")
     dials = shape(json_schema, grammar, regex, choice) | ({} if logprobs is None else {"logprobs": logprobs})
     if save_template is not None:
         return save(save_template, template, system=system, prompt=prompt, dials=options.dials() | dials)
@@ -188,11 +195,17 @@ def generate(
         no_file_options(context, FILES)
         from eftlocal.apps import generate
 
-        text = generate.read_prompt(prompt, needed=used is None or used.template.takes_input)
-        if used is not None:
+        text, piped = generate.read_prompt(prompt)
+        if used is not None and (text or not used.template.takes_input):
             text = used.message(text)
+        if not text.strip():
+            raise typer.BadParameter("there is no prompt: give one as an argument, or pipe one in")
         question = generate.as_prompt(text, system=system, raw=raw)
-        with options.load_and_tell(*options.catalog(emulator), **dials) as loaded:
+        catalog, name = options.catalog(emulator)
+        must_be_known(catalog, named)
+        if prompt in catalog.emulators and not piped:
+            tell([f"the prompt is {prompt!r}; that emulator answers with: eftlocal generate {prompt} PROMPT"])
+        with options.load_and_tell(catalog, name, **dials) as loaded:
             return generate.generate(loaded, question, as_json=json, thoughts=not no_think)
     from eftlocal.apps import batch
 
@@ -220,12 +233,16 @@ def generate(
 def score(
     context: typer.Context,
     options: Options,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="Prompt that the completion answers.")] = None,
-    completion: Annotated[str | None, typer.Option("--completion", help="Text whose tokens are scored.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="Prompt that the completion answers; - is standard input.")
+    ] = None,
+    completion: Annotated[
+        str | None, typer.Option("--completion", help="Text whose tokens are scored; - is standard input.")
+    ] = None,
     emulator: EmulatorOption = None,
     system: SystemOption = None,
     raw: RawOption = False,
-    json: JsonOption = False,
+    json: JsonToo = False,
     input: InputOption = None,
     output: OutputOption = "-",
     format: FormatOption = None,
@@ -243,6 +260,11 @@ def score(
 
         if prompt is None or completion is None:
             raise typer.BadParameter("give both --prompt and --completion, or a file of them: -i FILE")
+        if prompt == completion == "-":
+            raise typer.BadParameter("only one of --prompt and --completion can be -, standard input")
+        prompt, completion = (generate.read_prompt(t)[0] if t == "-" else t for t in (prompt, completion))
+        if not prompt.strip() and not raw:
+            raise typer.BadParameter("the prompt is empty")
         question = generate.as_prompt(prompt, system=system, raw=raw)
         with options.load_and_tell(*options.catalog(emulator)) as loaded:
             return generate.score(loaded, question, completion, as_json=json)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eftlocal.cli.app import app
+from eftlocal.cli.help import Program
 from eftlocal.cli.options import JsonOption
 from eftlocal.cli.store import YesOption
 from eftlocal.errors import SettingError
@@ -39,7 +40,7 @@ SaveTemplateOption = Annotated[
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Template.")]
 
-templates = typer.Typer(no_args_is_help=False)
+templates = Program(no_args_is_help=False)
 app.add_typer(templates, name="templates")
 
 

@@ -10,9 +10,10 @@ import typer
 from eftlocal.errors import SettingError
 
 if TYPE_CHECKING:
+    from eftlocal.catalog.models import Catalog
     from eftlocal.decoding.settings import Dials
 
-__all__ = ["no_file_options", "not_both", "parse_layers", "parse_mix", "shape"]
+__all__ = ["must_be_known", "name_and_text", "no_file_options", "not_both", "parse_layers", "parse_mix", "shape"]
 
 
 def shape(json_schema: str | None, grammar: Path | None, regex: str | None, choice: list[str] | None) -> "Dials":
@@ -46,6 +47,24 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise SettingError(f"{file}: cannot be read: {error}") from None
+
+
+def name_and_text(words: list[str], chosen: str | None) -> tuple[str | None, str | None]:
+    """The emulator's name and the text that the words of a command are: `[NAME] TEXT`. `chosen` names one elsewhere.
+
+    Raises BadParameter (wrong usage) for more words.
+    """
+    if len(words) > 2 or (len(words) == 2 and chosen is not None):
+        before = f"{chosen} and {words[0]!r} both name the emulator" if chosen else f"there are {len(words)} words"
+        raise typer.BadParameter(f"{before}: if the prompt has several words, put it in quotes")
+    return (words[0] if len(words) == 2 else None), (words[-1] if words else None)
+
+
+def must_be_known(catalog: "Catalog", named: str | None) -> None:
+    """Raise BadParameter if the word `named` is no emulator's name, so that it probably belongs to the prompt."""
+    known = {*catalog.emulators, *catalog.broken("emulator")}
+    if named is not None and named not in known and not named.endswith(".gguf"):
+        raise typer.BadParameter(f"no emulator is named {named!r}; if the prompt has several words, put it in quotes")
 
 
 def no_file_options(context: typer.Context, panel: str) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -231,47 +232,118 @@ def test_the_version_is_the_one_in_pyproject_toml() -> None:
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 MISTAKES = [
-    (["generate", "hi", "--mix", "kind"], "--mix has 'kind'; it must be NAME=WEIGHT"),
-    (["generate", "hi", "--mix", "kind=much"], "--mix has 'kind=much'"),
-    (["generate", "hi", "--mix", "=1"], "--mix has '=1'"),
-    (["generate", "hi", "--mix", "kind=1,"], "--mix has ''"),
-    (["generate", "hi", "--mix", "kin=1"], "no reward named 'kin'"),
-    (["generate", "hi", "--mix", "kind=inf"], "finite"),
-    (["generate", "hi", "--beta", "nan"], "beta is nan"),
-    (["generate", "hi", "--temperature", "nan"], "temperature is nan"),
-    (["generate", "hi", "--top-p", "2"], "top_p is 2.0"),
-    (["generate", "hi", "--max-tokens", "0"], "max_tokens is 0"),
-    (["generate", "hi", "--seed", "-1"], "seed is -1"),
-    (["generate", "hi", "--threads", "0"], "threads"),
-    (["generate", "hi", "--threads", "100000"], "threads is 100000; it must be between 1 and"),
-    (["generate", "hi", "--ctx", "-1"], "context is -1"),
-    (["generate", "hi", "--ctx", "100000"], "A context of 100000 tokens is more than"),
-    (["generate", "hi", "--kv-type", "f8"], "kv_type is 'f8'"),
-    (["generate", "hi", "--stop", ""], "stop string is empty"),
-    (["generate", "hi", "-e", "nobody"], "nobody"),
-    (["generate", "word " * 300], "tokens long for the"),
-    (["generate", "hi", "--raw", "--system", "x"], "cannot have a system text"),
-    (["generate", "hi", "--regex", r"a[^\s\S]b"], "nothing can satisfy it"),
-    (["generate", "hi", "--regex", ""], "regex is empty"),
-    (["generate", "hi", "--json-schema", ""], "--json-schema is empty"),
-    (["generate", "hi", "--json-schema", '{"const": 9007199254740993}'], "too large to be enforced exactly"),
-    (["generate", "hi", "--json-schema", '{"propertees": {}}'], 'Did you mean "properties"?'),
-    (["score", "--prompt", "a", "--completion", ""], "completion is empty"),
-    (["chat", "nobody"], "nobody"),
+    (["generate", "hi", "--mix", "kind"], "--mix has 'kind'; it must be NAME=WEIGHT", 2),
+    (["generate", "hi", "--mix", "kind=much"], "--mix has 'kind=much'", 2),
+    (["generate", "hi", "--mix", "=1"], "--mix has '=1'", 2),
+    (["generate", "hi", "--mix", "kind=1,"], "--mix has ''", 2),
+    (["generate", "hi", "--mix", "kin=1"], "no reward named 'kin'", 2),
+    (["generate", "hi", "--mix", "kind=inf"], "finite", 2),
+    (["generate", "hi", "--beta", "nan"], "beta is nan", 2),
+    (["generate", "hi", "--temperature", "nan"], "temperature is nan", 2),
+    (["generate", "hi", "--top-p", "2"], "top_p is 2.0", 2),
+    (["generate", "hi", "--max-tokens", "0"], "max_tokens is 0", 2),
+    (["generate", "hi", "--seed", "-1"], "seed is -1", 2),
+    (["generate", "hi", "--threads", "0"], "threads", 2),
+    (["generate", "hi", "--threads", "100000"], "threads is 100000; it must be between 1 and", 2),
+    (["generate", "hi", "--ctx", "-1"], "context is -1", 2),
+    (["generate", "hi", "--ctx", "100000"], "A context of 100000 tokens is more than", 2),
+    (["generate", "hi", "--kv-type", "f8"], "kv_type is 'f8'", 2),
+    (["generate", "hi", "--stop", ""], "stop string is empty", 2),
+    (["generate", "hi", "-e", "nobody"], "nobody", 1),
+    (["generate", "word " * 300], "tokens long for the", 1),
+    (["generate", "hi", "--raw", "--system", "x"], "cannot have a system text", 2),
+    (["generate", "hi", "--regex", r"a[^\s\S]b"], "nothing can satisfy it", 2),
+    (["generate", "hi", "--regex", ""], "regex is empty", 2),
+    (["generate", "hi", "--json-schema", ""], "--json-schema is empty", 2),
+    (["generate", "hi", "--json-schema", '{"const": 9007199254740993}'], "too large to be enforced exactly", 2),
+    (["generate", "hi", "--json-schema", '{"propertees": {}}'], 'Did you mean "properties"?', 2),
+    (["score", "--prompt", "a", "--completion", ""], "completion is empty", 2),
+    (["chat", "nobody"], "nobody", 1),
 ]
 
 
-@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words)[:40] for words, _ in MISTAKES])
-def test_a_mistake_is_one_or_two_lines_on_stderr_and_exit_code_1(run: Run, words: list[str], message: str) -> None:
+@pytest.mark.parametrize(("words", "message", "code"), MISTAKES, ids=[" ".join(words)[:40] for words, *_ in MISTAKES])
+def test_a_mistake_is_one_or_two_lines_on_stderr_and_exit_code_2_if_it_is_a_wrong_value(
+    run: Run, words: list[str], message: str, code: int
+) -> None:
     done = run(*words)
-    assert (done.code, done.out) == (1, "")
+    assert (done.code, done.out) == (code, "")
     assert done.err.startswith("eftlocal: ") and message in done.err
     assert 1 <= done.err.count("\n") <= 2 and "Traceback" not in done.err
 
 
-def test_no_prompt_at_all_says_so(run: Run) -> None:
-    done = run("generate", stdin=None)  # as a shell does with <&-
-    assert done.code == 1 and "No prompt was given" in done.err
+@pytest.mark.parametrize("words", [["generate"], ["generate", ""], ["generate", "-"], ["generate", "-e", "e", " \n"]])
+@pytest.mark.parametrize("stdin", [None, "", " \n"])  # None: as a shell does with <&-
+def test_an_empty_prompt_is_wrong_usage(run: Run, words: list[str], stdin: str | None) -> None:
+    done = run(*words, stdin=stdin)
+    assert (done.code, done.out) == (2, "") and "there is no prompt" in done.err
+
+
+def test_what_is_piped_in_stands_before_the_prompt(run: Run) -> None:
+    joined = run("generate", "one\n\ntwo")
+    assert run("generate", "two", stdin="one\n") == joined
+    assert run("generate", "e", "two", stdin="one\n\n") == joined
+    assert run("generate", "two", stdin="\n") == run("generate", "two")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX files and devices")
+@pytest.mark.slow
+def test_only_a_text_for_this_command_is_read_from_standard_input(catalog: Path, tmp_path: Path) -> None:
+    """Not the null device, nor the rest of a file that a shell's loop reads."""
+    (tmp_path / "lines").write_text("one\ntwo\n")
+    command = " ".join(map(shlex.quote, [*PROGRAM, "generate", "--models", str(catalog), "--max-tokens", "9"]))
+
+    def shell(script: str) -> str:
+        done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, timeout=60, check=True)
+        assert done.stderr == b""
+        return done.stdout.decode("utf-8", "replace")
+
+    one, two = shell(f"{command} one </dev/null"), shell(f"{command} two <&-")
+    assert shell(f'while read line; do {command} "$line"; done < lines') == one + two
+    assert shell(f"{command} two < lines") == shell(f"printf 'one\\ntwo\\n' | {command} two") not in (one, two)
+
+
+def test_the_first_of_two_words_is_the_emulators_name_or_a_file(run: Run, family: Family) -> None:
+    assert run("generate", "e", "Hello") == run("generate", "-e", "e", "Hello")
+    greedy = ("--temperature", "0")
+    assert run("generate", str(family.tuned), "Hello", *greedy) == run(
+        "generate", "--base", str(family.tuned), "Hello", *greedy
+    )
+    done = run("generate", "e")
+    assert done.code == 0 and "eftlocal generate e PROMPT" in done.err
+    assert run("generate", "e", stdin="Hello").err == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("run", "chat"), ("ls", "list"), ("create", "init"), ("delete", "rm"), ("complete", "generate"), ("lst", "list")],
+)
+def test_an_unknown_command_names_the_one_that_is_meant(run: Run, typed: str, meant: str) -> None:
+    done = run(typed, models=None)
+    assert (done.code, done.out) == (2, "") and f"No such command '{typed}'. Did you mean {meant}?" in done.err
+
+
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_help_fits_the_terminal_and_has_a_heading_for_each_panel(
+    run: Run, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    done = run("generate", "--help", models=None)
+    lines = done.out.splitlines()
+    assert max(map(len, lines)) <= columns and not any("<" in line for line in lines)
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings[:2] == ["Arguments:", "Options:"] and {"Dials:", "A file of prompts:"} <= set(headings)
+    assert "  --force " in done.out and "Usage: eftlocal generate [OPTIONS] [[NAME] [PROMPT]]" in done.out
+
+
+def test_logprobs_without_json_say_what_is_missing(run: Run) -> None:
+    done = run("generate", "hi", "--logprobs", "2")
+    assert done.code == 2 and "add --json, or -i FILE" in done.err
+
+
+def test_a_piped_chat_that_failed_is_exit_code_1(run: Run) -> None:
+    assert run("chat", "e", stdin="Hello\n").code == 0
+    assert run("chat", "e", stdin="/nothing\nHello\n").code == 1
 
 
 def test_bytes_piped_in_that_are_no_utf_8_are_an_error(run: Run) -> None:
@@ -319,6 +391,7 @@ def test_wrong_usage_is_exit_code_2(run: Run, words: list[str]) -> None:
 
 
 def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
     monkeypatch.setattr(sys, "argv", ["eftlocal", "generate", "hi", "--mix", "x", "--debug"])
     with pytest.raises(SettingError):
         cli.main()
@@ -403,7 +476,9 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_came(endless: list[str]) -> None
 def test_a_full_disk_under_stdout_is_told_in_one_line(words: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([*PROGRAM, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 1 and done.stderr == "eftlocal: [Errno 28] No space left on device\n"
+    assert (
+        done.returncode == 1 and done.stderr == "eftlocal: standard output cannot be written: No space left on device\n"
+    )
 
 
 @pytest.mark.slow

@@ -202,7 +202,7 @@ def test_chat_begins_with_a_template(run: Run) -> None:
     assert "(system: Be kind.)" in run("chat", "demo", "--system", "Be kind.", "-t", "size", stdin="/system\n").err
     assert run("chat", "demo", "--save-template", "new", "--system", "Be new.").code == 0
     assert templates.load("new").system == "Be new."
-    assert 'no emulator is named "a prompt"' in run("chat", "a prompt", "--save-template", "newer").err
+    assert 'no emulator is named "nobody"' in run("chat", "nobody", "--save-template", "newer").err
 
 
 # --- in the chat ------------------------------------------------------------------------------------------------------

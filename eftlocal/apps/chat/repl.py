@@ -114,6 +114,7 @@ def _loop(state: Chat, history: bool, first: str | None) -> int:
         line = PlainLine(state)
     if first is None and not state.turns and sys.stdin.isatty():
         state.screen.show(Text(clean(first_line(state.loader.entry, state.screen.width)), style="dim"))
+    failed = False
     waiting = [] if first is None else [first]
     state.offered += waiting
     while (text := waiting.pop() if waiting else line.read()) is not None:
@@ -124,15 +125,16 @@ def _loop(state: Chat, history: bool, first: str | None) -> int:
         try:
             run(state, text)
         except Leave:
-            return 0
+            break
         except EftError as error:
             if state.loader.error is not None:
                 raise
             state.screen.error(error)
+            failed |= not state.interactive  # who pipes messages in sees the exit code alone
         except KeyboardInterrupt:
             if state.interrupts.leaving:
                 raise
-    return 0
+    return int(failed)
 
 
 def dumb() -> bool:
