@@ -146,6 +146,15 @@ def test_copy_and_a_markdown_file_are_without_thoughts_and_json_has_them(
     assert "<think>\\nt0000 of the thoughts" in (tmp_path / "a.json").read_text()
 
 
+def test_history_tells_thoughts_by_their_length_or_shows_them(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    run(chat, "think 2 It is 2.")
+    for mode, told in (("fold", "(thoughts of 8 words)\n"), ("show", "t0001 of the thoughts\n\n"), ("hide", "2.\n")):
+        run(chat, f"/think {mode}")
+        capsys.readouterr()
+        run(chat, "/history")
+        assert f"{told}It is 2.\n" in capsys.readouterr().err
+
+
 def test_an_answer_that_is_only_thoughts_is_not_copied(chat: Chat) -> None:
     run(chat, "/set max_tokens 4")
     run(chat, "think 3 It is 2.")

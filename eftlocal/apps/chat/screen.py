@@ -13,7 +13,7 @@ from eftlocal.apps.chat.answer import Answer, Mode, Piped, Shown, Source
 from eftlocal.apps.chat.columns import Below, Beside, Column, Columns, fits_beside, whole
 from eftlocal.apps.chat.live import Live
 from eftlocal.apps.chat.markdown import MarkdownStream, PlainStream, clean
-from eftlocal.decoding.thinking import Splitter, spoken
+from eftlocal.decoding.thinking import ANSWER, Splitter, spoken, thoughts_in
 from eftlocal.runtime.views import Message
 
 try:
@@ -65,11 +65,17 @@ class Screen:
         for message in messages:
             if message.role == "user":
                 self.notes.print(f"\n>>> {clean(message.content)}", style="bold", markup=False, soft_wrap=True)
-            elif self.on_terminal:
-                with self.answer(_Told(message)) as answer:
-                    answer.write(message.content)
+                continue
+            said, thoughts = spoken(message.content), thoughts_in(message.content)
+            if thoughts and self.thoughts == "show":
+                self.notes.print(f"{clean(thoughts)}\n", style="dim", markup=False, soft_wrap=True)
+            elif thoughts and self.thoughts == "fold":
+                self.note(f"thoughts of {len(thoughts.split())} words")
+            if self.on_terminal:
+                with self.answer(_Told()) as answer:
+                    answer.write(said)
             else:
-                self.notes.print(clean(spoken(message.content)), markup=False, soft_wrap=True)
+                self.notes.print(clean(said), markup=False, soft_wrap=True)
 
     def show(self, *renderables: RenderableType) -> None:
         """Print the result of a command."""
@@ -128,14 +134,13 @@ class Screen:
 
 
 class _Told:
-    """An answer that has been given before."""
+    """An answer that has been given before, without its thoughts."""
 
-    def __init__(self, message: Message) -> None:
-        self.n_tokens = len(message.tokens)
+    n_tokens = 0
 
     def splitter(self) -> Splitter:
         """As Source.splitter."""
-        return Splitter()
+        return Splitter(ANSWER)
 
 
 class _Blocks:
