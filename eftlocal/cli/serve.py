@@ -66,9 +66,14 @@ def serve(
         ),
     ] = 1,
 ) -> int:
-    """Serve an emulator to programs that speak OpenAI's API."""
+    """Serve an emulator to programs that speak OpenAI's API.
+
+    A model's name in a request may carry a role and dials: NAME:base, NAME@beta=0.5, NAME@mix.REWARD=1,temperature=0.
+    """
     from eftlocal.apps import serve
 
+    if emulator is not None and named is not None:
+        raise typer.BadParameter(f"{emulator} and -e {named} both name the emulator: leave one of them out")
     catalog, name = options.catalog(emulator or named)
     first = catalog.emulator(name)
     catalog.must_be_here(first)

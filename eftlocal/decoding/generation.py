@@ -37,6 +37,7 @@ class Reply:
     prompt_tokens  role -> tokens in its member's rendering of the conversation
     ttft_s         seconds from the request to the first token; None if no token came
     tokens_per_s   decoding speed after the first token; None if it was not measured
+    cached_tokens  leading tokens of the prompt that no member had to read, since caches held them
     kept           how many leading tokens lie completely in `text`
     steps          decoding steps; fewer than tokens if drafts were accepted
     hits           for each token that was guessed, in order: whether the guess was right. This includes guesses that
@@ -58,6 +59,7 @@ class Reply:
     ttft_s: float | None
     tokens_per_s: float | None
     kept: int
+    cached_tokens: int = 0
     whole: bool = True  # whether these tokens are all of `text`
     steps: int = 0
     hits: tuple[bool, ...] = ()
@@ -117,6 +119,7 @@ class Generation:
     hits: list[bool] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     end_logprobs: TokenLogprobs | None = None  # of the token that ended it
+    cached: int | None = None  # leading tokens of the prompts that caches held when reading began
     score_prompt: bool = False  # whether the prompt's tokens get log-probabilities; all members then have one prompt
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # from its second token on
     stop_token: str | None = None  # the text of the control token that ended it, if it is a stop string
@@ -153,6 +156,7 @@ class Generation:
             ttft_s=None if self.first is None else self.first - self.started,
             tokens_per_s=(len(self.tokens) - 1) / elapsed if elapsed > 0 else None,
             kept=self.stream.kept,
+            cached_tokens=self.cached or 0,
             whole=self.stream.whole,
             steps=self.steps,
             hits=tuple(self.hits),
@@ -167,6 +171,11 @@ class Generation:
     def splitter(self) -> Splitter:
         """A splitter of the answer's text into thoughts and answer, from its beginning on."""
         return Splitter(self.place)
+
+    def begins(self, n_to_feed: int) -> None:
+        """Reading of the prompt begins; some member has to be fed `n_to_feed` tokens. Later calls change nothing."""
+        if self.cached is None:
+            self.cached = max(0, min(map(len, self.prompts.values())) - n_to_feed)
 
     def room(self, n_ctx: int) -> int:
         """How many tokens may be guessed now: one fewer than max_tokens and the context still allow."""

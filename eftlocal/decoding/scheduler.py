@@ -183,6 +183,7 @@ class Scheduler:
                 self._engine.share(slot)
             fed.append(slot)
             n_to_feed = self._engine.n_to_feed(slot)
+            generation.begins(n_to_feed)
             if n_to_feed <= (1 if generation.score_prompt else room):
                 self._decoding[slot] = self._prefilling.pop(slot)
                 left -= n_to_feed

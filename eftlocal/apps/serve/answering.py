@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from starlette.responses import Response
@@ -13,7 +13,7 @@ from eftlocal.apps.serve.desk import Task
 from eftlocal.apps.serve.errors import Refused
 from eftlocal.apps.serve.mailbox import Began, Failed, Left, Letter, Mailbox, News
 from eftlocal.apps.serve.requests import Stream
-from eftlocal.apps.serve.service import Service, usage
+from eftlocal.apps.serve.service import Service
 from eftlocal.emulation.batch import Job
 
 __all__ = ["Answered", "Answering", "Form", "LeftError", "Usage", "finish_reason"]
@@ -29,15 +29,22 @@ class LeftError(Exception):
 
 @dataclass(slots=True)
 class Usage:
-    """The tokens of a request so far: of each prompt that was read, and of each answer that has ended."""
+    """The tokens of a request so far: of each prompt, of each answer that has ended, and those that caches held."""
 
-    prompts: dict[int, int]
-    answers: dict[int, int]
+    prompts: dict[int, int] = field(default_factory=dict)
+    answers: dict[int, int] = field(default_factory=dict)
+    cached: dict[int, int] = field(default_factory=dict)
 
     @property
-    def body(self) -> dict[str, int]:
+    def body(self) -> dict[str, object]:
         """OpenAI's usage object."""
-        return usage(self.prompts, self.answers)
+        read, written = sum(self.prompts.values()), sum(self.answers.values())
+        return {
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+            "prompt_tokens_details": {"cached_tokens": sum(self.cached.values())},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class Form(Protocol):
     def fingerprint(self, fingerprint: str) -> None:
         """Take the emulator's fingerprint for the responses."""
 
-    def whole(self, answers: Sequence[Answered], usage: dict[str, int]) -> dict[str, object]:
+    def whole(self, answers: Sequence[Answered], usage: dict[str, object]) -> dict[str, object]:
         """The response in one piece."""
         ...
 
@@ -67,7 +74,7 @@ class Form(Protocol):
         """The chunks of a stream for one letter."""
         ...
 
-    def last(self, usage: dict[str, int]) -> dict[str, object]:
+    def last(self, usage: dict[str, object]) -> dict[str, object]:
         """The chunk with the usage, at the end of a stream that asks for it."""
         ...
 
@@ -89,7 +96,7 @@ class Answering(Response):
         self._form = form
         self._stream = stream
         self._echo = echo
-        self._usage = Usage({}, {})
+        self._usage = Usage()
         self._left = len(jobs)  # answers that have not ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,6 +142,8 @@ class Answering(Response):
                     if reply.finish_reason == "cancelled":  # the server stops
                         raise Refused(503, "The server is stopping.", kind="server_error", code="stopping")
                     self._left -= 1
+                    if letter.index in self._usage.prompts:
+                        self._usage.cached[letter.index] = reply.cached_tokens
                     self._usage.answers[letter.index] = len(reply.tokens) if self._form.n_answer != 0 else 0
         return letters
 

@@ -76,7 +76,7 @@ class _Form:
     def fingerprint(self, fingerprint: str) -> None:
         self._head["system_fingerprint"] = fingerprint
 
-    def whole(self, answers: Sequence[Answered], usage: dict[str, int]) -> dict[str, object]:
+    def whole(self, answers: Sequence[Answered], usage: dict[str, object]) -> dict[str, object]:
         choices = [
             {
                 "index": i,
@@ -97,7 +97,7 @@ class _Form:
         if letter.reply is not None:
             yield self._chunk(letter.index, {}, reason=finish_reason(letter))
 
-    def last(self, usage: dict[str, int]) -> dict[str, object]:
+    def last(self, usage: dict[str, object]) -> dict[str, object]:
         return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
 
     def _chunk(

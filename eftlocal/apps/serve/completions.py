@@ -145,7 +145,7 @@ class _Form:
     def fingerprint(self, fingerprint: str) -> None:
         self._head["system_fingerprint"] = fingerprint
 
-    def whole(self, answers: Sequence[Answered], usage: dict[str, int]) -> dict[str, object]:
+    def whole(self, answers: Sequence[Answered], usage: dict[str, object]) -> dict[str, object]:
         of, n = self._wanted.of, self._wanted.n
         shown = list[Answered]()
         for first in range(0, len(answers), of):
@@ -186,7 +186,7 @@ class _Form:
         if reason is not None:
             yield self._chunk(letter.index, "", [], reason)
 
-    def last(self, usage: dict[str, int]) -> dict[str, object]:
+    def last(self, usage: dict[str, object]) -> dict[str, object]:
         return {**self._head, "choices": [], "usage": usage}
 
     def _chunk(self, index: int, text: str, entries: Sequence[Entry], reason: str | None = None) -> dict[str, object]:

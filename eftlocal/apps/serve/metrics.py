@@ -17,6 +17,7 @@ class Metrics:
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()  # (path, status)
         self.prompt_tokens = 0
+        self.cached_tokens = 0
         self.completion_tokens = 0
         self.guesses = 0
         self.hits = 0
@@ -29,6 +30,7 @@ class Metrics:
     def answered(self, reply: Reply) -> None:
         """Count an answer that has ended."""
         self.completion_tokens += len(reply.tokens)
+        self.cached_tokens += reply.cached_tokens
         self.guesses += len(reply.hits)
         self.hits += sum(reply.hits)
         if reply.ttft_s is not None:
@@ -53,6 +55,7 @@ class Metrics:
         requests = [(f'{{path="{path}",status="{n}"}}', count) for (path, n), count in sorted(self.requests.items())]
         tell("requests_total", "counter", "Requests that were answered.", *requests)
         tell("prompt_tokens_total", "counter", "Tokens of prompts.", ("", self.prompt_tokens))
+        tell("cached_tokens_total", "counter", "Tokens of prompts that caches held.", ("", self.cached_tokens))
         tell("completion_tokens_total", "counter", "Tokens of answers.", ("", self.completion_tokens))
         tell("requests_open", "gauge", "Requests that run or wait.", ("", self.open))
         tell("answers_running", "gauge", "Answers that are being read or decoded.", ("", self.running))

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,7 +14,7 @@ from eftlocal.apps.serve.owner import Owner
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import EftError
 
-__all__ = ["Facts", "Service", "usage"]
+__all__ = ["Facts", "Service"]
 
 RETRY: Final = 1  # seconds after which a client may try again when the queue is full
 
@@ -88,9 +88,3 @@ class Service:
         if refused.status == 500:
             self.tell(f"{type(error).__name__}: {error}".replace("\n", " "))
         return refused
-
-
-def usage(prompts: Mapping[int, int], answers: Mapping[int, int]) -> dict[str, int]:
-    """OpenAI's usage object. prompts: the tokens of each prompt; answers: the tokens of each answer."""
-    read, written = sum(prompts.values()), sum(answers.values())
-    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
