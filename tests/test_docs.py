@@ -1,7 +1,7 @@
 """The documents do what they show: commands and programs of README.md and docs/*.md are run as a reader would, offline.
 
-A line of a shell block is run where it uses the demo family, which ships with the package. Every other line is in
-`NOT_RUN` with its reason, so that a new line is either run or thought about.
+A line of a shell block is run where it uses the demo family, which ships with the package, or asks a server of it.
+Every other line is in `NOT_RUN` with its reason, so that a new line is either run or thought about.
 """
 
 import json
@@ -17,11 +17,14 @@ from typing import NamedTuple
 import pytest
 from markdown_it import MarkdownIt
 
+from tests.apps.serve.running import Running
+
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 SHELL = {"", "sh", "bash", "shell", "console"}  # "" is a fence that names no language
-OTHER = {"json", "jsonl", "mermaid", "python", "text", "toml"}
-USES_DEMO = re.compile(r"\beftlocal (bench )?demo\b|(-e|--emulator) demo\b")
+OTHER = {"javascript", "json", "jsonl", "mermaid", "python", "text", "toml", "yaml"}
+USES_DEMO = re.compile(r"\beftlocal (bench )?demo\b|(-e|--emulator) demo\b|^llm (models|-m (eftlocal/)?demo)\b")
+SERVER = "http://127.0.0.1:8000"  # where docs/serve.md has its server
 
 NOT_RUN = {
     "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/eftlocal demo": (
@@ -29,6 +32,25 @@ NOT_RUN = {
     ),
     "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest": "runs these tests: .ci/run does",
     "eftlocal chat demo": "interactive; tests/apps/test_chat_terminal.py drives the chat in a terminal",
+    "llm chat -m demo": "interactive; the plugin has its own tests, tests/apps/test_llm_plugin.py",
+    "eftlocal serve demo": "runs until Ctrl-C; the lines that ask it are run with a server on another port",
+    "eftlocal serve NAME --kv-type f32 --draft 0": "runs until Ctrl-C; tools/check_lm_eval.py serves so",
+    **dict.fromkeys(
+        (
+            "aider --model openai/NAME --openai-api-base http://127.0.0.1:8000/v1 --openai-api-key any",
+            ".venv/bin/python -m tools.check_lm_eval LM_EVAL",
+            ".venv/bin/python -m tools.check_inspect INSPECT",
+            "pip install 'lm-eval[api]'",
+            "lm_eval --model local-completions --model_args model=NAME,base_url=http://127.0.0.1:8000/v1/completions,"
+            "max_length=4096,num_concurrent=8 --tasks arc_easy",
+            "lm_eval --model local-chat-completions --model_args model=NAME,"
+            "base_url=http://127.0.0.1:8000/v1/chat/completions,num_concurrent=8 --apply_chat_template --tasks gsm8k",
+            "export EFTLOCAL_BASE_URL=http://127.0.0.1:8000/v1 EFTLOCAL_API_KEY=any",
+            "inspect eval task.py --model openai-api/eftlocal/NAME",
+            "inspect eval task.py --model openai-api-completions/eftlocal/NAME",
+        ),
+        "needs a program that is not installed with eftlocal; tools/check_*.py try it",
+    ),
     "eftlocal pull smollm2": "downloads; tests/apps/store/test_pull.py pulls from a local server",
     "eftlocal chat smollm2": "interactive, and needs downloaded models",
     "eftlocal chat --base hf:us/Trio-GGUF/base-Q8_0.gguf --tuned tuned-Q4_1.gguf --reference ref-Q4_0.gguf": (
@@ -98,6 +120,7 @@ def shell(tmp_path: Path) -> Shell:
         "TERM": "xterm-256color",
         **dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"), str(home)),
         **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
+        **dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1"),
     }
     for name in ("EFTLOCAL_MODELS", "NO_COLOR", "FORCE_COLOR", "PYTHONPATH"):
         environment.pop(name, None)
@@ -128,13 +151,14 @@ def programs(language: str) -> list[str]:
 
 
 RUN = [line for line in lines() if USES_DEMO.search(line) and line not in NOT_RUN]
+ASKS = [line for line in lines() if line.startswith(f"curl {SERVER}/")]
 
 
 # --- what is run ------------------------------------------------------------------------------------------------------
 
 
 def test_every_line_is_run_or_has_its_reason_not_to_be() -> None:
-    not_run = set(lines()) - set(RUN)
+    not_run = set(lines()) - {*RUN, *ASKS}
     new, gone = not_run - NOT_RUN.keys(), NOT_RUN.keys() - not_run
     assert not new, f"use the demo family in them, or give a reason in NOT_RUN: {sorted(new)}"
     assert not gone, f"no document shows them any more; delete them from NOT_RUN: {sorted(gone)}"
@@ -160,9 +184,8 @@ def test_every_block_is_in_a_language_that_is_known_here() -> None:
 @pytest.mark.parametrize("line", RUN)
 def test_a_line_that_uses_the_demo_family_runs_offline(shell: Shell, line: str) -> None:
     out = shell.run("bash", "-o", "pipefail", "-ec", line)
-    if written := re.search(r" -o (\S+)", line):
-        asked = re.search(r" -i (\S+)", line)
-        assert asked is not None
+    written, asked = re.search(r" -o (\S+)", line), re.search(r" -i (\S+)", line)
+    if written and asked:
         out = (shell.folder / written[1]).read_text(encoding="utf-8")
         records = [json.loads(answer) for answer in out.splitlines()]
         assert len(records) == len((shell.folder / asked[1]).read_text(encoding="utf-8").splitlines())
@@ -176,6 +199,26 @@ def test_a_python_program_compiles_and_runs_where_it_uses_the_demo(shell: Shell,
     compile(program, "README.md", "exec")
     if 'Emulator.load("demo")' in program:
         assert shell.run(sys.executable, "-W", "error", "-c", program).strip()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with Running("demo") as running:
+        yield running
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ASKS)
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_a_line_that_asks_the_server_gets_an_answer(shell: Shell, server: Running, line: str) -> None:
+    answer = json.loads(shell.run("bash", "-ec", line.replace(SERVER, server.url)))
+    assert answer.keys() >= {"id", "object"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [text for text in programs("python") if SERVER in text and "from openai" in text])
+def test_a_python_program_that_asks_the_server_gets_an_answer(shell: Shell, server: Running, program: str) -> None:
+    assert shell.run(sys.executable, "-c", program.replace(SERVER, server.url)).strip()
 
 
 @pytest.mark.parametrize("text", programs("toml"))
