@@ -179,6 +179,9 @@ def test_thoughts_that_the_prompt_opened_are_found_also_where_they_are_not_close
 
     monkeypatch.setattr(FakeStream, "__init__", opened)
     run(chat, "say So it is")
-    assert capsys.readouterr().out == "\n"
+    out, err = capsys.readouterr()
+    assert out == "\n" and "ended within its thoughts" in err
+    run(chat, "/continue")
+    capsys.readouterr()
     run(chat, "/think")
-    assert capsys.readouterr().err == "So it is\n"
+    assert capsys.readouterr().err == "So it is and so on\n"

@@ -175,6 +175,8 @@ class Chat(Conversation):
         """Say how the answer ended and how full the context is; a rolling context that is full is continued."""
         if reply.finish_reason == "cancelled":
             self.screen.note("stopped")
+        elif reply.finish_reason == "stop" and reply.thinking and not reply.answer:
+            self.screen.note("the answer ended within its thoughts; /regen tries again")
         elif reply.finish_reason == "length":
             self.screen.note(f"max_tokens reached ({emulator.settings.max_tokens}); /continue goes on")
         if reply.finish_reason == "context":

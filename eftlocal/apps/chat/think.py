@@ -5,7 +5,7 @@ from rich.text import Text
 from eftlocal.apps.chat.answer import MODES
 from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.state import Chat
-from eftlocal.decoding.thinking import thoughts_in
+from eftlocal.decoding.thinking import split, thoughts_in
 from eftlocal.errors import EftError
 
 __all__ = ["think"]
@@ -27,9 +27,10 @@ def think(chat: Chat, argument: str) -> None:
         chat.screen.note(SAID[mode])
         return
     at = chat.answered()
-    found = thoughts_in(chat.messages[at].content) if at is not None else ""
-    if not found and chat.last is not None:
-        found = chat.last.reply.thinking  # opened by the prompt, and not closed
+    content = chat.messages[at].content if at is not None else ""
+    found = thoughts_in(content)
+    if not found and chat.last is not None:  # they may be opened by the prompt, and not closed
+        found = split(content, chat.last.reply.place)[0]
     if not found:
         raise EftError("There is no answer with thoughts.", "/think show|fold|hide sets what is shown of them.")
     chat.screen.show(Text(clean(found), style="dim"))
