@@ -94,13 +94,18 @@ def can_ask() -> bool:
 def agreed(question: str, *, default: bool) -> bool:
     """Ask a yes-or-no question on the terminal. Enter alone is `default`; the end of the input is no."""
     print(f"{printable(question)} [{'Y/n' if default else 'y/N'}] ", end="", file=sys.stderr, flush=True)
+
+    def end_line() -> None:  # so that the shell's prompt starts on a new line
+        print(file=sys.stderr, flush=True)
+
     try:
-        line = sys.stdin.readline()
+        with before_leaving(end_line):
+            line = sys.stdin.readline()
     except KeyboardInterrupt:
-        print(file=sys.stderr)  # so that the shell's prompt starts on a new line
+        end_line()
         raise
     if not line:
-        print(file=sys.stderr)
+        end_line()
         return False
     answer = line.strip().lower()
     return default if not answer else answer in ("y", "yes")

@@ -41,7 +41,9 @@ def test_a_greedy_answer_is_that_of_generate_streaming_or_not(client: openai.Ope
     assert chunks[0].choices[0].delta.role == "assistant" and chunks[-2].choices[0].finish_reason == "stop"
     last = chunks[-1]
     assert last.choices == [] and last.usage is not None and whole.usage is not None
-    assert last.usage.total_tokens == whole.usage.total_tokens == last.usage.prompt_tokens + last.usage.completion_tokens
+    assert (
+        last.usage.total_tokens == whole.usage.total_tokens == last.usage.prompt_tokens + last.usage.completion_tokens
+    )
     assert {(chunk.id, chunk.model, chunk.created) for chunk in chunks} == {(chunks[0].id, "demo", chunks[0].created)}
 
 
