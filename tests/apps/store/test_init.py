@@ -47,7 +47,7 @@ def test_an_emulator_of_files_is_written_and_runs_and_rm_takes_it_out(world: Wor
     assert last == f"{users(world)} now defines mine: eftlocal chat mine"
     assert world.run("generate", "-e", "mine", "--max-tokens", "2", "hi").code == 0
     refused = world.run("rm", "mine")
-    assert refused.code == 1 and "--yes" in refused.err and users(world).exists()
+    assert refused.code == 2 and "--yes" in refused.err and users(world).exists()
     done = world.run("rm", "mine", "--yes")
     assert done.code == 0
     assert done.err.splitlines() == [

@@ -110,7 +110,7 @@ def test_rm_frees_what_no_other_emulator_here_uses(world: World) -> None:
     blobs = {path: path.stat().st_size for path in (world.home / "hub").rglob("blobs/*")}
     assert len(blobs) == 3
     refused = world.run("rm", "tiny")
-    assert refused.code == 1 and "--yes" in refused.err
+    assert refused.code == 2 and "--yes" in refused.err
     done = json.loads(world.run("rm", "tiny", "--yes", "--json").out)
     assert [entry["file"] for entry in done["kept"]] == ["hf:us/Small-GGUF/small.Q8_0.gguf"]
     assert done["kept"][0]["used_by"] == ["other"]
