@@ -185,6 +185,9 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["help me"], "emulated: help me", ["help me", "beta 1 emulated: help me"]),
     (["//beta"], "beta 1 emulated: /beta", ["/beta", "beta 1 emulated: /beta"]),
     ([" //beta"], "emulated: /beta", ["/beta", "beta 1 emulated: /beta"]),
+    (['"""\n/beta\nx\n"""'], "emulated: /beta", ["/beta\nx", "beta 1 emulated: /beta\nx"]),
+    (['"""exit"""'], "emulated: exit", ["exit", "beta 1 emulated: exit"]),
+    (['"""\n"""'], "", []),
     (["/usr/bin is what?"], "emulated: /usr/bin", ["/usr/bin is what?", "beta 1 emulated: /usr/bin is what?"]),
     (["empty"], "the answer is empty, so your message was taken back", []),
 ]

@@ -15,8 +15,9 @@ from eftlocal.apps.chat.state import Chat
 from eftlocal.apps.common import can_ask
 from eftlocal.errors import EftError
 
-__all__ = ["GROUPS", "TABLE", "Command", "Leave", "find", "run", "split"]
+__all__ = ["BLOCK", "GROUPS", "TABLE", "Command", "Leave", "find", "run", "split"]
 
+BLOCK = '"""'  # opens and closes a message of several lines
 LEAVING = ("exit", "quit", "bye", ":q")  # messages that are meant to leave the chat
 LOST = ("help", "?")  # messages that are meant for the chat, and not for the model
 
@@ -70,9 +71,15 @@ def find(name: str) -> Command:
 
 
 def run(chat: Chat, line: str) -> None:
-    """Run a line: a command, or a message to answer (`//` begins a message with a slash). Raises EftError and Leave."""
+    """Run a line: a command, or a message to answer. Raises EftError and Leave.
+
+    `//` begins a message with a slash. What stands between three quotes is a message, whatever it is.
+    """
     word = line.strip().lower()
-    if word in LEAVING:
+    if word.startswith(BLOCK):
+        if block := line.strip().removeprefix(BLOCK).removesuffix(BLOCK).strip("\n"):
+            asking.ask(chat, block)
+    elif word in LEAVING:
         if _wants_to_leave(chat):
             raise Leave
     elif word in LOST:
@@ -220,7 +227,7 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {  # each fits in a row of 60 column
     "Files": (
         Command("sessions", "", "list the chats that are kept", sessions.sessions),
         Command("load", "NAME", "go on with a kept chat", sessions.load, _saved),
-        Command("rename", "NAME", "name this chat, to keep it for good", sessions.rename),
+        Command("rename", "NAME", "name this chat, which keeps it", sessions.rename),
         Command("save", "[NAME]", "save a copy, as it is now", sessions.save, _saved, more=SAVE),
         Command("delete", "NAME", "delete a kept chat", sessions.delete, _saved, more=DELETE),
         Command(

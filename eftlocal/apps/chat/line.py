@@ -12,6 +12,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.styles import Style
 
+from eftlocal.apps.chat.commands import BLOCK
 from eftlocal.apps.chat.completion import Completions
 from eftlocal.apps.chat.room import FULL
 from eftlocal.apps.chat.state import Chat
@@ -19,7 +20,6 @@ from eftlocal.errors import EftError
 
 __all__ = ["Line", "PlainLine"]
 
-BLOCK = '"""'
 MENU = 6  # rows below the input that are kept free for completions, where there is room
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "full": "fg:ansiyellow", "prompt": "bold"})

@@ -8,7 +8,7 @@ from rich.text import Text
 from eftlocal.apps.chat import templating
 from eftlocal.apps.chat.commands import Leave, run
 from eftlocal.apps.chat.interrupt import Interrupts
-from eftlocal.apps.chat.line import BLOCK, Line, PlainLine
+from eftlocal.apps.chat.line import Line, PlainLine
 from eftlocal.apps.chat.loading import Elsewhere, Load, Loader
 from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.record import Record
@@ -115,10 +115,11 @@ def _loop(state: Chat, history: bool, first: str | None) -> int:
     if first is None and not state.turns and sys.stdin.isatty():
         state.screen.show(Text(clean(first_line(state.loader.entry, state.screen.width)), style="dim"))
     failed = False
+    if first is not None and state.interactive:
+        state.screen.show(Text.assemble((">>> ", "bold"), clean(first)))
     waiting = [] if first is None else [first]
     state.offered += waiting
     while (text := waiting.pop() if waiting else line.read()) is not None:
-        text = _unquoted(text)
         if not text.strip():
             continue
         state.say_remarks()
@@ -140,11 +141,3 @@ def _loop(state: Chat, history: bool, first: str | None) -> int:
 def dumb() -> bool:
     """Whether the terminal cannot move its cursor."""
     return os.environ.get("TERM", "") in ("", "dumb", "unknown")
-
-
-def _unquoted(text: str) -> str:
-    """The message without the three quotes around a block of several lines."""
-    stripped = text.strip()
-    if stripped.startswith(BLOCK):
-        return stripped.removeprefix(BLOCK).removesuffix(BLOCK).strip("\n")
-    return text
