@@ -71,6 +71,13 @@ def rss(pid: int) -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def cpu_seconds(pid: int) -> float:
+    """The processor time that a process has used (Linux)."""
+    with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 - not a file on a disk
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def generated(*arguments: str) -> str:
     """The text that `eftlocal generate ARGUMENTS` prints."""
     command: Sequence[str] = [sys.executable, "-m", "eftlocal", "generate", *arguments]
