@@ -76,6 +76,11 @@ class Desk:
         """How many answers are in the scheduler."""
         return len(self._of)
 
+    @property
+    def n_waiting(self) -> int:
+        """How many answers have not begun."""
+        return sum(len(opened.waiting) for opened in self._open.values())
+
     def add(self, task: Task) -> None:
         """Add a task. It takes part from the next step on."""
         self._open[task] = _Open(task, deque(range(len(task.jobs))))
@@ -131,8 +136,8 @@ class Desk:
             generation = self.emulator.prepare(job)
         except EftError as error:
             return self._failed(opened, error)
-        except (MemoryError, RecursionError):  # a template's or a schema's
-            return self._failed(opened, DecodeError("The prompt could not be read."))
+        except Exception as error:  # a template's or a schema's, such as RecursionError: it ends only this request
+            return self._failed(opened, DecodeError(f"{type(error).__name__} while the prompt was prepared."))
         self._scheduler.add(generation)
         self._of[generation] = opened
         opened.running[generation], opened.told[generation] = index, 0

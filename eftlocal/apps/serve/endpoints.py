@@ -50,7 +50,7 @@ async def models(service: Service, request: Request) -> Response:
 async def model(service: Service, request: Request) -> Response:
     """One model, also with dials in its id."""
     service.must_be_ready()
-    name = request.url.path.removeprefix("/v1/models/")
+    name = request.scope["path"].removeprefix("/v1/models/")
     service.dialled(name)
     return _json(_model(service, name))
 

@@ -101,6 +101,7 @@ class Access:
             **self.cors(headers.get("origin")),
             "Access-Control-Allow-Methods": METHODS,
             "Access-Control-Allow-Headers": wanted if wanted.isprintable() else "",
+            "Access-Control-Allow-Private-Network": "true",
             "Access-Control-Max-Age": "600",
         }
 

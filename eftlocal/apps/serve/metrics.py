@@ -24,6 +24,7 @@ class Metrics:
         self.first_tokens = 0  # answers that had a first token
         self.first_seconds = 0.0  # and how long they waited for it, together
         self.running = 0  # answers that have a place
+        self.waiting = 0  # answers that wait for a place
         self.open = 0  # requests that have not ended
         self._recent: deque[tuple[float, int]] = deque()  # (when an answer ended, its tokens)
 
@@ -59,6 +60,7 @@ class Metrics:
         tell("completion_tokens_total", "counter", "Tokens of answers.", ("", self.completion_tokens))
         tell("requests_open", "gauge", "Requests that run or wait.", ("", self.open))
         tell("answers_running", "gauge", "Answers that are being read or decoded.", ("", self.running))
+        tell("answers_waiting", "gauge", "Answers that wait for a place.", ("", self.waiting))
         recent = round(sum(n for _, n in self._recent) / WINDOW, 3)
         tell("tokens_per_second", "gauge", "Tokens of answers that ended in the last minute.", ("", recent))
         tell("draft_guesses_total", "counter", "Tokens that were guessed by drafts.", ("", self.guesses))

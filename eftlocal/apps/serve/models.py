@@ -9,7 +9,7 @@ from eftlocal.apps.serve.desk import Desk
 from eftlocal.apps.serve.errors import Refused, invalid
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.from_json import SETTINGS
-from eftlocal.errors import EftError
+from eftlocal.errors import EftError, FitError
 
 __all__ = ["Dialled", "Known", "Shelf", "dialled"]
 
@@ -115,9 +115,20 @@ class Shelf:
                 if idle is None:
                     return None
                 self._desks.pop(idle).close()
-            self._desks[name] = self._load(name)
+            self._desks[name] = self._loaded(name)
         self._desks[name] = self._desks.pop(name)
         return self._desks[name]
+
+    def _loaded(self, name: str) -> Desk:
+        """Load it. Where the memory is too small, emulators that are idle give their places first."""
+        while True:
+            try:
+                return self._load(name)
+            except FitError:
+                idle = next((other for other, desk in self._desks.items() if not desk.working), None)
+                if idle is None:
+                    raise
+                self._desks.pop(idle).close()
 
     @property
     def desks(self) -> tuple[Desk, ...]:

@@ -50,6 +50,7 @@ class Owner(threading.Thread):
     def __init__(self, shelf: Shelf, first: str, metrics: Metrics, tell: Callable[[str], None]) -> None:
         super().__init__(name="owner", daemon=True)
         self.ready: Future[Desk] = Future()  # the first emulator's desk
+        self.ended: Future[None] = Future()  # this thread
         self._shelf = shelf
         self._first = first
         self._metrics = metrics
@@ -92,13 +93,16 @@ class Owner(threading.Thread):
             self.ready.set_exception(error)
             return
         self.ready.set_result(desk)
-        while not self._stopping:
-            self._take()
-            self._admit()
-            for desk in self._shelf.desks:
-                self._step(desk)
-            self._count()
-        self._end()
+        try:
+            while not self._stopping:
+                self._take()
+                self._admit()
+                for desk in self._shelf.desks:
+                    self._step(desk)
+                self._count()
+        finally:
+            self._end()
+            self.ended.set_result(None)
 
     def _take(self) -> None:
         """Take all wishes from the inbox. If there is nothing else to do, wait for one."""
@@ -121,8 +125,8 @@ class Owner(threading.Thread):
             try:
                 if (desk := self._shelf.get(wish.model)) is None:
                     return
-            except EftError as error:
-                self._tell(f"{wish.model} could not be loaded: {error}")
+            except Exception as error:
+                self._tell(f"{wish.model} could not be loaded: {error}".replace("\n", " "))
                 self._refuse(wish, NotLoadedError(wish.model))
             else:
                 if isinstance(wish, _Question):
@@ -150,6 +154,8 @@ class Owner(threading.Thread):
         running = sum(desk.n_running for desk in self._shelf.desks)
         places = sum(desk.parallel for desk in self._shelf.desks)
         self._metrics.running = min(running, places)
+        not_begun = sum(desk.n_waiting for desk in self._shelf.desks) + len(self._queue)
+        self._metrics.waiting = max(0, running - places) + not_begun
 
     def _end(self) -> None:
         self._inbox.close()

@@ -23,7 +23,7 @@ from eftlocal.apps.serve.models import Known, Shelf
 from eftlocal.apps.serve.owner import Owner
 from eftlocal.apps.serve.service import Facts, Service
 from eftlocal.emulation.emulator import Emulator, Raw
-from eftlocal.errors import SettingError
+from eftlocal.errors import EftError
 from eftlocal.text import printable
 
 __all__ = ["Options", "serve"]
@@ -66,7 +66,7 @@ def serve(load: Callable[[str], Emulator], first: str, others: Mapping[str, tupl
     first   the emulator to load at the start
     others  further emulators that requests may name -> their roles; used if models_max is above 1
 
-    Raises SettingError if the port cannot be opened, and what `load` raises for the first emulator.
+    Raises EftError if the port cannot be opened, SettingError for a missing key, and what `load` raises at the start.
     """
     access = Access.of(options.host, options.key, options.origins)
     listening = _listen(options.host, options.port)
@@ -88,6 +88,7 @@ def serve(load: Callable[[str], Emulator], first: str, others: Mapping[str, tupl
     app = App(service, access, verbose=options.verbose, debug=options.debug)
     server = _Server(app, service)
     owner.ready.add_done_callback(lambda ready: server.begun(ready.exception(), listening, options))
+    owner.ended.add_done_callback(lambda _: server.stop())  # also if a fault ended it
     owner.start()
     server.run(sockets=[listening])
     owner.stop()
@@ -101,16 +102,14 @@ def serve(load: Callable[[str], Emulator], first: str, others: Mapping[str, tupl
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises SettingError."""
+    """A socket that listens. Raises EftError."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listening = socket.socket(family, kind, proto)
     except OSError as error:
-        raise SettingError(
-            f"--host {host} cannot be used: {error.strerror}.", "Give an address of this machine."
-        ) from None
+        raise EftError(f"--host {host} cannot be used: {error.strerror}.", "Give an address of this machine.") from None
     try:
         if sys.platform != "win32":  # there, it would let two servers share the port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -118,7 +117,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.listen(512)
     except OSError as error:
         listening.close()
-        raise SettingError(
+        raise EftError(
             f"Port {port} of {host} cannot be opened: {error.strerror}.", "Give another one: --port N."
         ) from None
     return listening
@@ -191,6 +190,8 @@ class _Server(uvicorn.Server):
 
     def stop(self) -> None:
         """Accept nothing more, give what runs a moment, then end."""
+        if self.should_exit:
+            return
         self._service.stopping = True
         self.should_exit = True
         if (loop := self._loop) is not None and self._service.metrics.open:
