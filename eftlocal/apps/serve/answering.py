@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from eftlocal.apps.serve.desk import Task
 from eftlocal.apps.serve.errors import Refused
@@ -19,6 +19,7 @@ from eftlocal.emulation.batch import Job
 __all__ = ["Answered", "Answering", "Form", "LeftError", "Usage", "finish_reason"]
 
 SIGN_OF_LIFE: Final = 5.0  # seconds without news after which a stream gets a comment
+STALLED: Final = 60.0  # seconds for which a client may take nothing of what is sent
 HEADERS: Final = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache, no-store"))
 UNBUFFERED: Final = (b"x-accel-buffering", b"no")  # for nginx, which would collect the events
 
@@ -100,7 +101,8 @@ class Answering(Response):
         self._left = len(jobs)  # answers that have not ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service, mailbox = self._service, Mailbox()
+        """Answer. Raises Refused before the response begins, and LeftError."""
+        service, mailbox, send = self._service, Mailbox(), _patient(send)
         with service.admitted():
             task = Task(self._model, self._jobs, mailbox, streaming=self._stream.on, echo=self._echo)
             service.owner.submit(task)
@@ -185,6 +187,19 @@ class Answering(Response):
     def _chunks(self, letter: Letter) -> Iterable[dict[str, object]]:
         chunks = self._form.chunks(letter) if isinstance(letter, Began | News) else ()
         return ({**chunk, "usage": None} for chunk in chunks) if self._stream.usage else chunks
+
+
+def _patient(send: Send) -> Send:
+    """`send` that raises LeftError where the client takes nothing for a long time: it would keep its place for ever."""
+
+    async def bounded(message: Message) -> None:
+        try:
+            async with asyncio.timeout(STALLED):
+                await send(message)
+        except OSError:  # also TimeoutError
+            raise LeftError from None
+
+    return bounded
 
 
 async def _send_events(send: Send, chunks: Sequence[dict[str, object]]) -> None:
