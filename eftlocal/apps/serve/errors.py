@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from eftlocal.arithmetic.combine import OVERFLOW
 from eftlocal.errors import ContextError, EftError, SettingError, ViewError
 
-__all__ = ["NotLoadedError", "Refused", "StoppedError", "as_refused", "busy", "invalid"]
+__all__ = ["NotLoadedError", "Refused", "StoppedError", "as_refused", "busy", "invalid", "one_line"]
 
 UNTOLD = "The server could not do this; its log says why."
 
@@ -67,6 +67,12 @@ class Refused(Exception):  # noqa: N818 - a request that is refused is not an er
         return json.dumps(self.body).encode()
 
 
+def one_line(error: EftError) -> str:
+    """The error's message and hint as sentences on one line."""
+    sentences = [text for text in (error.message, error.hint) if text]
+    return " ".join(text if text.endswith((".", "?", "!")) else f"{text}." for text in sentences)
+
+
 def invalid(message: str, param: str | None = None, code: str | None = None) -> Refused:
     """A request with a wrong field."""
     return Refused(400, message, param=param, code=code)
@@ -79,7 +85,8 @@ def context_exceeded(n_ctx: int, n_prompt: int, n_answer: int | None, where: str
     return Refused(
         400,
         f"This model's maximum context length is {n_ctx} tokens. However, you requested {total} tokens{parts}. "
-        f"Please reduce the length of the {where}{' or completion' if n_answer else ''}.",
+        f"Please reduce the length of the {where}{' or completion' if n_answer else ''} "
+        "(context_length_exceeded).",  # LangChain looks for the code, and its client's error has only the message
         param=where,
         code="context_length_exceeded",
         more={"n_ctx": n_ctx, "n_prompt_tokens": n_prompt},
@@ -97,7 +104,7 @@ def as_refused(error: EftError, where: str, n_answer: int | None = None) -> Refu
     if isinstance(error, ContextError | ViewError):
         return invalid(error.message, where)
     if isinstance(error, SettingError):
-        return invalid(str(error).replace("\n", " "), error.setting)
+        return invalid(one_line(error), error.setting)
     if error.hint == OVERFLOW:
         return invalid(
             "The members' weights are so large that their sum overflows; choose a smaller beta or mix", "beta"

@@ -5,7 +5,7 @@ import ipaddress
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from eftlocal.apps.serve.errors import Refused
 from eftlocal.errors import SettingError
@@ -49,9 +49,10 @@ class Access:
                 "Set EFTLOCAL_API_KEY (or --api-key) to a secret that its clients send.",
             )
         for origin in origins:
-            if origin != "*" and (not urlsplit(origin).scheme or urlsplit(origin).path not in ("", "/")):
+            parts = _split(origin)
+            if origin != "*" and (parts is None or not parts.scheme or parts.path not in ("", "/")):
                 raise SettingError(f"--cors {origin} is not an origin.", "Write it as https://example.org, or *.")
-        return cls(host, key, tuple(origin.rstrip("/").lower() for origin in origins))
+        return cls(host, None if key is None else key.strip(), tuple(origin.rstrip("/").lower() for origin in origins))
 
     def check(self, headers: Mapping[str, str]) -> None:
         """Raises Refused for a request that may not be answered; `headers` have names in lower case."""
@@ -70,7 +71,9 @@ class Access:
         if self.key is None:
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode(), self.key.encode())
+        # Headers are bytes; they come as Latin-1. A key of the command line may have bytes that are no text.
+        wanted = self.key.encode("utf-8", "surrogateescape")
+        right = hmac.compare_digest(given.strip().encode("latin-1", "replace"), wanted)
         if not right or scheme.lower() != "bearer":
             raise Refused(
                 401,
@@ -85,8 +88,8 @@ class Access:
         origin = origin.lower()
         if "*" in self.origins or origin in self.origins:
             return True
-        parts = urlsplit(origin)
-        return parts.scheme in ("http", "https") and _is_this_machine(parts.hostname or "")
+        parts = _split(origin)
+        return parts is not None and parts.scheme in ("http", "https") and _is_this_machine(parts.hostname or "")
 
     def cors(self, origin: str | None) -> dict[str, str]:
         """The headers that let a page of an allowed origin read the response."""
@@ -120,7 +123,15 @@ class Access:
         )
 
     def _origin_hosts(self) -> set[str]:
-        return {urlsplit(origin).hostname or "" for origin in self.origins}
+        return {parts.hostname or "" for origin in self.origins if (parts := _split(origin)) is not None}
+
+
+def _split(origin: str) -> SplitResult | None:
+    """The parts of an origin; None for what is no URL, such as `http://[`."""
+    try:
+        return urlsplit(origin)
+    except ValueError:
+        return None
 
 
 def _hostname(header: str) -> str:

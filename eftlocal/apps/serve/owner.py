@@ -50,7 +50,7 @@ class Owner(threading.Thread):
     def __init__(self, shelf: Shelf, first: str, metrics: Metrics, tell: Callable[[str], None]) -> None:
         super().__init__(name="owner", daemon=True)
         self.ready: Future[Desk] = Future()  # the first emulator's desk
-        self.ended: Future[None] = Future()  # this thread
+        self.ended: Future[None] = Future()  # this thread; its exception is the fault that ended it
         self._shelf = shelf
         self._first = first
         self._metrics = metrics
@@ -100,9 +100,15 @@ class Owner(threading.Thread):
                 for desk in self._shelf.desks:
                     self._step(desk)
                 self._count()
-        finally:
-            self._end()
+        except BaseException as error:  # nobody would be answered any more: the server has to end
+            fault: BaseException | None = error
+        else:
+            fault = None
+        self._end()
+        if fault is None:
             self.ended.set_result(None)
+        else:
+            self.ended.set_exception(fault)
 
     def _take(self) -> None:
         """Take all wishes from the inbox. If there is nothing else to do, wait for one."""
@@ -136,10 +142,10 @@ class Owner(threading.Thread):
             self._queue.popleft()
 
     def _refuse(self, wish: Task | _Question, error: EftError) -> None:
-        if isinstance(wish, _Question):
-            wish.answer.set_exception(error)
-        else:
+        if not isinstance(wish, _Question):
             deliver([(wish.mailbox, Failed(error))])
+        elif wish.answer.set_running_or_notify_cancel():
+            wish.answer.set_exception(error)
 
     def _step(self, desk: Desk) -> None:
         if not desk.working:
@@ -168,6 +174,8 @@ class Owner(threading.Thread):
 
 
 def _answer(question: _Question, emulator: Emulator) -> None:
+    if not question.answer.set_running_or_notify_cancel():
+        return  # the client has left
     try:
         question.answer.set_result(question.ask(emulator))
     except Exception as error:

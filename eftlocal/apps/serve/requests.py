@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
-from eftlocal.apps.serve.errors import invalid
+from eftlocal.apps.serve.errors import invalid, one_line
 from eftlocal.decoding.constraints.constraint import Constraint
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation import from_json
@@ -54,7 +54,7 @@ def named(param: str, ours: str | None = None) -> Iterator[None]:
     try:
         yield
     except EftError as error:
-        message = str(error).replace("\n", " ")
+        message = one_line(error)
         if ours is not None and message.startswith(ours):
             message = param + message.removeprefix(ours)
         raise invalid(message, param) from None

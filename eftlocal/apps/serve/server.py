@@ -88,7 +88,7 @@ def serve(load: Callable[[str], Emulator], first: str, others: Mapping[str, tupl
     app = App(service, access, verbose=options.verbose, debug=options.debug)
     server = _Server(app, service)
     owner.ready.add_done_callback(lambda ready: server.begun(ready.exception(), listening, options))
-    owner.ended.add_done_callback(lambda _: server.stop())  # also if a fault ended it
+    owner.ended.add_done_callback(lambda ended: server.over(ended.exception()))
     owner.start()
     server.run(sockets=[listening])
     owner.stop()
@@ -163,6 +163,14 @@ class _Server(uvicorn.Server):
             file=sys.stderr,
             flush=True,
         )
+
+    def over(self, fault: BaseException | None) -> None:
+        """The owner's thread has ended: nobody would be answered any more. `fault` is our own that ended it, if any."""
+        if fault is not None:
+            told = f"The thread that decodes has ended: {type(fault).__name__}: {fault}"
+            self.failed = EftError(told, "--debug shows where it was.")
+            self.failed.__cause__ = fault
+        self.stop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's."""
