@@ -38,7 +38,7 @@ NOT_RUN = {
     "eftlocal chat demo": "interactive; tests/apps/test_chat_terminal.py drives the chat in a terminal",
     "llm chat -m demo": "interactive; the plugin has its own tests, tests/apps/test_llm_plugin.py",
     "eftlocal serve demo": "runs until Ctrl-C; the lines that ask it are run with a server on another port",
-    "eftlocal serve NAME --kv-type f32 --draft 0": "runs until Ctrl-C; tools/check_lm_eval.py serves so",
+    "eftlocal serve NAME --kv-type f32 --draft 0 --parallel 1": "runs until Ctrl-C; tools/check_lm_eval.py serves so",
     **dict.fromkeys(
         (
             "aider --model openai/NAME --openai-api-base http://127.0.0.1:8000/v1 --openai-api-key any",
