@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from eftlocal.catalog.entries import Emulator, Model, Reward
+from eftlocal.catalog.entries import DEFAULT_VIEWS, Emulator, Model, Reward, View
 from eftlocal.catalog.files import BESIDE, NAMING, HubFile, local, named, typed
 from eftlocal.catalog.tables import nearest
 from eftlocal.errors import CatalogError, HubError
@@ -153,7 +153,8 @@ class Catalog:
     def with_trio(self, base: str, tuned: str | None = None, reference: str | None = None) -> "Catalog":
         """Returns this catalogue with an emulator of these models added as its default.
 
-        Each model is named as for `model`. Without `tuned` and `reference`, the emulator is the base alone. Raises
+        Each model is named as for `model`. Without `tuned` and `reference`, the emulator is the base alone, and has its
+        own chat template if there is one. Raises
         CatalogError for an unknown model, and when only one of `tuned` and `reference` is given.
         """
         if (tuned is None) != (reference is None):
@@ -164,7 +165,9 @@ class Catalog:
         base = as_unicode(base)
         models = {name: self._typed(name) for name in (base, *pair)}
         rewards = (Reward(name="tuned", tuned=pair[0], reference=pair[1]),) if pair else ()
-        made = Emulator(name=TRIO, base=base, rewards=rewards, description="the models named on the command line")
+        views = DEFAULT_VIEWS if pair else {**DEFAULT_VIEWS, "base": View("auto")}
+        description = "the models named on the command line"
+        made = Emulator(name=TRIO, base=base, rewards=rewards, views=dict(views), description=description)
         return replace(
             self, models={**self.models, **models}, emulators={**self.emulators, TRIO: made}, default=(TRIO,)
         )

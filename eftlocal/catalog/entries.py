@@ -38,11 +38,12 @@ EMULATOR_KEYS: Final = (
 class View:
     """How a conversation becomes tokens for one member.
 
+    kind      `auto` is the chat template, or the transcript of a model that has none; only the command line makes it
     role      whose chat template a `chat` view uses: base, tuned or reference; None: the member's own
     template  the Jinja template of a `template` view
     """
 
-    kind: Literal["chat", "transcript", "raw", "template"]
+    kind: Literal["chat", "transcript", "raw", "template", "auto"]
     role: str | None = None
     template: str | None = None
 

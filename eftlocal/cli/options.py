@@ -3,7 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack, get_type_hint
 
 import typer
 
-from eftlocal.cli.values import parse_layers, parse_mix
+from eftlocal.cli.values import parse_layers, parse_mix, parse_views
 from eftlocal.errors import SettingError
 from eftlocal.text import printable
 
@@ -137,6 +137,15 @@ class Options:
             rich_help_panel=MODEL,
         ),
     ] = None
+    view: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE=VIEW",
+            help="How base, tuned or reference sees a conversation: chat (its chat template), chat:ROLE (that of "
+            "another role), transcript or raw; repeat the option for more roles.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
     ctx: Annotated[
         int | None,
         typer.Option(help="Context size in tokens (default: the emulator's, else up to 4096).", rich_help_panel=MODEL),
@@ -237,6 +246,18 @@ class Options:
             rich_help_panel=DIALS,
         ),
     ] = None
+    negative: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Steer away from what the model says with this system text (classifier-free guidance).",
+            rich_help_panel=DIALS,
+        ),
+    ] = None
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="With --negative: how strongly; 1 is off (default: 1.5).", rich_help_panel=DIALS),
+    ] = None
     seed: Annotated[
         int | None,
         typer.Option(help="Seed for sampling, to get the same answer again (default: random).", rich_help_panel=DIALS),
@@ -321,7 +342,7 @@ class Options:
         set_verbose(self.verbose)
         return load(
             emulator,
-            models=catalog,
+            models=self.changed(catalog, emulator),
             context=self.ctx,
             threads=self.threads,
             kv_type=self.kv_type,
@@ -333,6 +354,19 @@ class Options:
             date=day or self.day,
             **(self.dials() | more),
         )
+
+    def changed(self, catalog: "Catalog", emulator: str | None) -> "Catalog":
+        """The catalogue, in which that emulator has the views and the guidance of the options. Raises SettingError."""
+        from eftlocal.catalog.changes import DEFAULT_GUIDANCE, guided, with_views
+
+        if self.guidance is not None and self.negative is None:
+            raise SettingError("--guidance needs --negative, which is missing.", "Add --negative with a system text.")
+        if not self.view and self.negative is None:
+            return catalog
+        made = with_views(catalog.emulator(emulator), parse_views(self.view or []))
+        if self.negative is not None:
+            made = guided(made, self.negative, DEFAULT_GUIDANCE if self.guidance is None else self.guidance)
+        return replace(catalog, emulators={**catalog.emulators, made.name: made})
 
     def load_and_tell(
         self, catalog: "Catalog", emulator: str | None, *, day: "DateType | None" = None, **more: "Unpack[Dials]"

@@ -1,5 +1,6 @@
 """The commands that run an emulator: chat, generate, score, demo and bench."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -26,10 +27,11 @@ from eftlocal.cli.options import (
 )
 from eftlocal.cli.origin import elsewhere, origin_of, own_catalog
 from eftlocal.cli.templates import ParamOption, SaveTemplateOption, TemplateOption, filled, save, settings
-from eftlocal.cli.values import must_be_known, name_and_text, no_file_options, not_both, shape
+from eftlocal.cli.values import must_be_known, name_and_text, no_file_options, no_raw_guidance, not_both, shape
 
 if TYPE_CHECKING:
     from eftlocal.catalog.models import Catalog
+    from eftlocal.emulation.emulator import Emulator
     from eftlocal.emulation.loading import Loaded
 
 SHAPE = "The answer's shape"
@@ -94,8 +96,13 @@ def chat(
 
         if code := pull(catalog, wanted.name, revision=None, yes=False, dry_run=False, xet=False):
             return code
+
+    def guided(own: "Catalog", negative: str | None) -> "Callable[[str | None], Emulator]":
+        changed = replace(options, negative=negative, guidance=None if negative is None else options.guidance)
+        return lambda name: changed.load(own, name, **settings(used, options.dials()))
+
     return chat.chat(
-        lambda name: options.load(catalog, name, **settings(used, options.dials())),
+        guided(catalog, options.negative),
         name,
         catalog=catalog,
         first=question,
@@ -103,6 +110,7 @@ def chat(
         template=used,
         record=record,
         origin=origin_of(options, catalog),
+        guided=guided,
         elsewhere=lambda origin: elsewhere(options, origin),
         history=not no_history,
         plain=plain,
@@ -200,6 +208,7 @@ def generate(
             text = used.message(text)
         if not text.strip():
             raise typer.BadParameter("there is no prompt: give one as an argument, or pipe one in")
+        no_raw_guidance(raw, options.negative)
         question = generate.as_prompt(text, system=system, raw=raw)
         catalog, name = options.catalog(emulator)
         must_be_known(catalog, named)
@@ -210,6 +219,7 @@ def generate(
     from eftlocal.apps import batch
 
     not_both(prompt, "PROMPT")
+    no_raw_guidance(raw, options.negative)
     wanted = batch.Options(
         source=input,
         target=output,
@@ -265,6 +275,7 @@ def score(
         prompt, completion = (generate.read_prompt(t)[0] if t == "-" else t for t in (prompt, completion))
         if not prompt.strip() and not raw:
             raise typer.BadParameter("the prompt is empty")
+        no_raw_guidance(raw, options.negative)
         question = generate.as_prompt(prompt, system=system, raw=raw)
         with options.load_and_tell(*options.catalog(emulator)) as loaded:
             return generate.score(loaded, question, completion, as_json=json)
@@ -272,6 +283,7 @@ def score(
 
     not_both(prompt, "--prompt")
     not_both(completion, "--completion")
+    no_raw_guidance(raw, options.negative)
     wanted = batch.Options(
         source=input,
         target=output,

@@ -7,13 +7,24 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from eftlocal.errors import SettingError
+from eftlocal.errors import CatalogError, SettingError
 
 if TYPE_CHECKING:
+    from eftlocal.catalog.entries import View
     from eftlocal.catalog.models import Catalog
     from eftlocal.decoding.settings import Dials
 
-__all__ = ["must_be_known", "name_and_text", "no_file_options", "not_both", "parse_layers", "parse_mix", "shape"]
+__all__ = [
+    "must_be_known",
+    "name_and_text",
+    "no_file_options",
+    "no_raw_guidance",
+    "not_both",
+    "parse_layers",
+    "parse_mix",
+    "parse_views",
+    "shape",
+]
 
 
 def shape(json_schema: str | None, grammar: Path | None, regex: str | None, choice: list[str] | None) -> "Dials":
@@ -81,6 +92,12 @@ def not_both(value: object, name: str) -> None:
         raise typer.BadParameter(f"{name} and -i FILE cannot be used together: leave one of them out")
 
 
+def no_raw_guidance(raw: bool, negative: str | None) -> None:
+    """Raise BadParameter (wrong usage) for guidance of raw prompts: they have no system text that could differ."""
+    if raw and negative is not None:
+        raise typer.BadParameter("--raw and --negative cannot be used together: a raw prompt has no system text")
+
+
 def parse_layers(texts: list[str] | None) -> int | dict[str, int] | None:
     """The values of --gpu-layers: `N` for every model, or `NAME=N` pairs, separate or joined by commas.
 
@@ -98,6 +115,22 @@ def parse_layers(texts: list[str] | None) -> int | dict[str, int] | None:
         raise SettingError(
             f"--gpu-layers is {found!r}; it must be N or NAME=N.", "Example: --gpu-layers base=20,tuned=0"
         ) from None
+
+
+def parse_views(texts: list[str]) -> "dict[str, View]":
+    """The values of --view: `ROLE=VIEW`, separate or joined by commas. Raises SettingError."""
+    from eftlocal.catalog.entries import parse_view
+
+    views = {}
+    for part in ",".join(texts).split(",") if texts else ():
+        role, equals, value = part.partition("=")
+        try:
+            if not equals:
+                raise CatalogError("it must be ROLE=VIEW")
+            views[role.strip()] = parse_view(value.strip())
+        except CatalogError as error:
+            raise SettingError(f"--view has {part!r}: {error.message}.", "Example: --view base=chat") from None
+    return views
 
 
 def parse_mix(texts: list[str]) -> dict[str, float]:

@@ -264,6 +264,8 @@ def _view(
     found = {v: own.get(v) or headers[m].text("tokenizer.chat_template") for v, m in owners.items()}
     able = {v: template for v, template in found.items() if template}
     wanted = f"{chosen.kind}:{chosen.role}" if chosen.role in models else chosen.kind
+    if wanted == "auto":
+        wanted = "chat" if "chat" in able else "transcript"
     template = chosen.template or able.get(wanted)
     if template is None:
         raise ViewError(

@@ -229,6 +229,48 @@ def test_the_version_is_the_one_in_pyproject_toml() -> None:
     assert eftlocal.__version__ == written, "pyproject.toml has changed since the installation: pip install -e . again"
 
 
+def test_view_and_negative_reach_the_models(run: Run) -> None:
+    def tokens(*words: str) -> dict[str, int]:
+        found: dict[str, int] = json.loads(run("generate", "e", "Hello", "--json", *words).out)["usage"][
+            "prompt_tokens"
+        ]
+        return found
+
+    plain, raw = tokens(), tokens("--view", "base=raw", "--view", "tuned=raw")
+    assert raw == {"base": 1, "tuned": 1, "reference": plain["reference"]} and plain["reference"] > 1
+    guided = tokens("--negative", "Be rude.")
+    assert guided["kind.tuned"] == guided["guidance.tuned"] == plain["tuned"] < guided["guidance.reference"]
+    for words, message in (
+        (["--view", "base"], "--view has 'base': it must be ROLE=VIEW"),
+        (["--view", "base=chap"], 'unknown view "chap"'),
+        (["--view", "bose=chat"], "has no role 'bose'"),
+        (["--guidance", "2"], "--guidance needs --negative"),
+        (["--negative", "x", "--raw"], "a raw prompt has no system text"),
+    ):
+        done = run("generate", "e", "Hello", *words)
+        assert done.code == 2 and message in done.err
+
+
+def test_a_batch_with_another_negative_text_is_another_run(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("Hello\n")
+    words = ["generate", "-i", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.jsonl"), "--negative"]
+    assert run(*words, "Be rude.").code == 0 and run(*words, "Be rude.").code == 0
+    assert json.loads((tmp_path / "out.jsonl").read_text())["settings"]["mix"] == {"kind": 1.0, "guidance": 0.5}
+    assert run(*words, "Be kind.").code == 1
+
+
+def test_negative_in_the_chat_is_the_option_and_keeps_the_conversation_and_the_dials(run: Run) -> None:
+    given = run("chat", "e", "--negative", "Be rude.", "--guidance", "3", stdin="Hello\nthe\n")
+    typed = run("chat", "e", "--guidance", "3", stdin="/negative Be rude.\nHello\nthe\n")
+    assert given.code == typed.code == 0 and given.out == typed.out
+    assert "(guidance 3 away from: Be rude.)" in typed.err
+    lines = "Hello\n/beta 0.5\n/negative Be rude.\n/beta\n/mix guidance=1\n/negative off\n/negative\n/mix\nthe\n"
+    done = run("chat", "e", stdin=lines)
+    plain = run("chat", "e", stdin="Hello\n/beta 0.5\nthe\n")
+    assert done.code == 0 and done.out == plain.out and done.err.count("(beta is 0.5)") == 2
+    assert "(guidance 1.25 away from: Be rude.)" in done.err and done.err.count("(no guidance; ") == 2
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 MISTAKES = [

@@ -11,6 +11,7 @@ from eftlocal.apps.chat.compare import has_rewards
 from eftlocal.apps.chat.editor import edited
 from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.state import Chat
+from eftlocal.catalog.changes import GUIDANCE
 from eftlocal.decoding.thinking import spoken
 from eftlocal.errors import EftError
 from eftlocal.text import printable
@@ -24,6 +25,7 @@ __all__ = [
     "edit",
     "emulator",
     "mix",
+    "negative",
     "regen",
     "reset",
     "retry",
@@ -138,6 +140,17 @@ def system(chat: Chat, argument: str) -> None:
     if argument:
         chat.system = None if argument.lower() == "off" else argument
     chat.screen.note(f"system: {clean(chat.system)}" if chat.system else "there is no system text")
+
+
+def negative(chat: Chat, argument: str) -> None:
+    if argument:
+        chat.guide(None if argument.lower() == "off" else argument)
+    if (text := chat.negative) is None:
+        chat.screen.note("no guidance; /negative TEXT steers away from what the model says with that system text")
+        return
+    emulator = chat.emulator
+    beta = emulator.settings.mix.get(GUIDANCE, emulator.betas[GUIDANCE]) * emulator.settings.beta
+    chat.screen.note(f"guidance {1 + beta:g} away from: {clean(text)}")
 
 
 def reset(chat: Chat, argument: str) -> None:

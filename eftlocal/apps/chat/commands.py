@@ -211,6 +211,7 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {  # each fits in a row of 60 column
     ),
     "Conversation": (
         Command("system", "[TEXT|off]", "show or change the system text", actions.system, _words("off")),
+        Command("negative", "[TEXT|off]", "system text to steer away from", actions.negative, _words("off")),
         Command("history", "[N]", "show the conversation again", sessions.history, more=HISTORY),
         Command("undo", "", "take back the last turn", actions.undo),
         Command("reset", "", "begin a new conversation", actions.reset, aliases=("clear",)),

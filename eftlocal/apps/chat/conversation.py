@@ -9,6 +9,7 @@ from eftlocal.apps.chat.loading import Loader
 from eftlocal.apps.chat.record import Record
 from eftlocal.apps.chat.screen import Screen
 from eftlocal.apps.chat.session import Origin, Saved
+from eftlocal.catalog.changes import GUIDANCE
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.emulator import Emulator, Stream
@@ -242,6 +243,30 @@ class Conversation:
             raise
         if forget and (name, self.loader.origin) != (name_before, origin_before):
             self.forget_tokens()
+
+    @property
+    def negative(self) -> str | None:
+        """The system text that guidance steers away from; None without guidance."""
+        members = self.emulator.members
+        found = (members.views[r.reference].system for r in members.rewards if r.name == GUIDANCE)
+        return next(found, None)
+
+    def guide(self, negative: str | None) -> None:
+        """Load the emulator with guidance away from this system text (None: without). Conversation and dials stay.
+
+        If that fails or is interrupted, the emulator is loaded as it was, and the error is raised.
+        """
+        before, settings = self.negative, self.emulator.settings
+        self.loader.guide(negative)
+        try:
+            emulator = self.emulator
+        except (EftError, KeyboardInterrupt):
+            self.loader.wait()
+            self.loader.guide(before)
+            self.emulator.settings = settings
+            raise
+        emulator.settings = settings.turned(mix={n: w for n, w in settings.mix.items() if n in emulator.betas})
+        self.used = None if self.turns else 0
 
     def forget_tokens(self) -> None:
         """Keep only the texts of the messages: their token ids mean nothing in another emulator's vocabulary."""

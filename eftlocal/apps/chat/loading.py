@@ -11,10 +11,12 @@ from eftlocal.catalog.files import parts
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import CatalogError, EftError
 
-__all__ = ["Elsewhere", "Load", "Loader"]
+__all__ = ["Elsewhere", "Guided", "Load", "Loader"]
 
 Load = Callable[[str | None], Emulator]
 Elsewhere = Callable[[Origin], tuple[catalog.Catalog, Load]]  # what to load from, for a session held elsewhere
+
+Guided = Callable[[catalog.Catalog, str | None], Load]  # loads from the catalogue with this negative text, or with none
 
 
 class Loader:
@@ -25,6 +27,7 @@ class Loader:
     cat    the catalogue, for names and sizes
     origin     the options of the command line that made the catalogue
     elsewhere  gives the catalogue of another origin, and what loads from it
+    guided     gives what loads with another negative text
     """
 
     def __init__(
@@ -34,7 +37,9 @@ class Loader:
         cat: catalog.Catalog,
         origin: Origin | None = None,
         elsewhere: Elsewhere | None = None,
+        guided: Guided | None = None,
     ) -> None:
+        self._guided = guided
         self.origin: Origin = origin or {}
         self._elsewhere = elsewhere
         self._load = load
@@ -102,6 +107,13 @@ class Loader:
         self.origin = self.origin if origin is None else origin
         self.close()
         self.name = name
+        self.start()
+
+    def guide(self, negative: str | None) -> None:
+        """Free this emulator and begin to load it with guidance away from a system text (None: without guidance)."""
+        assert self._guided is not None
+        self._load = self._guided(self._catalog, negative)
+        self.close()
         self.start()
 
     def close(self) -> None:

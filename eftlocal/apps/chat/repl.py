@@ -9,7 +9,7 @@ from eftlocal.apps.chat import templating
 from eftlocal.apps.chat.commands import Leave, run
 from eftlocal.apps.chat.interrupt import Interrupts
 from eftlocal.apps.chat.line import Line, PlainLine
-from eftlocal.apps.chat.loading import Elsewhere, Load, Loader
+from eftlocal.apps.chat.loading import Elsewhere, Guided, Load, Loader
 from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.record import Record
 from eftlocal.apps.chat.screen import Screen
@@ -37,6 +37,7 @@ def chat(
     record: Record | None = None,
     origin: Origin | None = None,
     elsewhere: Elsewhere | None = None,
+    guided: Guided | None = None,
     history: bool = True,
     plain: bool = False,
     rolling: bool = False,
@@ -50,6 +51,7 @@ def chat(
     record        where the conversation is kept, and what it goes on with; None keeps nothing
     origin        the options of the command line that made `catalog`; a session keeps them
     elsewhere     gives the catalogue of another origin, for sessions that were held with it
+    guided        gives what loads with another negative text
     history       store what the user types
     rolling       drop the oldest turns when the context is full
 
@@ -57,7 +59,7 @@ def chat(
     """
     record = record or Record()
     saved = record.saved
-    loader = Loader(load, emulator or (saved.emulator if saved else None), catalog, origin, elsewhere)
+    loader = Loader(load, emulator or (saved.emulator if saved else None), catalog, origin, elsewhere, guided)
     screen = Screen(plain=plain)
     with Interrupts(escapes=not dumb()) as interrupts:
         state = Chat(loader, screen, interrupts, system=system, record=record, rolling=rolling, dials=dials)
