@@ -153,9 +153,9 @@ class Catalog:
     def with_trio(self, base: str, tuned: str | None = None, reference: str | None = None) -> "Catalog":
         """Returns this catalogue with an emulator of these models added as its default.
 
-        Each model is named as for `model`. Without `tuned` and `reference`, the emulator is the base alone, and has its
-        own chat template if there is one. Raises
-        CatalogError for an unknown model, and when only one of `tuned` and `reference` is given.
+        Each model is named as for `model`. Without `tuned` and `reference`, the emulator is the base alone, with its
+        own chat template if it has one. Raises CatalogError for an unknown model, and when only one of `tuned` and
+        `reference` is given.
         """
         if (tuned is None) != (reference is None):
             missing, given = ("reference", "tuned") if reference is None else ("tuned", "reference")
