@@ -1,5 +1,6 @@
 """What several apps share: Ctrl-C as a request to stop, the console, JSON, sizes, yes-or-no questions."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,10 +65,9 @@ def console(*, stderr: bool = False) -> "Console":
 def cursor_comes_back(out: "Console") -> Iterator[None]:
     """Within this context rich may hide the cursor: Ctrl-C shows it again before it ends the program."""
 
-    def show() -> None:
+    def show() -> None:  # past rich: Ctrl-C may have come in the middle of its own writing
         if out.is_terminal:
-            out.show_cursor()
-            print(file=out.file, flush=True)
+            os.write(out.file.fileno(), b"\x1b[?25h\n")
 
     with before_leaving(show):
         yield

@@ -12,6 +12,7 @@ from eftlocal.apps.common import agreed, can_ask, console, print_json
 from eftlocal.catalog import templates
 from eftlocal.catalog.templates import SETTINGS, PromptTemplate
 from eftlocal.errors import EftError, SettingError
+from eftlocal.interrupt import raising
 from eftlocal.text import as_unicode, printable
 
 __all__ = ["delete", "edit", "list_", "save", "show"]
@@ -109,7 +110,7 @@ def edit(name: str) -> int:
 def _edited(text: str, name: str) -> str:
     """Open `text` as a file of that name in $VISUAL or $EDITOR, and return it as it was saved. Raises EftError."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if os.name == "nt" else "vi")
-    with tempfile.TemporaryDirectory(prefix="eftlocal-") as folder:
+    with raising(), tempfile.TemporaryDirectory(prefix="eftlocal-") as folder:  # Ctrl-C reaches the editor, too
         file = Path(folder) / name
         file.write_text(text, encoding="utf-8")
         try:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.apps.terminal import CTRL_C, Terminal
+
 PRESSES = int(os.environ.get("EFTLOCAL_TEST_INTERRUPTS", "4"))  # for each command
 PROGRAM = [sys.executable, "-c", "import sys; from eftlocal.cli import main; print(file=sys.stderr); main()"]
 QUESTION = ["-e", "demo", "How large is Lyon?"]
@@ -89,3 +91,24 @@ def test_ctrl_c_ends_an_answer_that_nobody_reads(tmp_path: Path) -> None:
         assert run.stderr is not None and run.stderr.read() == b"\n"
     os.close(reads)
     os.close(writes)
+
+
+@pytest.mark.parametrize("command", [["demo"], ["bench", "demo"]])
+def test_ctrl_c_leaves_a_terminal_with_its_cursor(command: list[str], tmp_path: Path) -> None:
+    with Terminal("-c", "from eftlocal.cli import main; main()", *command, data=tmp_path) as terminal:
+        terminal.until(lambda: b"\x1b[?25l" in terminal.raw, "the first row of progress")
+        terminal.send(CTRL_C)
+        assert terminal.close() == 130
+    assert terminal.raw.rfind(b"\x1b[?25h") > terminal.raw.rfind(b"\x1b[?25l")
+
+
+def test_ctrl_c_leaves_no_folder_of_the_bench_behind(tmp_path: Path) -> None:
+    env = {**os.environ, "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+    words = [*PROGRAM, "bench", "demo", "--synthetic-base", "60M"]
+    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        while not list(tmp_path.glob("eftlocal-bench-*")) and run.poll() is None:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(20) == 130
+    assert not list(tmp_path.glob("eftlocal-bench-*"))

@@ -1,10 +1,12 @@
 """`eftlocal bench`: measures what emulation and drafts cost and gain on this machine, and compares ways to decode."""
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from rich.text import Text
@@ -16,11 +18,12 @@ from eftlocal.apps.bench.report import Sweeps
 from eftlocal.apps.bench.show import show
 from eftlocal.apps.bench.sweep import Load, check_contexts, context_costs, parse_contexts, thread_costs, thread_counts
 from eftlocal.apps.bench.synthetic import parse_size, widen
-from eftlocal.apps.common import console, print_json
+from eftlocal.apps.common import console, cursor_comes_back, print_json
 from eftlocal.catalog import models as catalog
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.loading import Loaded
 from eftlocal.errors import SettingError
+from eftlocal.interrupt import before_leaving
 from eftlocal.runtime.machine import usable_cores
 from eftlocal.text import printable
 
@@ -55,11 +58,14 @@ def bench(
         if synthetic_base is not None:
             size, kind = parse_size(synthetic_base)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eftlocal-bench-")))
+            stack.enter_context(before_leaving(partial(shutil.rmtree, folder, ignore_errors=True)))
             large = folder / f"synthetic-{kind}.gguf"
             print(f"writing a synthetic base of {synthetic_base} ...", file=sys.stderr)
             widen(catalog.local_path(cat.model(entry.base)), large, size, kind)
             cat = _with_base(cat, entry, large)
-        status = stack.enter_context(console(stderr=True).status("loading ..."))
+        notes = console(stderr=True)
+        stack.enter_context(cursor_comes_back(notes))
+        status = stack.enter_context(notes.status("loading ..."))
 
         def progress(text: str) -> None:
             status.update(Text(printable(f"measuring: {text} ...")))  # a plain string would be markup
