@@ -1,6 +1,7 @@
 """/compare and /sweep: several answers at the same time, on a terminal, plain, stopped, and with errors."""
 
 import re
+import signal
 from pathlib import Path
 from typing import Any, cast
 
@@ -96,6 +97,20 @@ def test_plain_blocks_without_escape_codes(tmp_path: Path) -> None:
         terminal.enter("/compare say one two")
         terminal.prompt(2)
         assert terminal.text.count("--- ") == len(ROLES) and terminal.text.count("\none two") == len(ROLES)
+
+
+def test_ctrl_c_before_the_first_token_stops_all_answers(
+    chat: Chat, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: FakeEmulator, parallel: int | None = None) -> int:
+        signal.raise_signal(signal.SIGINT)
+        return 8
+
+    monkeypatch.setattr(FakeEmulator, "reserve", interrupted)
+    with chat.interrupts:
+        run(chat, "/compare say x1")
+    shown = capsys.readouterr().err
+    assert shown.count("(stopped)") == len(ROLES) and "x1" not in shown
 
 
 # --- what ends an answer ----------------------------------------------------------------------------------------------

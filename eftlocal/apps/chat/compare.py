@@ -59,12 +59,12 @@ def _answer(chat: Chat, prompt: str, ways: Mapping[str, Dials]) -> None:
     """Answer one prompt in several ways and show the answers. The conversation does not change."""
     emulator = chat.emulator
     messages, seed = _asked(chat, prompt)
-    with chat.screen.waiting(f"{', '.join(ways)}: {len(ways)} answers, as many as fit at a time"):
-        answers = [emulator.prepare(Job(messages, {**dials, "seed": seed})) for dials in ways.values()]
-        together = _reserve(chat, min(len(answers), AT_ONCE))
     columns = [Column(name) for name in ways]
     chat.interrupts.answering(True)
     try:
+        with chat.screen.waiting(f"{', '.join(ways)}: {len(ways)} answers, as many as fit at a time"):
+            answers = [emulator.prepare(Job(messages, {**dials, "seed": seed})) for dials in ways.values()]
+            together = _reserve(chat, min(len(answers), AT_ONCE))
         with chat.screen.columns(columns) as shown:
             _decode(chat, answers, columns, shown)
     finally:
