@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--models", help="a models.toml with a default emulator (default: the demo)")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and the chats would, too
     command = ["-m", "eftlocal", "chat", *(["--models", given.models] if given.models else ["demo"])]
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="eftlocal-kill-") as folder:
