@@ -210,6 +210,71 @@ def test_a_saved_session_survives_kill_9_and_goes_on(tmp_path: Path) -> None:
     assert [m["content"] for m in saved["messages"]][:2] == ["say remember me", "remember me"]
 
 
+def test_ctrl_d_keeps_the_chat_and_the_last_one_goes_on_with_its_last_turn_shown(tmp_path: Path) -> None:
+    with fake(tmp_path) as terminal:
+        terminal.prompt(1)
+        terminal.enter("say **one**")
+        terminal.prompt(2)
+        terminal.enter("say two")
+        terminal.prompt(3)
+        leave(terminal)
+        assert "(kept as say-one; eftlocal chat -c goes on with it)" in terminal.text
+    with fake(tmp_path, "last=yes") as terminal:
+        terminal.prompt(1)
+        assert "(say-one: 2 turns with fake; /history shows them)\n>>> say two\ntwo" in terminal.text
+        terminal.enter("/history")
+        terminal.wait("\n\n>>> say two\ntwo\n>>>")
+        assert ">>> say **one**\none\n" in terminal.text  # drawn as the chat draws it
+        terminal.prompt(2)
+        leave(terminal)
+
+
+def test_a_session_that_is_open_is_continued_as_a_copy_if_the_user_agrees(tmp_path: Path) -> None:
+    with fake(tmp_path, "session=work") as first:
+        first.prompt(1)
+        first.enter("say one")
+        first.prompt(2)
+        with fake(tmp_path, "session=work") as second:
+            second.wait(f"work is open in another chat (process {first.child.pid}). Go on with a copy of it? [Y/n]")
+            second.send("n\r")
+            assert second.close() == 1
+        with fake(tmp_path, "last=yes") as second:
+            second.wait("[Y/n]")
+            second.send(ENTER)
+            second.prompt(1)
+            second.enter("say two")
+            second.prompt(2)
+            leave(second)
+            assert "kept as work-2" in second.text
+        leave(first)
+    sizes = {
+        name: len(json.loads((tmp_path / f"eftlocal/sessions/{name}.json").read_text())["messages"])
+        for name in ("work", "work-2")
+    }
+    assert sizes == {"work": 2, "work-2": 4}
+
+
+def test_nothing_is_replaced_or_deleted_without_a_yes(tmp_path: Path) -> None:
+    target = tmp_path / "x.md"
+    target.write_text("mine")
+    with fake(tmp_path) as terminal:
+        terminal.prompt(1)
+        terminal.enter("say one")
+        terminal.prompt(2)
+        for answer, content in (
+            (ENTER, "mine"),
+            (CTRL_C, "mine"),
+            ("y\r", "## User\n\nsay one\n\n## Assistant\n\none\n"),
+        ):
+            asked = terminal.text.count("[y/N]") + 1
+            terminal.send(f"/export {target}\r")
+            terminal.until(lambda asked=asked: terminal.text.count("[y/N]") >= asked, "the question")  # type: ignore[misc]
+            terminal.send(answer)
+            terminal.until(lambda: re.search(r">>>\s*\Z", terminal.text.partition("fake ·")[0]), "the prompt")
+            assert target.read_text() == content
+        leave(terminal)
+
+
 def test_a_damaged_session_is_refused_at_the_start_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "eftlocal/sessions/broken.json"
     path.parent.mkdir(parents=True)

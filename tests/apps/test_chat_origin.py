@@ -1,0 +1,117 @@
+"""A session opens with the emulator and models file that it was held with, from any folder, or says what is missing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eftlocal.apps.chat.session import Saved
+from eftlocal.cli.options import Options
+from eftlocal.cli.origin import elsewhere, origin_of, own_catalog
+from eftlocal.decoding.settings import Settings
+from eftlocal.errors import CatalogError
+
+MODELS = """
+default = "mine"
+[models.m]
+path = "m.gguf"
+[emulators.mine]
+base = "m"
+[emulators.second]
+base = "m"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "models.toml").write_text(MODELS)
+    for name in ("m", "tuned", "reference"):
+        (folder / f"{name}.gguf").write_bytes(b"GGUF")
+    monkeypatch.delenv("EFTLOCAL_MODELS", raising=False)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def held(options: Options, name: str | None = None) -> Saved:
+    """A session that was held with these options."""
+    catalog, name = options.catalog(name)
+    emulator = catalog.emulator(name).name
+    return Saved(emulator=emulator, settings=Settings(), messages=(), origin=origin_of(options, catalog))
+
+
+def test_a_session_of_a_models_file_opens_with_it_from_another_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = held(Options(models=Path("models.toml")), "second")
+    monkeypatch.chdir(tmp_path)
+    made, catalog, name = own_catalog(Options(), saved, "it")
+    assert (name, made.models) == ("second", folder / "models.toml")
+    assert catalog.model("m").file == folder / "m.gguf"
+
+
+def test_the_models_file_of_the_environment_is_kept_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFTLOCAL_MODELS", "models.toml")
+    saved = held(Options())
+    monkeypatch.delenv("EFTLOCAL_MODELS")
+    assert saved.emulator == "mine"
+    assert own_catalog(Options(), saved, "it")[2] == "mine"
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_models_that_were_named_one_by_one_are_named_again(
+    pair: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(base="m.gguf")
+    if pair:
+        options = replace(options, tuned="./tuned.gguf", reference="hf:a/b/reference.gguf")
+    saved = held(options)
+    monkeypatch.chdir(tmp_path)
+    made, catalog, name = own_catalog(Options(), saved, "it")
+    assert name is None and made.base == str(folder / "m.gguf")
+    emulator = catalog.emulator(None)
+    assert catalog.model(emulator.base).file == folder / "m.gguf"
+    if pair:
+        assert (made.tuned, made.reference) == (str(folder / "tuned.gguf"), "hf:a/b/reference.gguf")
+    other, _ = elsewhere(Options(), saved.origin or {})
+    assert other.emulator(saved.emulator) == emulator
+
+
+def test_a_file_in_place_of_an_emulator_is_named_again(folder: Path) -> None:
+    saved = held(Options(), "m.gguf")
+    assert own_catalog(Options(), saved, "it")[0].base == str(folder / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("models.toml", "models.toml: no such file"),
+        ("[emulators.second]", 'no emulator is named "second"'),
+    ],
+)
+def test_what_is_missing_is_one_error_that_names_it_and_a_way_out(gone: str, said: str, folder: Path) -> None:
+    saved = held(Options(models=Path("models.toml")), "second")
+    file = folder / "models.toml"
+    if gone == file.name:
+        file.unlink()
+    else:
+        file.write_text(MODELS.partition(gone)[0])
+    with pytest.raises(CatalogError) as caught:
+        own_catalog(Options(), saved, "it")
+    assert caught.value.message.startswith("The session it was held with second, which cannot be had: ")
+    assert said in caught.value.message
+    assert caught.value.hint == "Name an emulator to go on with: eftlocal chat EMULATOR --session it"
+
+
+def test_an_older_session_of_named_models_says_that_it_does_not_know_them() -> None:
+    saved = Saved(emulator="trio", settings=Settings(), messages=())
+    with pytest.raises(CatalogError, match="its models were named on the command line, and it does not say which"):
+        own_catalog(Options(), saved, "it")
+
+
+def test_models_of_the_command_line_go_before_those_of_the_session(folder: Path) -> None:
+    saved = held(Options(models=Path("models.toml")), "second")
+    (folder / "new.toml").write_text(MODELS)
+    made, _, name = own_catalog(Options(models=folder / "new.toml"), saved, "it")
+    assert (made.models, name) == (folder / "new.toml", "second")
