@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 
 from eftlocal.apps.chat import manage, store
 from eftlocal.apps.chat.commands import run
@@ -307,6 +310,7 @@ def test_sessions_are_listed_latest_first_with_all_that_is_known(capsys: pytest.
     }
     manage.listing(None, as_json=False)
     rows = capsys.readouterr().out.splitlines()
+    assert rows == [row.rstrip() for row in rows] and "is not a valid session" in rows[1]
     assert rows[0].split() == ["name", "last", "used", "emulator", "turns", "begins", "with"]
     assert rows[3].startswith("how-large") and rows[3].rstrip().endswith("How large?")
 
@@ -367,3 +371,18 @@ def test_the_end_writes_once_and_nothing_after_it(chat: Chat) -> None:
         chat.rescue()
     assert store.names() == ["say-a"] and said("say-a") == ["say a", "a"]
     assert [file.name for file in store.folder().iterdir()] == ["say-a.json"]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 160])
+def test_the_list_fits_in_each_terminal_and_keeps_names_and_dates_whole(columns: int) -> None:
+    names = ["a" * 28, "リヨンの人口は", "work"]
+    for name in names:
+        store.save(name, talk("漢字 \x1b[31mred and more words " * 9))
+    out = Console(width=columns, force_terminal=True, color_system=None)
+    with out.capture() as drawn:
+        out.print(manage.table(store.entries(), out, here="work"))
+    rows = drawn.get().splitlines()
+    assert len(rows) == 1 + len(names) and all(cell_len(row) <= columns for row in rows)
+    assert all(any(row.startswith(name) for row in rows) for name in [*names, "work *"])
+    assert all(re.search(r"  \d{4}-\d\d-\d\d \d\d:\d\d  ", row) for row in rows[1:])
+    assert "\x1b" not in drawn.get()

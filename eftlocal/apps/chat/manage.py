@@ -4,8 +4,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from eftlocal.apps.chat import exports, store
@@ -16,31 +17,39 @@ from eftlocal.text import path_of, printable
 
 __all__ = ["delete", "export", "listing", "rename", "show", "table"]
 
-ROOM = 16  # columns for the first words, at least; a narrower terminal shows fewer columns
+DATE, TURNS, GAP = 16, 5, 2  # columns
+WORDS = 12  # columns for the first words, at least
 SHORT = 200  # characters of the first words in a pipe
 
 
 def table(found: Sequence[store.Entry], out: Console, here: str | None = None) -> Table:
-    """The sessions as a table for `out`: first words as many as there is room for. `here` is the one that is open."""
-    wide = out.width
-    longest = max(len(entry.name) for entry in found)
-    with_emulator = wide >= longest + 2 + 16 + 2 + 12 + 2 + 5 + 2 + ROOM
-    columns = [Column("name", overflow="fold"), Column("last used", no_wrap=True)]
-    columns += [Column("emulator", no_wrap=True)] if with_emulator else []
-    columns += [
-        Column("turns", justify="right", no_wrap=True),
-        Column("begins with", no_wrap=True, overflow="ellipsis"),
-    ]
-    made = Table(*columns, box=None, pad_edge=False)
+    """The sessions as a table that fits `out`: a narrow one has no emulators, and then no first words.
+
+    here  the name of the session that is open
+    """
+    names = {entry.name: printable(entry.name) + (" *" if entry.name == here else "") for entry in found}
+    room = out.width - max(cell_len(name) for name in names.values()) - DATE - TURNS - GAP * 3
+    emulators = max(len("emulator"), *(cell_len(printable(entry.emulator)) for entry in found)) + GAP
+    with_emulator, with_words = room - emulators >= WORDS, room >= WORDS
+    room -= emulators if with_emulator else 0
+    made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    made.add_column("name", overflow="fold")
+    made.add_column("last used", no_wrap=True)
+    if with_emulator:
+        made.add_column("emulator", no_wrap=True)
+    made.add_column("turns", justify="right", no_wrap=True)
+    if with_words:
+        made.add_column("begins with", no_wrap=True)
     for entry in found:
-        mark = " *" if entry.name == here else ""
-        words = entry.damaged if entry.damaged is not None else entry.first
+        damage = (entry.damaged or "").removeprefix(f"{store.path(entry.name)} ")
+        words = Text(printable((damage or entry.first)[:SHORT]), style="red" if damage else "dim")
+        words.truncate(room, overflow="ellipsis")
         made.add_row(
-            Text(printable(entry.name) + mark, style="" if entry.kept else "bold"),
+            Text(names[entry.name], style="" if entry.kept else "bold"),
             f"{entry.time:%Y-%m-%d %H:%M}",
             *([Text(printable(entry.emulator))] if with_emulator else []),
-            "?" if entry.damaged is not None else str(entry.turns),
-            Text(printable(words[:SHORT]), style="dim" if entry.damaged is None else "red"),
+            "?" if entry.damaged else str(entry.turns),
+            *([words] if with_words else []),
         )
     return made
 
@@ -54,7 +63,9 @@ def listing(search: str | None, *, as_json: bool) -> int:
         print_json([asdict(entry) | {"time": entry.time.isoformat(timespec="seconds")} for entry in found])
     elif found:
         out = console()
-        out.print(table(found, out))
+        with out.capture() as drawn:
+            out.print(table(found, out))
+        print("\n".join(row.rstrip() for row in drawn.get().splitlines()))
         if out.is_terminal:
             console(stderr=True).print(
                 f"Names that you gave are bold. Of the other chats the latest {store.KEPT} stay; rename one to keep it."
