@@ -32,6 +32,12 @@ def origin_of(options: Options, catalog: "Catalog") -> "Origin":
             model = catalog.models[name]
             is_path = model.source is None and isinstance(model.file, Path)
             origin[role] = str(model.file) if is_path else name
+    if options.view:
+        origin["view"] = list(options.view)
+    if options.negative is not None:
+        origin["negative"] = options.negative
+        if options.guidance is not None:
+            origin["guidance"] = str(options.guidance)
     return origin
 
 
@@ -43,7 +49,8 @@ def elsewhere(options: Options, origin: "Origin") -> "tuple[Catalog, Callable[[s
     catalog = models.load(None if file is None else Path(file))
     if base is not None:
         catalog = catalog.with_trio(base, _text(origin, "tuned"), _text(origin, "reference"))
-    return catalog, lambda name: options.load(catalog, name)
+    made = _changed_as(replace(options, view=None, negative=None, guidance=None), origin)
+    return catalog, lambda name: made.load(catalog, name)
 
 
 def own_catalog(options: Options, saved: "Saved", name: str) -> tuple[Options, "Catalog", str | None]:
@@ -69,12 +76,25 @@ def _again(options: Options, saved: "Saved") -> tuple[Options, str | None]:
 
     origin = saved.origin or {}
     file, base = _text(origin, "models"), _text(origin, "base")
-    made = replace(options, models=options.models or (Path(file) if file else None))
+    made = _changed_as(replace(options, models=options.models or (Path(file) if file else None)), origin)
     if saved.emulator != TRIO:
         return made, saved.emulator
     if base is None:
         raise CatalogError("its models were named on the command line, and it does not say which")
     return replace(made, base=base, tuned=_text(origin, "tuned"), reference=_text(origin, "reference")), None
+
+
+def _changed_as(options: Options, origin: "Origin") -> Options:
+    """The options with the views and the guidance of that origin, where they have none of their own."""
+    view, guidance = origin.get("view"), _text(origin, "guidance")
+    made = replace(options, view=options.view or (list(view) if isinstance(view, list) else None))
+    if options.negative is not None or (negative := _text(origin, "negative")) is None:
+        return made
+    try:
+        strength = None if guidance is None else float(guidance)
+    except ValueError:
+        strength = None
+    return replace(made, negative=negative, guidance=strength if options.guidance is None else options.guidance)
 
 
 def _text(origin: "Origin", name: str) -> str | None:

@@ -83,6 +83,18 @@ def test_a_file_in_place_of_an_emulator_is_named_again(folder: Path) -> None:
     assert own_catalog(Options(), saved, "it")[0].base == str(folder / "m.gguf")
 
 
+def test_views_and_guidance_are_the_session_s_unless_the_command_line_has_its_own(folder: Path) -> None:
+    options = Options(models=Path("models.toml"), view=["base=raw"], negative="Be rude.", guidance=2.5)
+    saved = held(options)
+    made, catalog, name = own_catalog(Options(), saved, "it")
+    assert (made.view, made.negative, made.guidance) == (["base=raw"], "Be rude.", 2.5)
+    assert made.changed(catalog, name).emulator(name) == options.changed(*options.catalog()).emulator("mine")
+    made, _, _ = own_catalog(Options(view=["base=chat"], negative="Be long."), saved, "it")
+    assert (made.view, made.negative, made.guidance) == (["base=chat"], "Be long.", None)
+    made, _, _ = own_catalog(Options(guidance=3.0), saved, "it")
+    assert (made.negative, made.guidance) == ("Be rude.", 3.0)
+
+
 @pytest.mark.parametrize(
     ("gone", "said"),
     [

@@ -113,6 +113,10 @@ class Loader:
         """Free this emulator and begin to load it with guidance away from a system text (None: without guidance)."""
         assert self._guided is not None
         self._load = self._guided(self._catalog, negative)
+        rest = {name: value for name, value in self.origin.items() if name != "negative"}
+        if negative is None:
+            rest.pop("guidance", None)
+        self.origin = rest if negative is None else {**rest, "negative": negative}
         self.close()
         self.start()
 
