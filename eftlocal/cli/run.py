@@ -70,7 +70,8 @@ def chat(
     ] = "ask",
 ) -> int:
     """Chat with an emulator in the terminal."""
-    from eftlocal.apps import chat
+    from eftlocal.apps.chat.record import opened
+    from eftlocal.apps.chat.repl import chat as run
     from eftlocal.apps.common import can_ask
 
     if question is None and emulator is not None and (named or options.base or " " in emulator.strip()):
@@ -86,7 +87,7 @@ def chat(
     used = filled(template, param)
     if question is None and (session or continue_) and emulator is not None and len(emulator.split()) > 1:
         emulator, question = None, emulator  # a name has no blanks
-    record = chat.opened(session, last=continue_, keep=not no_history)
+    record = opened(session, last=continue_, keep=not no_history)
     if record.saved is not None and emulator is None and named is None and options.base is None:
         options, catalog, name = own_catalog(options, record.saved, session or record.name or record.saved.emulator)
     else:
@@ -101,7 +102,7 @@ def chat(
         changed = replace(options, negative=negative, guidance=None if negative is None else options.guidance)
         return lambda name: changed.load(own, name, **settings(used, options.dials()))
 
-    return chat.chat(
+    return run(
         guided(catalog, options.negative),
         name,
         catalog=catalog,

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from eftlocal.apps.chat import chat, opened
+from eftlocal.apps.chat.record import opened
+from eftlocal.apps.chat.repl import chat
 from eftlocal.catalog import models
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Settings

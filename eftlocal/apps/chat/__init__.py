@@ -1,6 +1,1 @@
-"""`eftlocal chat`: the chat in the terminal. The command calls `opened` for what goes on, and then `chat`."""
-
-from eftlocal.apps.chat.record import opened
-from eftlocal.apps.chat.repl import chat
-
-__all__ = ["chat", "opened"]
+"""`eftlocal chat` (`repl.chat`) and `eftlocal sessions` (`manage`), which needs little of the rest."""
