@@ -147,8 +147,12 @@ class Desk:
         return _Post(task.mailbox, Began(index, prompt, text, hidden))
 
     def _must_be_able_to_fit(self, job: Job) -> None:
-        """Raises ContextError for a text that fits in no way: to count its many tokens would keep others waiting."""
-        texts = [job.prompt] if isinstance(job.prompt, str) else [] if isinstance(job.prompt, Ids) else job.prompt
+        """Raises ContextError for a prompt that fits in no way: to read its many tokens would keep others waiting."""
+        if isinstance(job.prompt, Ids):
+            if len(job.prompt) >= self.emulator.context:
+                raise ContextError("The prompt is too long.", n_tokens=len(job.prompt), n_ctx=self.emulator.context)
+            return
+        texts = [job.prompt] if isinstance(job.prompt, str) else job.prompt
         n_bytes = sum(len((text if isinstance(text, str) else text.content).encode()) for text in texts)
         least = n_bytes // self.emulator.tokenizer.longest
         if n_bytes > COUNTED and least >= self.emulator.context:

@@ -7,8 +7,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from starlette.requests import Request
+from starlette.types import Message
 
 from eftlocal import Emulator
+from eftlocal.apps.serve import bodies
 from eftlocal.apps.serve.desk import Desk, Task
 from eftlocal.apps.serve.errors import NotLoadedError, Refused, one_line
 from eftlocal.apps.serve.guard import Access
@@ -17,7 +20,8 @@ from eftlocal.apps.serve.metrics import Metrics
 from eftlocal.apps.serve.models import Shelf
 from eftlocal.apps.serve.owner import Owner
 from eftlocal.emulation.batch import Job
-from eftlocal.errors import DecodeError, EftError, SettingError
+from eftlocal.emulation.emulator import Ids
+from eftlocal.errors import ContextError, DecodeError, EftError, SettingError
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +125,23 @@ def test_an_owner_that_ends_by_a_fault_says_so_and_leaves_nobody_waiting() -> No
         running.ask("first", lambda emulator: 1).result(10)
 
 
+def test_more_token_ids_than_the_context_holds_are_not_looked_at(emulator: Emulator) -> None:
+    class Unread(Ids):
+        def __iter__(self) -> Iterator[int]:
+            raise AssertionError("each id was read")
+
+    async def run() -> list[Letter]:
+        desk, mailbox = Desk(emulator, 1, Metrics()), Mailbox()
+        desk.add(Task("demo", [Job(Unread([5] * emulator.context))], mailbox))
+        for _, letter in desk.step():
+            mailbox.put(letter)
+        return await mailbox.take()
+
+    (failed,) = asyncio.run(run())
+    assert isinstance(failed, Failed) and isinstance(failed.error, ContextError)
+    assert failed.error.n_tokens == emulator.context
+
+
 # --- odd values -------------------------------------------------------------------------------------------------------
 
 
@@ -140,6 +161,27 @@ def test_a_key_of_any_bytes_is_found_as_clients_send_it(key: str) -> None:
     access.check_key({"authorization": f"Bearer {sent}"})
     with pytest.raises(Refused):
         access.check_key({"authorization": f"Bearer {sent}x"})
+
+
+@pytest.mark.parametrize("data", [b'{"a": "\xed\xa0\x80"}', '{"a": "\ud800"}'.encode("utf-16", "surrogatepass")])
+def test_bytes_that_are_half_a_character_are_no_text(data: bytes) -> None:
+    with pytest.raises(Refused) as refused:
+        read(data)
+    assert refused.value.status == 400 and refused.value.code == "invalid_json"
+
+
+def test_escaped_halves_of_characters_are_replaced_in_each_encoding() -> None:
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32-be"):
+        assert read('{"a": "é\\ud83d"}'.encode(encoding)) == {"a": "é\ufffd"}
+
+
+def read(data: bytes) -> dict[str, object]:
+    """A body, as the server reads it."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": data, "more_body": False}
+
+    return asyncio.run(bodies.read(Request({"type": "http", "headers": [], "method": "POST"}, receive)))
 
 
 def test_message_and_hint_are_two_sentences() -> None:
