@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and the chats would, too
     command = ["-m", "eftlocal", "chat", *(["--models", given.models] if given.models else ["demo"])]
+    command += ["--max-tokens", "100"]
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="eftlocal-kill-") as folder:
         for i, outcome in enumerate(kills(command, Path(folder), given.times, given.seed), start=1):
@@ -87,9 +88,9 @@ def _kill(terminal: Terminal, folder: Path, outcome: Outcome, word: str, rng: ra
             terminal.send("How large is Lyon?\r")  # it waits for the emulator
         terminal.pump(rng.uniform(0.01, 0.4))
     else:
-        terminal.wait("context ")  # the status line says so when the emulator is loaded
+        terminal.wait("context ", 60)  # the status line says so when the emulator is loaded
         terminal.send(f"{word} How large is Lyon?\r")
-        terminal.wait("tokens/s")
+        terminal.wait("tokens/s", 120)
         turns = 1
         _enter(terminal, outcome.phase, word, rng)
     child = terminal.child
