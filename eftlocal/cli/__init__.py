@@ -3,13 +3,14 @@
 import os
 import sys
 
-from eftlocal.interrupt import INTERRUPTED, leave_at_ctrl_c
-
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the program. An EftError becomes one or two lines on stderr and its exit code; Ctrl-C exits with 130."""
+    _leave_until_imported()
+    from eftlocal.interrupt import INTERRUPTED, leave_at_ctrl_c
+
     leave_at_ctrl_c()
     from contextlib import suppress
     from io import TextIOWrapper
@@ -49,6 +50,17 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _leave_until_imported() -> None:
+    """Let Ctrl-C end the process from here on. `signal` itself imports much; `_signal` is the part that is built in."""
+    import _signal  # type: ignore[import-not-found]
+
+    try:
+        if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+            _signal.signal(_signal.SIGINT, lambda *_: os._exit(130))
+    except ValueError:  # not the main thread, which alone has handlers
+        pass
 
 
 def _reader_left(error: BaseException) -> bool:
