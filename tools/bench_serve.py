@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from eftlocal.emulation.emulator import Emulator, Job
+from eftlocal.runtime.machine import usable_cores
 from tests.apps.serve.client import asked, post
 from tests.apps.serve.running import Running, cpu_seconds
 from tools.bench_batch import jobs, tokens_per_s, trio
@@ -86,25 +87,31 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=48)
-    parser.add_argument("--models", type=Path, help="a models.toml; its default emulator is measured")
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument(
+        "--demo", action="store_true", help="measure the demo instead: what a request costs outside models"
+    )
     chosen = parser.parse_args()
     work = jobs(chosen.prompts, temperature=0.0, max_tokens=chosen.max_tokens)
     rounds, waits = list[dict[str, float]](), list[dict[str, float]]()
     with tempfile.TemporaryDirectory() as folder:
-        catalog = chosen.models or trio(Path(folder))
+        catalog = None if chosen.demo else trio(Path(folder))
+        which = ("demo",) if catalog is None else ("--models", str(catalog))
         with (
-            Emulator.load(models=catalog, draft=0) as emulator,
-            Running("--models", str(catalog), *OPTIONS) as server,
+            Emulator.load("demo" if chosen.demo else None, models=catalog, draft=0, threads=chosen.threads) as emulator,
+            Running(*which, "--threads", str(chosen.threads), *OPTIONS) as server,
         ):
             for i in range(chosen.rounds):
                 rounds.append(one_round(emulator, server, work))
-                waits.append(asyncio.run(beside_a_long_prompt(server.port, i)))
+                if not chosen.demo:  # its context is too short
+                    waits.append(asyncio.run(beside_a_long_prompt(server.port, i)))
             server.end()
     found: dict[str, object] = {name: round(statistics.median(r[name] for r in rounds), 3) for name in rounds[0]}
     found["rounds"] = [{name: round(value, 3) for name, value in each.items()} for each in rounds]
-    found["first_token"] = {name: round(statistics.median(w[name] for w in waits), 4) for name in waits[0]}
-    found["first_token_in_steps"] = round(statistics.median(w["beside_s"] / w["step_beside_s"] for w in waits), 1)
-    found["first_token_of_long"] = round(statistics.median(w["beside_s"] / w["long_s"] for w in waits), 3)
+    if waits:
+        found["first_token"] = {name: round(statistics.median(w[name] for w in waits), 4) for name in waits[0]}
+        found["first_token_in_steps"] = round(statistics.median(w["beside_s"] / w["step_beside_s"] for w in waits), 1)
+        found["first_token_of_long"] = round(statistics.median(w["beside_s"] / w["long_s"] for w in waits), 3)
     print(json.dumps(found))
 
 

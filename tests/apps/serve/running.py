@@ -18,8 +18,9 @@ class Running:
 
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "eftlocal", "serve", *arguments]
-        if "--port" not in arguments:
-            command += ["--port", "0"]
+        command += [] if "--port" in arguments else ["--port", "0"]
+        # Threads that wait for each other are slow where others use the cores, and tiny models need only one.
+        command += [] if "--threads" in arguments or "demo" not in arguments else ["--threads", "1"]
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, encoding="utf-8", env={**os.environ, **(environment or {})}
         )
