@@ -128,7 +128,8 @@ class Answering(Response):
     async def _letters(self, mailbox: Mailbox) -> list[Letter]:
         """The next letters; none after a while without any. Raises Refused if the request failed, and LeftError."""
         try:
-            letters = await asyncio.wait_for(mailbox.take(), SIGN_OF_LIFE)
+            async with asyncio.timeout(SIGN_OF_LIFE):
+                letters = await mailbox.take()
         except TimeoutError:
             return []
         for letter in letters:
