@@ -122,6 +122,8 @@ def _dials(body: Mapping[str, object]) -> Dials:
                 dials[name] = 0
             continue
         with named(given, name):
+            if isinstance(value, dict) and len(value) > MAX_BIASES:  # before a million entries are read
+                raise EftError(f"{given} has more than {MAX_BIASES} entries")
             dials[name] = read(given, value)
             _check_size(name, dials[name])
             if not (name == "max_tokens" and dials[name] == 0):  # what 0 means depends on the endpoint
@@ -134,8 +136,6 @@ def _check_size(name: str, value: object) -> None:
     stops = value if name == "stop" and isinstance(value, list) else []
     if len(stops) > MAX_STOPS or max(map(len, stops), default=0) > MAX_STOP:
         raise EftError(f"stop has more than {MAX_STOPS} strings, or one of more than {MAX_STOP} characters")
-    if name == "logit_bias" and isinstance(value, dict) and len(value) > MAX_BIASES:
-        raise EftError(f"logit_bias has more than {MAX_BIASES} tokens")
 
 
 def _shape(body: Mapping[str, object]) -> Constraint | None:

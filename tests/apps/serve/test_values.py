@@ -132,6 +132,7 @@ def service() -> Service:
         ("max_completion_tokens", -1),
         ("logit_bias", {"x": 1}),
         ("logit_bias", []),
+        ("logit_bias", dict.fromkeys(map(str, range(5000)), 1)),
         ("logprobs", 1),
         ("top_logprobs", 1),
         ("stream", "yes"),
