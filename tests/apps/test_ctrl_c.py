@@ -105,7 +105,7 @@ def test_ctrl_c_leaves_a_terminal_with_its_cursor(command: list[str], tmp_path: 
 
 def test_ctrl_c_leaves_no_folder_of_the_bench_behind(tmp_path: Path) -> None:
     env = {**os.environ, "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
-    words = [*PROGRAM, "bench", "demo", "--synthetic-base", "60M"]
+    words = [*PROGRAM, "bench", "demo", "--synthetic-base", "200M"]
     with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         while not list(tmp_path.glob("eftlocal-bench-*")) and run.poll() is None:
             time.sleep(0.02)
