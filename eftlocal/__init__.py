@@ -7,8 +7,8 @@
             print(text, end="")
 
 `Emulator.load` loads an emulator by name. It answers prompts (`stream`, `generate`, `generate_many`) and streams of
-`Job`s (`answers`), and it scores completions (`score`). A prompt is a text, a list of `Message`, or `Raw` text. Results
-are a `Reply`, an `Answer` or a `Score`. `Settings` lists the settings of an answer; a `Constraint` restricts its text.
+`Job`s (`answers`), and it scores completions (`score`). A prompt is a text, a list of `Message`, `Raw` text, or
+`Ids`. Results are a `Reply`, an `Answer` or a `Score`. `Settings` lists the settings of an answer; a `Constraint` restricts its text.
 Every error is an `EftError`; `eftlocal.errors` shows the tree.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from eftlocal.decoding.constraints.constraint import Constraint
     from eftlocal.decoding.generation import Reply
     from eftlocal.decoding.settings import Settings
-    from eftlocal.emulation.emulator import Answer, Emulator, Job, Raw, Stream
+    from eftlocal.emulation.emulator import Answer, Emulator, Ids, Job, Raw, Stream
     from eftlocal.emulation.scoring import Score, ScoredToken
     from eftlocal.errors import (
         CatalogError,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "eftlocal.decoding.constraints.constraint": ("Constraint",),
-    "eftlocal.emulation.emulator": ("Answer", "Emulator", "Job", "Raw", "Stream"),
+    "eftlocal.emulation.emulator": ("Answer", "Emulator", "Ids", "Job", "Raw", "Stream"),
     "eftlocal.decoding.generation": ("Reply",),
     "eftlocal.emulation.scoring": ("Score", "ScoredToken"),
     "eftlocal.decoding.settings": ("Settings",),
@@ -57,6 +57,7 @@ __all__ = [
     "Emulator",
     "FitError",
     "HubError",
+    "Ids",
     "Job",
     "Message",
     "ModelFileError",
