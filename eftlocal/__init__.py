@@ -8,8 +8,8 @@
 
 `Emulator.load` loads an emulator by name. It answers prompts (`stream`, `generate`, `generate_many`) and streams of
 `Job`s (`answers`), and it scores completions (`score`). A prompt is a text, a list of `Message`, `Raw` text, or
-`Ids`. Results are a `Reply`, an `Answer` or a `Score`. `Settings` lists the settings of an answer; a `Constraint` restricts its text.
-Every error is an `EftError`; `eftlocal.errors` shows the tree.
+token ids (`Ids`). Results are a `Reply`, an `Answer` or a `Score`. `Settings` lists the settings of an answer; a
+`Constraint` restricts its text. Every error is an `EftError`; `eftlocal.errors` shows the tree.
 """
 
 TYPE_CHECKING = False  # the name that type checkers know; importing typing takes longer than all the rest here
