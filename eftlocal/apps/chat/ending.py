@@ -38,12 +38,20 @@ SANE: Final = "\x1b[?2004l\x1b[?1000l\x1b[?25h\x1b[0m\r\n\x1b[J"
 class Ending:
     """The handling of SIGTERM and SIGHUP; use it as a context manager in the main thread.
 
-    save     is called in another thread before the process ends
-    escapes  whether the terminal understands escape sequences
+    save         is called in another thread before the process ends
+    interrupted  is called in another thread for each Ctrl-C that came outside of prompt_toolkit
+    escapes      whether the terminal understands escape sequences
     """
 
-    def __init__(self, save: Callable[[], None] = lambda: None, *, escapes: bool = True) -> None:
+    def __init__(
+        self,
+        save: Callable[[], None] = lambda: None,
+        interrupted: Callable[[], None] = lambda: None,
+        *,
+        escapes: bool = True,
+    ) -> None:
         self.save = save
+        self._interrupted = interrupted
         self._escapes = escapes
         self._child: subprocess.Popen[Any] | None = None
         self._modes: tuple[int, list[Any]] | None = None
@@ -93,6 +101,8 @@ class Ending:
         with self._reads:
             while data := self._reads.recv(64):
                 for number in data:
+                    if number == signal.SIGINT:
+                        self._interrupted()
                     if number in self._before:
                         self._end(number)
 

@@ -1,6 +1,7 @@
 """Handles Ctrl-C while the chat runs: once stops an answer, twice within a second leaves the chat."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from eftlocal.apps.chat.ending import Ending
+from eftlocal.runtime.llama.interrupt import may_decode, stop_decoding
 
 __all__ = ["AGAIN_S", "Interrupts"]
 
@@ -20,10 +22,14 @@ class Interrupts:
     While an answer runs, the first Ctrl-C only sets a flag, so that nothing is interrupted halfway. The handler raises
     KeyboardInterrupt for a second Ctrl-C within `AGAIN_S` seconds (`leaving` is then True), and for one that comes
     within `raising()`. SIGTERM and SIGHUP are `ending`'s.
+
+    While llama.cpp decodes, the main thread cannot run a handler. So another thread ends the decode that runs, of an
+    answer; then the handler runs.
     """
 
     def __init__(self, *, escapes: bool = True) -> None:
-        self.ending = Ending(escapes=escapes)
+        self.ending = Ending(interrupted=self._end_decode, escapes=escapes)
+        self._lock = threading.Lock()  # never taken in the handler, which could wait for itself
         self.leaving = False
         self.reading = False
         self._answering = False
@@ -43,7 +49,14 @@ class Interrupts:
 
     def answering(self, running: bool) -> None:
         """Say whether an answer is running from now on; this also clears the request to stop."""
-        self._answering, self._asked = running, False
+        with self._lock:
+            self._answering, self._asked = running, False
+            may_decode()
+
+    def _end_decode(self) -> None:
+        with self._lock:
+            if self._answering:
+                stop_decoding()
 
     @contextmanager
     def raising(self) -> Iterator[None]:
@@ -55,7 +68,10 @@ class Interrupts:
             self.reading = False
 
     def asked(self) -> bool:
-        """Whether Ctrl-C asked the running answer to stop."""
+        """Whether Ctrl-C asked the running answer to stop. If not, decodes run (again)."""
+        if not self._asked:
+            with self._lock:  # the other thread may have acted late, on a Ctrl-C from before the answer
+                may_decode()
         return self._asked
 
     def again(self) -> bool:
