@@ -6,10 +6,12 @@ writing, bytes that are not UTF-8. Whatever shows such a text calls `printable` 
 
 import json
 import os
+import textwrap
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
-__all__ = ["as_unicode", "json_text", "path_of", "printable"]
+__all__ = ["as_unicode", "json_text", "path_of", "printable", "wrapped"]
 
 
 def printable(text: str) -> str:
@@ -24,6 +26,20 @@ def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def wrapped(text: str, out: TextIO) -> str:
+    """Returns `text` with its lines broken between words if `out` is a terminal, which itself breaks words."""
+    try:
+        columns = os.get_terminal_size(out.fileno()).columns if out.isatty() else 0
+    except (OSError, ValueError):
+        columns = 0
+    if not columns:
+        return text
+    return "\n".join(
+        textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False, drop_whitespace=True)
+        for line in text.split("\n")
+    )
 
 
 def json_text(value: object, encoding: str = "utf-8") -> str:

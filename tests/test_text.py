@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eftlocal.errors import EftError, SettingError
-from eftlocal.text import as_unicode, json_text, path_of, printable
+from eftlocal.text import as_unicode, json_text, path_of, printable, wrapped
 
 UNPRINTABLE = {
     "\x1b[2J": "\\x1b[2J",  # clears the screen
@@ -80,3 +80,26 @@ def test_a_text_of_the_command_line_is_unicode_in_each_locale() -> None:
     assert as_unicode("\udcc3\udca9t\udcc3\udca9") == as_unicode("été") == "été"
     assert as_unicode("m\udcff") == "m\udcff"
     assert as_unicode("\ud800") == "\ud800"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+def test_a_long_line_is_broken_between_words_on_a_terminal_and_nowhere_else() -> None:
+    line = "the quick brown fox jumps over the lazy dog " * 5 + "x" * 100
+    text = f"{line}\nsecond line"
+    ours, theirs = os.openpty()
+    try:
+        import fcntl
+        import struct
+        import termios
+
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+        with os.fdopen(theirs, "w", closefd=False) as terminal:
+            shown = wrapped(text, terminal)
+        with Path(os.devnull).open("w") as pipe:
+            assert wrapped(text, pipe) == text
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    rows = shown.split("\n")
+    assert all(len(row) <= 40 or row == "x" * 100 for row in rows) and rows[-1] == "second line"
+    assert shown.split() == text.split()

@@ -16,7 +16,7 @@ def main() -> None:
     from io import TextIOWrapper
 
     from eftlocal.errors import EftError
-    from eftlocal.text import printable
+    from eftlocal.text import printable, wrapped
 
     if isinstance(sys.stdin, TextIOWrapper):  # what is read is UTF-8 on each system
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")
@@ -33,7 +33,7 @@ def main() -> None:
     except EftError as error:
         if "--debug" in sys.argv:
             raise
-        print(f"eftlocal: {error}", file=sys.stderr)
+        print(wrapped(f"eftlocal: {error}", sys.stderr), file=sys.stderr)
         sys.exit(error.exit_code)
     except (OSError, SystemExit) as error:
         if _reader_left(error):  # as `head` does: it has what it wanted
@@ -44,7 +44,7 @@ def main() -> None:
             raise
         # an error of the system: what we write to without a name is standard output
         what = "standard output cannot be written" if error.filename is None else error.filename
-        print(printable(f"eftlocal: {what}: {error.strerror or error}"), file=sys.stderr)
+        print(wrapped(printable(f"eftlocal: {what}: {error.strerror or error}"), sys.stderr), file=sys.stderr)
         with suppress(OSError):
             sys.stdout.close()  # otherwise Python tries to write the rest of the buffer again at exit
         sys.exit(1)

@@ -16,6 +16,22 @@ __all__ = ["Program"]
 WIDEST: Final = 110  # columns; longer lines are hard to read
 FIRST: Final = 34  # columns of an option and its values; a longer one has a line of its own
 
+# The order of the help: what most people want first.
+ORDER: Final = (
+    "chat",
+    "generate",
+    "score",
+    "serve",
+    "demo",
+    "pull",
+    "list",
+    "show",
+    "init",
+    "rm",
+    "sessions",
+    "templates",
+)
+
 # What people type who know ollama, llm or mlx_lm -> the command that does it.
 OTHER_NAMES: Final = {
     **dict.fromkeys(("run", "talk", "repl"), "chat"),
@@ -36,7 +52,7 @@ OTHER_NAMES: Final = {
 class _Command(TyperCommand):
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         # `[NAME] [PROMPT]` is one argument of several words, but not of any number
-        return [p.removesuffix("...") if " " in p else p for p in super().collect_usage_pieces(ctx)]
+        return [p.removesuffix("...")[1:-1] if " [" in p else p for p in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_options(self, ctx, formatter)
@@ -51,6 +67,10 @@ class _Group(TyperGroup):
         commands = [(name, self.commands[name]) for name in self.list_commands(ctx)]
         rows = [(name, _first_line(command.help)) for name, command in commands if not command.hidden]
         _section(formatter, "Commands", rows)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:
         super().format_usage(ctx, _adjusted(formatter))

@@ -27,7 +27,7 @@ from eftlocal.cli.declared import (
 )
 from eftlocal.cli.values import parse_layers, parse_mix, parse_views
 from eftlocal.errors import SettingError
-from eftlocal.text import printable
+from eftlocal.text import printable, wrapped
 
 if TYPE_CHECKING:
     from datetime import date as DateType  # noqa: N812 - a field of Options is named date
@@ -85,6 +85,12 @@ class Options(Given):
             using = DEMO if instead == "demo" else f"Using {instead} instead."
             tell([INSTEAD.format(wanted=cat.default[0]), using])
         return cat, emulator
+
+    def names_emulator(self, word: str) -> bool:
+        """Whether the word is an emulator's name or a .gguf file."""
+        from eftlocal.catalog import models
+
+        return word.endswith(".gguf") or word in models.load(self.models).emulators
 
     @property
     def day(self) -> "DateType | None":
@@ -163,7 +169,7 @@ class Options(Given):
 def tell(notes: Iterable[str]) -> None:
     """Print what did not go as planned on stderr."""
     for note in notes:
-        print(printable(f"eftlocal: {note}"), file=sys.stderr)
+        print(wrapped(printable(f"eftlocal: {note}"), sys.stderr), file=sys.stderr)
 
 
 def named_one_by_one(

@@ -375,7 +375,18 @@ def test_help_fits_the_terminal_and_has_a_heading_for_each_panel(
     assert max(map(len, lines)) <= columns and not any("<" in line for line in lines)
     headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
     assert headings[:2] == ["Arguments:", "Options:"] and {"Dials:", "A file of prompts:"} <= set(headings)
-    assert "  --force " in done.out and "Usage: eftlocal generate [OPTIONS] [[NAME] [PROMPT]]" in done.out
+    assert "  --force " in done.out and "[OPTIONS] [NAME] [PROMPT]\n" in done.out
+
+
+def test_the_help_begins_with_what_most_people_want(run: Run) -> None:
+    commands = run("--help", models=None).out.partition("Commands:\n")[2]
+    names = [line.split()[0] for line in commands.splitlines() if line[:2] == "  " and line[2:3].isalpha()]
+    assert names[:4] == ["chat", "generate", "score", "serve"] and {"bench", "doctor"} <= set(names[4:])
+
+
+def test_two_names_of_an_emulator_are_wrong_usage_and_no_question(run: Run) -> None:
+    done = run("chat", "e", "-e", "e")
+    assert done.code == 2 and "e and -e e both name the emulator" in done.err
 
 
 def test_logprobs_without_json_say_what_is_missing(run: Run) -> None:

@@ -30,7 +30,9 @@ def save(chat: Chat, argument: str) -> None:
         raise store.open_elsewhere(name, error.pid, "Use another name.") from None
     try:
         if not force and store.exists(name) and not _goes_on(name, saved):
-            _may_replace(chat, f"There is a session named {name} already.", f"/save --force {name}")
+            found = f"There is a session named {name} already."
+            if not _may_replace(chat, found, f"/save --force {name}"):
+                return
         chat.screen.note(f"saved as it is now: {store.save(name, saved)}")
     finally:
         lock.release()
@@ -97,8 +99,8 @@ def delete(chat: Chat, argument: str) -> None:
         raise EftError(f"{name} is this conversation.", "/reset begins a new one; then it can be deleted.")
     if not store.exists(name):
         store.load(name)  # raises the error for a name that is missing
-    if not force:
-        _must_agree(chat, f"Delete {name}?", f"/delete --force {name}")
+    if not force and not _agreed(chat, f"Delete {name}?", f"/delete --force {name}"):
+        return
     store.delete(name)
     chat.screen.note(f"deleted: {name}")
 
@@ -107,8 +109,12 @@ def export(chat: Chat, argument: str) -> None:
     force, name = _forced(argument)
     path = path_of(name).expanduser()
     text = exports.text(chat.saved(), path, "/export")
-    if not force and exports.differs(path, text):
-        _may_replace(chat, f"{path} exists already.", f"/export --force {path}")
+    if (
+        not force
+        and exports.differs(path, text)
+        and not _may_replace(chat, f"{path} exists already.", f"/export --force {path}")
+    ):
+        return
     write_whole(path, text)
     chat.screen.note(f"written: {path}")
 
@@ -137,12 +143,12 @@ def _forced(argument: str) -> tuple[bool, str]:
     return (True, rest.strip()) if word == "--force" else (False, argument)
 
 
-def _may_replace(chat: Chat, found: str, forced: str) -> None:
-    _must_agree(chat, f"{found} Replace it?", forced, found)
+def _may_replace(chat: Chat, found: str, forced: str) -> bool:
+    return _agreed(chat, f"{found} Replace it?", forced, found)
 
 
-def _must_agree(chat: Chat, question: str, forced: str, found: str | None = None) -> None:
-    """Ask the user. Raises EftError if the answer is no, or if nobody can be asked."""
+def _agreed(chat: Chat, question: str, forced: str, found: str | None = None) -> bool:
+    """Ask the user; a no is told. Raises EftError if nobody can be asked."""
     if not can_ask():
         raise EftError(found or f"{question} A pipe cannot be asked.", f"To do it without a question: {forced}")
     try:
@@ -151,4 +157,5 @@ def _must_agree(chat: Chat, question: str, forced: str, found: str | None = None
     except KeyboardInterrupt:
         yes = False
     if not yes:
-        raise EftError("Nothing was changed.")
+        chat.screen.note("nothing was changed")
+    return yes

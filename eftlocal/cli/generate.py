@@ -1,9 +1,7 @@
-"""The commands that run an emulator: chat, generate, score, demo and bench."""
+"""The commands `generate` and `score`, for one prompt or a file of them."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +11,6 @@ from eftlocal.cli.options import (
     EmulatorOption,
     FormatOption,
     InputOption,
-    JsonOption,
     JsonToo,
     OnErrorOption,
     Options,
@@ -25,99 +22,13 @@ from eftlocal.cli.options import (
     tell,
     with_options,
 )
-from eftlocal.cli.origin import elsewhere, origin_of, own_catalog
 from eftlocal.cli.templates import ParamOption, SaveTemplateOption, TemplateOption, filled, save, settings
 from eftlocal.cli.values import must_be_known, name_and_text, no_file_options, no_raw_guidance, not_both, shape
 
 if TYPE_CHECKING:
-    from eftlocal.catalog.models import Catalog
-    from eftlocal.emulation.emulator import Emulator
-    from eftlocal.emulation.loading import Loaded
+    pass
 
 SHAPE = "The answer's shape"
-EMULATOR = "Emulator to run (default: the one that models.toml names)."
-CHAT_WITH = "Emulator to chat with, or a .gguf file (default: the emulator that models.toml names)."
-KeepContext = Literal["ask", "rolling"]
-
-
-@app.command()
-@with_options
-def chat(
-    options: Options,
-    emulator: Annotated[str | None, typer.Argument(metavar="EMULATOR", help=CHAT_WITH)] = None,
-    question: Annotated[
-        str | None, typer.Argument(metavar="QUESTION", help="First message; the chat goes on after its answer.")
-    ] = None,
-    named: EmulatorOption = None,
-    system: SystemOption = None,
-    template: TemplateOption = None,
-    param: ParamOption = None,
-    save_template: SaveTemplateOption = None,
-    session: Annotated[
-        str | None,
-        typer.Option("--session", metavar="NAME", help="Continue the saved session NAME, and save it after each turn."),
-    ] = None,
-    continue_: Annotated[bool, typer.Option("-c", "--continue", help="Go on with the latest conversation.")] = False,
-    no_history: Annotated[
-        bool, typer.Option("--no-history", help="Keep nothing: neither the conversation nor what you type.")
-    ] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="Show no Markdown and no colours.")] = False,
-    keep_context: Annotated[
-        KeepContext,
-        typer.Option(
-            "--keep-context", help="When the context is full: ask what to do, or drop the oldest turns (rolling)."
-        ),
-    ] = "ask",
-) -> int:
-    """Chat with an emulator in the terminal."""
-    from eftlocal.apps.chat.record import opened
-    from eftlocal.apps.chat.repl import chat as run
-    from eftlocal.apps.common import can_ask
-
-    if question is None and emulator is not None and (named or options.base or " " in emulator.strip()):
-        emulator, question = None, emulator  # the emulator is named elsewhere, or this is no name
-    if emulator is not None and named is not None:
-        raise typer.BadParameter(f"{emulator} and -e {named} both name the emulator: leave one of them out")
-    if session is not None and continue_:
-        raise typer.BadParameter("--session and --continue both name a conversation: leave one of them out")
-    if save_template is not None:
-        catalog, name = options.catalog(emulator or named)
-        catalog.emulator(name)  # raises for a prompt in its place
-        return save(save_template, template, system=system, prompt=question, dials=options.dials())
-    used = filled(template, param)
-    if question is None and (session or continue_) and emulator is not None and len(emulator.split()) > 1:
-        emulator, question = None, emulator  # a name has no blanks
-    record = opened(session, last=continue_, keep=not no_history)
-    if record.saved is not None and emulator is None and named is None and options.base is None:
-        options, catalog, name = own_catalog(options, record.saved, session or record.name or record.saved.emulator)
-    else:
-        catalog, name = options.catalog(emulator or named)
-    if can_ask() and not catalog.is_local(wanted := catalog.emulator(name)):
-        from eftlocal.apps.store.pull import pull
-
-        if code := pull(catalog, wanted.name, revision=None, yes=False, dry_run=False, xet=False):
-            return code
-
-    def guided(own: "Catalog", negative: str | None) -> "Callable[[str | None], Emulator]":
-        changed = replace(options, negative=negative, guidance=None if negative is None else options.guidance)
-        return lambda name: changed.load(own, name, **settings(used, options.dials()))
-
-    return run(
-        guided(catalog, options.negative),
-        name,
-        catalog=catalog,
-        first=question,
-        system=system,
-        template=used,
-        record=record,
-        origin=origin_of(options, catalog),
-        guided=guided,
-        elsewhere=lambda origin: elsewhere(options, origin),
-        history=not no_history,
-        plain=plain,
-        rolling=keep_context == "rolling",
-        dials=settings(used, options.dials()) | options.dials(),
-    )
 
 
 @app.command()
@@ -298,68 +209,3 @@ def score(
         tokens=tokens,
     )
     return batch.score(lambda day: options.load_and_tell(*options.catalog(emulator), day=day), wanted)
-
-
-@app.command()
-def demo(
-    questions: Annotated[int, typer.Option(min=1, help="Number of held-out questions to measure.")] = 300,
-    beta: Annotated[float, typer.Option(help="Strength of the small pair's reward.")] = 1.0,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 0.0,
-    seed: Annotated[int | None, typer.Option(help="Seed that picks the questions to show (default: random).")] = None,
-    json: JsonOption = False,
-) -> None:
-    """See emulated fine-tuning work in seconds, on a tiny model family that is included."""
-    from eftlocal.apps import demo
-
-    raise typer.Exit(demo.demo(questions, as_json=json, shown_seed=seed, beta=beta, temperature=temperature))
-
-
-@app.command()
-@with_options
-def bench(
-    options: Options,
-    emulator: Annotated[str | None, typer.Argument(metavar="EMULATOR", help=EMULATOR)] = None,
-    synthetic_base: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE[:TYPE]", help="Widen a base of the llama architecture to this size: 300M or 300M:Q4_K_M."
-        ),
-    ] = None,
-    tokens: Annotated[int, typer.Option(min=8, help="Tokens to decode after each prompt.")] = 64,
-    repetitions: Annotated[int, typer.Option(min=1, help="How often to measure each way of decoding.")] = 5,
-    sweep_threads: Annotated[
-        bool,
-        typer.Option("--sweep-threads", help="Also measure a token's cost with 1, 2, 4 ... threads, up to all cores."),
-    ] = False,
-    sweep_ctx: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,N", help="Also measure a token's cost with N tokens in the context, such as 256,1024,4096."
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Also draw the results: .png, .svg or .pdf (needs the extra `plot`)."),
-    ] = None,
-    json: JsonOption = False,
-) -> int:
-    """Measure what emulation and drafts cost and gain on this machine."""
-    from eftlocal.apps import bench
-
-    def load(catalog: "Catalog", name: str, ctx: int | None = None, threads: int | None = None) -> "Loaded":
-        changed = replace(options, ctx=ctx or options.ctx, threads=threads or options.threads)
-        loaded = changed.load_members(catalog, name)
-        tell([*loaded.members.notes, *loaded.engine.workers.notes.values()])
-        return loaded
-
-    return bench.bench(
-        load,
-        *options.catalog(emulator),
-        synthetic_base=synthetic_base,
-        tokens=tokens,
-        repetitions=repetitions,
-        sweep_threads=sweep_threads,
-        sweep_ctx=sweep_ctx,
-        plot_file=plot,
-        as_json=json,
-    )
