@@ -42,6 +42,7 @@ NOT_RUN = {
     **dict.fromkeys(
         (
             "aider --model openai/NAME --openai-api-base http://127.0.0.1:8000/v1 --openai-api-key any",
+            "OPENAI_API_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=any open-webui serve",
             ".venv/bin/python -m tools.check_lm_eval LM_EVAL",
             ".venv/bin/python -m tools.check_inspect INSPECT",
             "pip install 'lm-eval[api]'",
@@ -53,7 +54,7 @@ NOT_RUN = {
             "inspect eval task.py --model openai-api/eftlocal/NAME",
             "inspect eval task.py --model openai-api-completions/eftlocal/NAME",
         ),
-        "needs a program that is not installed with eftlocal; tools/check_*.py try it",
+        "needs a program that is not installed with eftlocal; tools/check_*.py try most of them",
     ),
     "eftlocal pull smollm2": "downloads; tests/apps/store/test_pull.py pulls from a local server",
     "eftlocal chat smollm2": "interactive, and needs downloaded models",
