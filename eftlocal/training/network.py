@@ -6,6 +6,7 @@ The layout of queries and keys is the file's: nothing is permuted. parity.py com
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from eftlocal.training.shape import ROPE_FACTORS, Shape
+from eftlocal.training.weights import Matrix
 
 __all__ = ["Adapter", "Network", "Weights"]
 
@@ -42,6 +44,11 @@ class Network:
     weights: Weights
     adapter: Adapter = Adapter()
     checkpointed: bool = False
+
+    @classmethod
+    def of(cls, shape: Shape, matrices: Mapping[str, Matrix]) -> Self:
+        """The network of a model's tensors as weights.read gives them, without a copy."""
+        return cls(shape, {name: torch.from_numpy(matrix) for name, matrix in matrices.items()})
 
     @property
     def device(self) -> torch.device:

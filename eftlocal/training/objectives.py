@@ -123,6 +123,15 @@ class Preferences:
     beta: float
     likelihood: float
 
+    @classmethod
+    def of(
+        cls, network: Network, pairs: Sequence[tuple[Example, Example]], *, beta: float, likelihood: float
+    ) -> "Preferences":
+        """The pairs, with the reference's log-probabilities of them."""
+        with torch.no_grad():
+            before = torch.stack([logprobs_of(network, pair) for pair in pairs])
+        return cls(pairs, before, beta, likelihood)
+
     def __len__(self) -> int:
         return len(self.pairs)
 

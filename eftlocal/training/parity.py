@@ -79,8 +79,7 @@ def check(header: Header, weights: Mapping[str, Matrix], tokens: Sequence[int]) 
 def ours(header: Header, weights: Mapping[str, Matrix], tokens: Sequence[int]) -> Matrix:
     """Our logits after each token, (tokens, vocabulary)."""
     names = {tensor.name for tensor in header.tensors}
-    tensors = {name: torch.from_numpy(matrix) for name, matrix in weights.items() if name in names}
-    network = Network(shape_of(header), tensors)
+    network = Network.of(shape_of(header), {name: matrix for name, matrix in weights.items() if name in names})
     with torch.no_grad():
         return np.asarray(network.logits(network.hidden(torch.tensor([tokens])))[0].numpy())
 
@@ -122,7 +121,7 @@ def first_layers(header: Header, weights: Mapping[str, Matrix], path: Path) -> H
 def _divergence(expected: Matrix, found: Matrix) -> float:
     """The mean Kullback-Leibler divergence from the rows `expected` to the rows `found`, in nats."""
     p, q = (z - np.logaddexp.reduce(z, 1, keepdims=True) for z in (expected.astype(np.float64), found))
-    return float((np.exp(p) * (p - q)).sum(1).mean())
+    return max(0.0, float((np.exp(p) * (p - q)).sum(1).mean()))  # rounding may make it negative
 
 
 def _loose(header: Header) -> float:

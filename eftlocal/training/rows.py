@@ -17,7 +17,7 @@ from torch import Tensor
 from eftlocal.arithmetic.combine import log_softmax
 from eftlocal.errors import TrainingError
 
-__all__ = ["Rows", "bytes_of"]
+__all__ = ["Rows", "bytes_of", "remove"]
 
 FILES: Final = ("base.f16", "reference.f16")
 IDENTITY: Final = "rows.json"
@@ -89,15 +89,15 @@ class Rows:
         base, reference = (torch.from_numpy(m[first : first + count].astype(np.float32)) for m in self._maps)
         return base, reference
 
-    def delete(self) -> None:
-        """Removes the files."""
-        self._maps = None
-        for name in (*FILES, IDENTITY):
-            (self._folder / name).unlink(missing_ok=True)
-
     def _failed(self, error: OSError) -> TrainingError:
         need = math.ceil(bytes_of(self.count, self.vocabulary) / 1e6)
         return TrainingError(
             f"{self._folder}: the logits of base and reference could not be written: {error.strerror or error}.",
             f"They take {need:,} MB. Free some room, or use fewer examples.",
         )
+
+
+def remove(folder: Path) -> None:
+    """Removes the files of rows from a folder, if it has them."""
+    for name in (*FILES, IDENTITY):
+        (folder / name).unlink(missing_ok=True)

@@ -19,9 +19,8 @@ from eftlocal.training.network import Network
 from eftlocal.training.objectives import Objective
 from eftlocal.training.tunable import Tunable
 
-__all__ = ["Progress", "Recipe", "Trainer"]
+__all__ = ["Progress", "Recipe", "Trainer", "mean_loss", "parts"]
 
-FED: Final = 2048  # tokens that are fed at once, padding included; a larger batch is summed from several parts
 FLOOR: Final = 0.1  # the learning rate ends at this share of its highest value
 
 
@@ -37,6 +36,7 @@ class Recipe:
     clip      the largest norm of a gradient
     looks     how often the held-out loss is computed in a run; the last time is at its end
     patience  how many looks in a row may bring nothing better before the run ends
+    fed       tokens that are fed at once, padding included; a larger batch is summed from several parts
     """
 
     epochs: float = 2.0
@@ -48,6 +48,7 @@ class Recipe:
     clip: float = 1.0
     looks: int = 10
     patience: int = 4
+    fed: int = 1024
     seed: int = 0
 
 
@@ -113,7 +114,7 @@ class Trainer:
         weight = sum(self.objective.weight(item) for item in items)
         loss = 0.0
         network = self.tunable.network(self.tunable.parameters)
-        for part in parts(self.objective, items):
+        for part in parts(self.objective, items, self.recipe.fed):
             total = self.objective.total(network, part) / weight
             total.backward()  # type: ignore[no-untyped-call]
             loss += total.item()
@@ -147,7 +148,7 @@ class Trainer:
 
     def _look(self) -> float:
         assert self.held_out is not None
-        return mean_loss(self.tunable.network(self.tunable.parameters), self.held_out)
+        return mean_loss(self.tunable.network(self.tunable.parameters), self.held_out, self.recipe.fed)
 
     def _judge(self, held_out: float) -> bool:
         """Keeps the parameters if they are the best so far. Returns whether they are."""
@@ -202,13 +203,13 @@ class Trainer:
         self._optimizer.taken = state["optimizer_taken"]
 
 
-def parts(objective: Objective, items: Sequence[int]) -> Iterator[list[int]]:
-    """The items in groups of which each is fed at most FED tokens with its padding, or is one item."""
+def parts(objective: Objective, items: Sequence[int], fed: int) -> Iterator[list[int]]:
+    """The items in groups of which each is fed at most `fed` tokens with its padding, or is one item."""
     part: list[int] = []
     longest = 0
     for item in items:
         longest = max(longest, objective.size(item))
-        if part and longest * (len(part) + 1) > FED:
+        if part and longest * (len(part) + 1) > fed:
             yield part
             part, longest = [], objective.size(item)
         part.append(item)
@@ -217,7 +218,7 @@ def parts(objective: Objective, items: Sequence[int]) -> Iterator[list[int]]:
 
 
 @torch.no_grad()
-def mean_loss(network: Network, objective: Objective) -> float:
+def mean_loss(network: Network, objective: Objective, fed: int = 1024) -> float:
     """The mean loss of all items of an objective."""
-    total = sum(float(objective.total(network, part)) for part in parts(objective, range(len(objective))))
+    total = sum(float(objective.total(network, part)) for part in parts(objective, range(len(objective)), fed))
     return total / sum(objective.weight(item) for item in range(len(objective)))

@@ -159,6 +159,6 @@ def test_gradients_of_each_objective_are_those_of_finite_differences(model: Netw
 
 def test_parts_hold_all_items_once_and_stay_small(model: Network) -> None:
     objective = Supervised([example(n) for n in (1000, 900, 1, 2, 3000, 5)])
-    found = list(parts(objective, [3, 0, 1, 2, 4, 5]))
+    found = list(parts(objective, [3, 0, 1, 2, 4, 5], 2048))
     assert found == [[3, 0], [1, 2], [4], [5]]  # 1,003 tokens twice are fewer than 2,048, and three times more
-    assert list(parts(objective, [])) == []
+    assert list(parts(objective, [], 2048)) == []

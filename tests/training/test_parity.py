@@ -74,10 +74,11 @@ def test_a_wrong_constant_is_refused(
 def test_a_tensor_that_is_not_used_is_noticed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, tensor: str
 ) -> None:
-    def without(shape: shape.Shape, tensors: dict[str, object]) -> Network:
-        return Network(shape, {n: t for n, t in tensors.items() if n != tensor})  # type: ignore[misc]
+    def without(shape: shape.Shape, matrices: dict[str, weights.Matrix]) -> Network:
+        return made(shape, {name: matrix for name, matrix in matrices.items() if name != tensor})
 
-    monkeypatch.setattr(parity, "Network", without)
+    made = Network.of
+    monkeypatch.setattr(Network, "of", without)
     with pytest.raises(TrainingError, match=r"not llama\.cpp's"):
         checked(KINDS[kind](tmp_path / "model.gguf"))
 

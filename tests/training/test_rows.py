@@ -8,7 +8,7 @@ import torch
 
 from eftlocal.errors import TrainingError
 from eftlocal.training.losses import consistent
-from eftlocal.training.rows import FILES, Rows, bytes_of
+from eftlocal.training.rows import FILES, Rows, bytes_of, remove
 
 DRAWN = np.random.default_rng(0).normal(0, 4, (2, 9, 50)).astype(np.float32)
 WANTED = torch.log_softmax(torch.from_numpy(DRAWN), -1)
@@ -90,6 +90,8 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         Rows(tmp_path / "rows", 9, 50, "a")
 
 
-def test_deleted_rows_leave_nothing(tmp_path: Path) -> None:
-    written(tmp_path).delete()
+def test_removed_rows_leave_nothing(tmp_path: Path) -> None:
+    written(tmp_path)
+    remove(tmp_path)
     assert list(tmp_path.iterdir()) == []
+    remove(tmp_path / "nowhere")

@@ -30,18 +30,19 @@ class Checked:
     notes: tuple[str, ...]
 
 
-def check(cat: catalog.Catalog, emulator: catalog.Emulator) -> Checked:
+def check(cat: catalog.Catalog, emulator: catalog.Emulator, given: Mapping[str, catalog.View] | None = None) -> Checked:
     """Check that the emulator would load, and that its tuned and reference model differ. No weights are loaded.
 
-    A model that is not downloaded is looked at on the Hub. Raises HubError, what `assemble` raises, ModelLoadError, and
-    CatalogError if nothing would be emulated.
+    `given` are its views; None: what suits the models. A model that is not downloaded is looked at on the Hub. Raises
+    HubError, what `assemble` raises, ModelLoadError, and CatalogError if nothing would be emulated.
     """
     afar = Afar()
     found = {name: afar.find(cat.model(name)) for name in emulator.models}
     chats = {name: bool(model.header.text("tokenizer.chat_template")) for name, model in found.items()}
     tuned = emulator.rewards[0].tuned if emulator.rewards else emulator.base
     speaks = CHAT if chats[tuned] else TRANSCRIPT
-    views = {"base": TRANSCRIPT, "tuned": speaks, "reference": TRANSCRIPT} if emulator.rewards else {"base": speaks}
+    suiting = {"base": TRANSCRIPT, "tuned": speaks, "reference": TRANSCRIPT} if emulator.rewards else {"base": speaks}
+    views = suiting if given is None else given
     members = assemble(cat, replace(emulator, views=views), find=lambda model: found[model.name])
     for spec in members.specs:
         trial.must_survive(spec.header)

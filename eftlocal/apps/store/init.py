@@ -17,7 +17,7 @@ from eftlocal.catalog.tables import expanded
 from eftlocal.errors import CatalogError, HubError
 from eftlocal.text import as_unicode, printable
 
-__all__ = ["init"]
+__all__ = ["init", "must_be_possible"]
 
 ROLES = ("base", "tuned", "reference")
 OTHER_NAME = "Choose another --name."
@@ -31,10 +31,25 @@ class Entry:
     new: bool
 
 
-def init(cat: catalog.Catalog, name: str, trio: catalog.Emulator, target: Path, *, force: bool) -> int:
+def must_be_possible(cat: catalog.Catalog, name: str, target: Path, *, force: bool) -> None:
+    """Raise what `init` would raise for this name and this file, before the models are there."""
+    _must_be_a_name(cat, as_unicode(name))
+    _must_be_free(cat, as_unicode(name), target, added.added(target, as_unicode(name)), force=force)
+
+
+def init(
+    cat: catalog.Catalog,
+    name: str,
+    trio: catalog.Emulator,
+    target: Path,
+    *,
+    force: bool,
+    views: Mapping[str, catalog.View] | None = None,
+) -> int:
     """Check the emulator `trio`, and add it as `name` to the models.toml `target`. Returns the exit code.
 
     `force` replaces an emulator of that name, and adds one that cannot be checked because the Hub does not answer.
+    `views` are those of the roles; None: what suits the models.
     Raises CatalogError if the name is not allowed or taken, if `target` is broken or cannot be written, and if nothing
     would be emulated; and what `check` raises.
     """
@@ -50,7 +65,7 @@ def init(cat: catalog.Catalog, name: str, trio: catalog.Emulator, target: Path, 
     rewards = tuple(replace(r, tuned=names[r.tuned], reference=names[r.reference]) for r in trio.rewards)
     emulator = replace(trio, name=name, base=names[trio.base], rewards=rewards)
     models = {entry.model.name: entry.model for entry in entries.values()}
-    checked = _check(replace(cat, models={**cat.models, **models}), emulator, force=force)
+    checked = _check(replace(cat, models={**cat.models, **models}), emulator, views, force=force)
     folder = expanded(target).absolute().parent
     lines = [line for model in new for line in (*model_lines(_sized(model, checked.sizes), folder), "")]
     lines += emulator_lines(replace(emulator, views=checked.views))
@@ -60,14 +75,16 @@ def init(cat: catalog.Catalog, name: str, trio: catalog.Emulator, target: Path, 
     return 0
 
 
-def _check(cat: catalog.Catalog, emulator: catalog.Emulator, *, force: bool) -> Checked:
+def _check(
+    cat: catalog.Catalog, emulator: catalog.Emulator, views: Mapping[str, catalog.View] | None, *, force: bool
+) -> Checked:
     try:
-        return check(cat, emulator)
+        return check(cat, emulator, views)
     except HubError as error:
         if not force:
             hint = f"{error.hint or 'Correct the name'}; or add --force to write the entry without this check"
             raise HubError(error.message, hint) from error
-        return Checked({}, {}, (f"not checked: {error.message}",))
+        return Checked(views or {}, {}, (f"not checked: {error.message}",))
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

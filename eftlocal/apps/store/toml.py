@@ -24,7 +24,7 @@ def model_lines(model: catalog.Model, folder: Path) -> list[str]:
 
 
 def emulator_lines(emulator: catalog.Emulator) -> list[str]:
-    """The table of an emulator: its base, its rewards and the views that it has."""
+    """The table of an emulator: its base, its rewards and views, and what else differs from the defaults."""
     keys = {"base": _string(emulator.base)}
     if emulator.rewards:
         rewards = [
@@ -39,6 +39,8 @@ def emulator_lines(emulator: catalog.Emulator) -> list[str]:
         keys["rewards"] = f"[{', '.join(map(_inline, rewards))}]"
     if emulator.views:
         keys["views"] = _inline({role: _view(view) for role, view in emulator.views.items()})
+    others = ("system", "template_args", "sampling", "context", "stop", "special_tokens_differ")
+    keys |= {name: _value(value) for name in others if (value := getattr(emulator, name))}
     return [f"[emulators.{_key(emulator.name)}]", *_assignments(keys)]
 
 
@@ -69,6 +71,19 @@ def _view(view: catalog.View) -> str:
     if view.template is not None:
         return _inline({"template": _string(view.template)})
     return _string(view.kind if view.role is None else f"{view.kind}:{view.role}")
+
+
+def _value(value: object) -> str:
+    """A value as TOML. Raises CatalogError for one that it cannot hold."""
+    if isinstance(value, Mapping):
+        return _inline({_key(str(key)): _value(inner) for key, inner in value.items()})
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, str):
+        return _string(value)
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    raise CatalogError(f"a models.toml cannot hold {value!r}")
 
 
 def _assignments(keys: Mapping[str, str]) -> Iterable[str]:

@@ -1,0 +1,117 @@
+"""The options of a run of `eftlocal tune`, and what follows from them where they were not given."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from eftlocal.errors import SettingError
+from eftlocal.training.trainer import Recipe
+
+__all__ = ["METHODS", "Method", "Options"]
+
+Method = Literal["lora", "full", "mofo", "dpo"]
+METHODS: Final[tuple[Method, ...]] = ("lora", "full", "mofo", "dpo")
+
+# Highest learning rates: those of the smallest held-out losses on the demo family and SmolLM2-135M.
+RATES: Final[dict[Method, float]] = {"lora": 1e-3, "full": 3e-4, "mofo": 1e-3, "dpo": 1e-4}
+STEPS: Final = 60  # at least so many are taken: few examples are seen more often
+EPOCHS: Final = (2.0, 10.0)  # at least and at most
+LEAST_LENGTH: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the user asked for. None: what suits the data.
+
+    reference  the model to train: a name of the catalogue, hf:owner/repo/file.gguf or a path
+    output     the file to write
+    emulator   an emulator whose base is steered, and whose reward's reference is the default of `reference`
+    base       a model that is steered, instead of `emulator`; with either, training is consistent with it
+    view       how the small model is asked: chat (its own template) or transcript
+    beta       the strength of the reward in consistent training
+    fraction   of each matrix that moves at a step (mofo)
+    length     the most tokens of an example
+    """
+
+    data: tuple[Path, ...]
+    output: Path
+    reference: str | None = None
+    emulator: str | None = None
+    base: str | None = None
+    valid: tuple[Path, ...] = ()
+    method: Method = "lora"
+    view: str | None = None
+    beta: float = 1.0
+    rank: int = 16
+    alpha: float | None = None
+    fraction: float = 0.05
+    preference: float = 0.1
+    likelihood: float = 0.2
+    epochs: float | None = None
+    lr: float | None = None
+    batch: int = 8
+    length: int = 1024
+    seed: int = 0
+    threads: int | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises SettingError for what is not possible."""
+        if self.reference is None and self.emulator is None:
+            raise SettingError("No reference was named: the small model to train.", "Name it: --reference MODEL.")
+        if self.emulator is not None and self.base is not None:
+            raise SettingError("--for and --base were both given.", "Leave one of them out: each names a base.")
+        if self.method not in METHODS:
+            raise SettingError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}.")
+        if self.view not in (None, "chat", "transcript"):
+            raise SettingError(f"view is {self.view!r}; it must be chat or transcript.")
+        for name, value in (("rank", self.rank), ("batch", self.batch)):
+            if value < 1:
+                raise SettingError(f"{name} is {value}; it must be at least 1.")
+        if self.length < LEAST_LENGTH:
+            raise SettingError(f"length is {self.length}; it must be at least {LEAST_LENGTH}.")
+        for name, number in (("epochs", self.epochs), ("lr", self.lr), ("alpha", self.alpha)):
+            if number is not None and not 0 < number < math.inf:
+                raise SettingError(f"{name} is {number:g}; it must be above 0.")
+        if not 0 < self.fraction <= 1:
+            raise SettingError(f"mofo is {self.fraction:g}; it must be above 0 and at most 1.")
+        if not math.isfinite(self.beta) or self.beta == 0:
+            raise SettingError(f"beta is {self.beta:g}; it must be a number other than 0.")
+
+    @property
+    def name(self) -> str:
+        """The name of what is made: that of its file."""
+        return self.output.name.removesuffix(".gguf")
+
+    @property
+    def folder(self) -> Path:
+        """Where a run keeps what it needs to go on."""
+        return self.output.with_name(f"{self.name}.tune")
+
+    def must_be_free(self, *, force: bool) -> None:
+        """Raises SettingError for an output that exists already, but for one of a run that goes on, or with `force`."""
+        if self.output.exists() and not (force or (self.folder / "checkpoint").exists()):
+            raise SettingError(f"{self.output} exists already.", "Give another --output, or --force to replace it.")
+        if not self.output.absolute().parent.is_dir():
+            raise SettingError(f"{self.output.parent} is not a folder.", "Make it first, or give another --output.")
+
+    def recipe(self, items: int, fed: int) -> Recipe:
+        """How so many items are trained, with `fed` tokens at once."""
+        least, most = EPOCHS
+        wanted = STEPS * self.batch / max(1, items)
+        return Recipe(
+            epochs=self.epochs or min(most, max(least, math.ceil(wanted))),
+            batch=self.batch,
+            lr=self.lr or RATES[self.method],
+            fraction=self.fraction if self.method == "mofo" else 1.0,
+            seed=self.seed,
+            fed=fed,
+        )
+
+    def identity(self, *others: str) -> str:
+        """A hash of all that the trained parameters depend on; `others` stand for data and models."""
+        own = {n: str(v) for n, v in asdict(self).items() if n not in ("data", "output", "valid", "dry_run")}
+        return hashlib.sha256(json.dumps([own, others]).encode()).hexdigest()

@@ -1,0 +1,216 @@
+"""Finds the models of a run, how each of them is asked, and what the base that is steered says of the examples."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Final
+
+from eftlocal.apps.tune.check import Prepared
+from eftlocal.apps.tune.options import Options
+from eftlocal.apps.tune.records import Chat
+from eftlocal.catalog import models as catalog
+from eftlocal.catalog.models import Catalog
+from eftlocal.emulation import forced, loading
+from eftlocal.emulation.emulator import Emulator
+from eftlocal.emulation.forced import Forced
+from eftlocal.emulation.loading import Loaded
+from eftlocal.emulation.members import Members, assemble
+from eftlocal.errors import SettingError, TrainingError
+from eftlocal.runtime.gguf_header import Header
+from eftlocal.runtime.llama.model import Model
+from eftlocal.training.examples import NOTHING, Asked, Turn
+from eftlocal.training.rows import Rows
+
+__all__ = ["Setup", "fill", "forced_answers", "make"]
+
+ROOM: Final = 512  # tokens: the base's rendering of a conversation may be longer than the small model's
+TRANSCRIPT: Final = catalog.View("transcript")
+SAMPLE: Final = 1 << 20  # bytes at both ends of a file by which it is known again
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The models of a run, loaded.
+
+    emulator   the emulator that the trained model will be part of, with the reference in its place
+    catalog    a catalogue that has it
+    loaded     its members: the base, and the reference
+    asked      how the trained model is asked
+    base       how the base is asked; None where none is steered
+    length     the most tokens of an example
+    """
+
+    emulator: catalog.Emulator
+    catalog: Catalog
+    loaded: Loaded
+    asked: Asked
+    base: Asked | None
+    length: int
+
+    @property
+    def small(self) -> str:
+        """The name of the model that is trained."""
+        return _small(self.emulator)
+
+    @property
+    def reference(self) -> Header:
+        """The header of the model that is trained."""
+        members = self.loaded.members
+        return members.specs[self._reference].header
+
+    @property
+    def model(self) -> Model:
+        """The reference in llama.cpp, for its tokens."""
+        return self.loaded.engine.workers.model(self._reference)
+
+    @property
+    def _reference(self) -> int:
+        return _small_member(self.loaded.members)
+
+    @property
+    def identity(self) -> str:
+        """What the models and their views are known again by."""
+        members = self.loaded.members
+        files = [_known(path) for spec in members.specs for path in spec.header.shards]
+        views = [(view.template, str(dict(view.variables)), view.system) for view in members.views]
+        return hashlib.sha256(repr((files, views, self.length)).encode()).hexdigest()
+
+
+def make(cat: Catalog, options: Options) -> Setup:
+    """Loads the models. Raises what `loading.load` raises, and SettingError for an emulator that cannot be steered."""
+    emulator = _emulator(cat, options)
+    models = {name: cat.model(name) for name in emulator.models}
+    for model in models.values():
+        if model.lora is not None and model.name == _small(emulator):
+            raise SettingError(f"{model.name} has an adapter already.", "Name the model without it as the reference.")
+    added = replace(
+        cat,
+        models={**cat.models, **models},
+        emulators={**cat.emulators, emulator.name: emulator},
+        default=(emulator.name,),
+    )
+    added.must_be_here(emulator)
+    emulator = _with_views(added, emulator, options.view)
+    added = replace(added, emulators={**cat.emulators, emulator.name: emulator})
+    most = assemble(added, emulator).context(None)
+    length = min(options.length, most)
+    loaded = loading.load(None, models=added, context=min(most, length + ROOM), threads=options.threads)
+    try:
+        members, workers = loaded.members, loaded.engine.workers
+        small = _small_member(members)
+        asked = Asked(members.views[small], workers.model(small))
+        steered = options.base is not None or options.emulator is not None
+        base = Asked(members.views[members.base], workers.model(members.base)) if steered else None
+    except BaseException:
+        loaded.engine.close()
+        raise
+    return Setup(emulator, added, loaded, asked, base, length)
+
+
+def _emulator(cat: Catalog, options: Options) -> catalog.Emulator:
+    """The emulator that the trained model will be part of, with the reference where it will stand."""
+    if options.emulator is None:
+        small = str(options.reference)
+        if options.base is None:
+            return catalog.Emulator(name=options.name, base=small)
+        reward = catalog.Reward(name=options.name, tuned=small, reference=small, beta=options.beta)
+        return catalog.Emulator(name=options.name, base=options.base, rewards=(reward,))
+    given = cat.emulator(options.emulator)
+    if options.reference is None and len(given.rewards) != 1:
+        raise SettingError(
+            f"{given.name} has {len(given.rewards)} rewards, so no reference follows from it.",
+            "Name the small model to train: --reference MODEL.",
+        )
+    small = options.reference or given.rewards[0].reference
+    reward = catalog.Reward(name=options.name, tuned=small, reference=small, beta=options.beta)
+    return replace(given, name=options.name, rewards=(reward,), source=None)
+
+
+def _small_member(members: Members) -> int:
+    return members.rewards[0].tuned if members.rewards else members.base
+
+
+def _small(emulator: catalog.Emulator) -> str:
+    return emulator.rewards[0].tuned if emulator.rewards else emulator.base
+
+
+def _with_views(cat: Catalog, emulator: catalog.Emulator, wanted: str | None) -> catalog.Emulator:
+    """Gives the small model one view in both roles: its own template if it has one, else the transcript.
+
+    With one view, the reward at the start of training is 0, and all of it is what was trained.
+    """
+    alone = replace(emulator, rewards=(), views={"base": TRANSCRIPT}, base=_small(emulator))
+    header = assemble(cat, alone).specs[0].header
+    template = bool(header.text("tokenizer.chat_template"))
+    view = catalog.parse_view(wanted or ("chat" if template else "transcript"))
+    if not emulator.rewards:
+        return replace(emulator, views={"base": view})
+    base = emulator.views["base"]
+    if base.kind == "chat" and base.role not in (None, "base"):  # another role's template, which may be another now
+        base = view if view.kind == "transcript" else base
+    return replace(emulator, views={"base": base, "tuned": view, "reference": view})
+
+
+def _known(path: Path) -> tuple[str, int]:
+    """What a file is known again by: a hash of its ends, and its size."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        start = file.read(SAMPLE)
+        file.seek(max(0, size - SAMPLE))
+        return hashlib.sha256(start + file.read(SAMPLE)).hexdigest(), size
+
+
+# --- what the base says -----------------------------------------------------------------------------------------------
+
+
+def forced_answers(setup: Setup, prepared: Sequence[Prepared]) -> list[Forced]:
+    """For each row of logits that is needed, in the order of the examples' trained tokens: who is fed what.
+
+    Raises TrainingError for a conversation that does not fit in the base's context.
+    """
+    members = setup.loaded.members
+    base, small = members.base, members.rewards[0].reference
+    found: list[Forced] = []
+    for each in prepared:
+        if not isinstance(each.record, Chat):
+            for row in each.rows:  # a text: all see the same tokens
+                first = row.tokens[:1].tolist()
+                found.append(Forced({base: first, small: first}, row.targets[row.targets != NOTHING].tolist()))
+            continue
+        own = setup.asked.turns(each.record.messages, each.record.left_out)
+        theirs = _base_turns(setup, each.record)
+        for mine, other in zip(own, theirs, strict=True):
+            if mine.length > setup.length:
+                continue
+            if len(other.prompt) + len(mine.answer) - 1 > setup.loaded.engine.n_ctx:
+                n = len(other.prompt) + len(mine.answer)
+                raise TrainingError(
+                    f"{each.record.where}: {n} tokens for the base do not fit in its context.",
+                    f"It has {setup.loaded.engine.n_ctx}. Shorten the conversation, or train with a smaller --length.",
+                )
+            found.append(Forced({base: list(other.prompt), small: list(mine.prompt)}, mine.answer))
+    return found
+
+
+def _base_turns(setup: Setup, record: Chat) -> list[Turn]:
+    assert setup.base is not None
+    return setup.base.turns(record.messages, record.left_out)
+
+
+def fill(setup: Setup, answers: Sequence[Forced], rows: Rows, told: Callable[[int], bool]) -> None:
+    """Computes the rows that are not there yet. `told` is given their number so far; it says whether to stop."""
+    members = setup.loaded.members
+    emulator = Emulator(setup.loaded)
+    emulator.reserve(min(emulator.parallel, len(answers)))
+    base, small = members.base, members.rewards[0].reference
+    ends = list(accumulate(len(answer.tokens) for answer in answers))
+    first = next((i for i, end in enumerate(ends) if end > rows.have), len(answers))
+    skipped = rows.have - (ends[first - 1] if first else 0)  # rows of a torn answer that are there
+    for logits in forced.logits(setup.loaded.engine, answers[first:], members.n_real):
+        rows.append(logits[base][skipped:], logits[small][skipped:])
+        skipped = 0
+        if told(rows.have):
+            return

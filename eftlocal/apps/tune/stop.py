@@ -1,0 +1,34 @@
+"""Ctrl-C while a model is trained: the first ends the run after the step that is being taken, a second at once."""
+
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+__all__ = ["Stop"]
+
+
+class Stop:
+    """Within this context, Ctrl-C sets `asked`. A step is not torn, so the state after it can be kept."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            self._before(number, frame)
+        self.asked = True
+        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)

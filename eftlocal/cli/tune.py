@@ -1,0 +1,130 @@
+"""The command that trains a small model."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from eftlocal.cli.app import app
+from eftlocal.cli.options import ModelsOption, tell
+
+TRAINING = "Training"
+STEERED = "The large model"
+
+
+@app.command()
+def tune(
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATA...", help="Examples: .jsonl and .csv, texts as .txt and .md, or folders of these."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="NAME", help="Write NAME.gguf (a name, or a path to it).")
+    ],
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Small model to train (default: the reference of --for's emulator)."),
+    ] = None,
+    method: Annotated[
+        Literal["lora", "full", "mofo", "dpo"],
+        typer.Option(
+            help="lora and dpo (for pairs) write an adapter of a few MB; full and mofo a whole model.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = "lora",
+    emulator: Annotated[
+        str | None,
+        typer.Option("--for", metavar="EMULATOR", help="Train for this emulator's base.", rich_help_panel=STEERED),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Train for this large model.", rich_help_panel=STEERED)
+    ] = None,
+    beta: Annotated[
+        float, typer.Option(help="Strength of the reward while it is trained.", rich_help_panel=STEERED)
+    ] = 1.0,
+    valid: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Examples to judge by, which are not trained on; repeat for more (default: a tenth of the prompts).",
+        ),
+    ] = None,
+    view: Annotated[
+        Literal["chat", "transcript"] | None,
+        typer.Option(help="How the small model is asked (default: by its chat template, if it has one)."),
+    ] = None,
+    mofo: Annotated[
+        float, typer.Option(metavar="F", help="Fraction of each matrix that moves at a step.", rich_help_panel=TRAINING)
+    ] = 0.05,
+    rank: Annotated[int, typer.Option(help="Rank of the adapter.", rich_help_panel=TRAINING)] = 16,
+    alpha: Annotated[
+        float | None, typer.Option(help="Alpha of the adapter (default: twice its rank).", rich_help_panel=TRAINING)
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(help="How often each example is seen, at most (default: 2 to 10).", rich_help_panel=TRAINING),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Highest learning rate (default: 1e-3; 3e-4 for full, 1e-4 for dpo).", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Examples of one step.", rich_help_panel=TRAINING)] = 8,
+    length: Annotated[
+        int, typer.Option(help="Most tokens of an example; longer answers are left out.", rich_help_panel=TRAINING)
+    ] = 1024,
+    seed: Annotated[int, typer.Option(help="Seed of the order and of what is drawn.", rich_help_panel=TRAINING)] = 0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: every core).")] = None,
+    models: ModelsOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file and an emulator of this name.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the data and the model, say how long it takes, and stop.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log of llama.cpp.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+) -> None:
+    """Train a small model on your examples, so that it steers a large one, and add it as an emulator of that name.
+
+    What was interrupted goes on: give the same command again. `rm NAME` takes the emulator out again.
+    """
+    from eftlocal.apps.store.init import init, must_be_possible
+    from eftlocal.apps.tune.options import Options
+    from eftlocal.apps.tune.run import tune
+    from eftlocal.catalog.models import load, users_file
+    from eftlocal.runtime.llama.library import set_verbose
+
+    set_verbose(verbose)
+    options = Options(
+        data=tuple(data),
+        output=output if output.name.endswith(".gguf") else output.with_name(f"{output.name}.gguf"),
+        reference=reference,
+        emulator=emulator,
+        base=base,
+        valid=tuple(valid or ()),
+        method=method,
+        view=view,
+        beta=beta,
+        rank=rank,
+        alpha=alpha,
+        fraction=mofo,
+        epochs=epochs,
+        lr=lr,
+        batch=batch,
+        length=length,
+        seed=seed,
+        threads=threads,
+        dry_run=dry_run,
+    )
+    cat, target = load(models), models or users_file()
+    tell(cat.lines_for(emulator or base))
+    must_be_possible(cat, options.name, target, force=force)
+    options.must_be_free(force=force)
+    outcome = tune(cat, options)
+    if outcome.emulator is None or outcome.catalog is None or outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+    made, entry = replace(cat, models=outcome.catalog.models), outcome.emulator
+    raise typer.Exit(init(made, options.name, entry, target, force=force, views=entry.views))

@@ -1,0 +1,76 @@
+"""How much memory training takes, from the sizes of a model alone: before anything is read."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from eftlocal.runtime.gguf_header import Header
+from eftlocal.training.shape import Shape
+
+__all__ = ["Estimate", "Way", "estimate", "ways"]
+
+FLOAT = 4
+COPIES = 5  # of what is trained: itself, its gradient, two moments, and the best so far
+LOGITS, FIXED = 15, 6  # copies of a row of logits, and more of them with stored rows of others
+PROGRAM = 300_000_000  # torch, llama.cpp and numpy
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a step is computed: tokens that are fed at once, and whether layers are computed again for the gradient."""
+
+    fed: int
+    checkpointed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Bytes: of the weights in float32, of what is trained with its copies, and of one step's intermediate results."""
+
+    weights: int
+    trained: int
+    step: int
+
+    @property
+    def total(self) -> int:
+        return PROGRAM + self.weights + self.trained + self.step
+
+
+def ways(length: int) -> Iterable[Way]:
+    """Ways to compute a step for examples of at most `length` tokens, the fastest first."""
+    for fed in (1024, 512, 256):
+        if fed >= length or fed == 1024:
+            yield Way(max(fed, length), False)
+    yield Way(max(256, length), True)
+
+
+def estimate(
+    shape: Shape, header: Header, way: Way, *, rank: int | None, share: float, fixed: bool = False
+) -> Estimate:
+    """The memory of a training.
+
+    rank   of an adapter; None for copies of the layers
+    share  of the tokens that is trained, and has a row of logits
+    fixed  whether the loss is the emulator's, with stored rows of others
+
+    The factors were fitted to SmolLM2-135M, where the process took 3.6 GB (1,024 tokens), 2.2 GB (512) and 2.4 GB
+    (1,024, checkpointed), with half of the tokens trained. The estimates are 2 to 6 % above.
+    """
+    sizes = {tensor.name: tensor.shape for tensor in header.tensors}
+    weights = sum(_n(size) for size in sizes.values())
+    inside = [size for name, size in sizes.items() if name.startswith("blk.")]
+    if rank is None:
+        trained = sum(map(_n, inside))
+    else:
+        trained = sum(rank * (size[0] + size[1]) for size in inside if len(size) == 2)
+    ffn = sizes["blk.0.ffn_up.weight"][1]
+    layer = 7 * max(shape.width, shape.heads * shape.head) + 4 * ffn
+    kept = shape.layers * shape.width + layer if way.checkpointed else shape.layers * layer
+    rows = round(way.fed * share) * sizes["token_embd.weight"][1] * (LOGITS + (FIXED if fixed else 0))
+    return Estimate(FLOAT * weights, FLOAT * COPIES * trained, FLOAT * (way.fed * kept + rows))
+
+
+def _n(size: tuple[int, ...]) -> int:
+    n = 1
+    for part in size:
+        n *= part
+    return n

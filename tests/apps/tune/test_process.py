@@ -1,0 +1,130 @@
+"""Tests of `eftlocal tune` as a process: killed at any moment, the same command ends with the same bytes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.families import Family
+
+pytestmark = pytest.mark.slow
+
+KILLS = int(os.environ.get("EFTLOCAL_TEST_KILLS", "2"))
+
+
+@pytest.fixture
+def command(family: Family, tmp_path: Path) -> list[str]:
+    data = tmp_path / "data.jsonl"
+    lines = [{"prompt": f"Say {i}", "completion": f"{i % 3} on, mate"} for i in range(40)]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    program = [sys.executable, "-m", "eftlocal", "tune", str(data), "--reference", str(family.reference)]
+    return [*program, "--threads", "1", "--epochs", "60", "--lr", "1e-4", "-o"]
+
+
+def start(command: list[str], output: Path) -> subprocess.Popen[str]:
+    """Starts the command, with a models.toml of its own beside its output."""
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(output.parent / "config"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, str(output)], stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def until(process: subprocess.Popen[str], text: str) -> str:
+    """Reads what the process tells until a line begins so, or until its end."""
+    assert process.stderr is not None
+    told = ""
+    for line in process.stderr:
+        told += line
+        if line.startswith(text):
+            break
+    return told
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(command: list[str], tmp_path: Path) -> None:
+    whole = start(command, tmp_path / "voice")
+    assert whole.communicate()[1].endswith("eftlocal chat voice\n") and whole.returncode == 0
+    (tmp_path / "again").mkdir()
+    went_on = 0
+    for kill in range(KILLS + 1):
+        process = start(command, tmp_path / "again" / "voice")
+        told = until(process, "step " if kill < KILLS else "no line")
+        went_on += "going on after step" in told
+        if kill < KILLS:
+            time.sleep(1.2 + 0.3 * kill)  # a checkpoint is written each second
+            process.send_signal(signal.SIGKILL)
+        code = process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+    assert code == 0 and went_on >= 1
+    assert (tmp_path / "again" / "voice.gguf").read_bytes() == (tmp_path / "voice.gguf").read_bytes()
+
+
+def test_ctrl_c_ends_after_the_step_and_leaves_the_best(command: list[str], tmp_path: Path) -> None:
+    process = start(command, tmp_path / "voice")
+    until(process, "step ")
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130
+    assert "stopping after this step" in told and "(the best so far)" in told
+    assert told.endswith("stopped; the same command goes on from here\n")
+    assert (tmp_path / "voice.gguf").exists() and (tmp_path / "voice.tune" / "checkpoint").exists()
+
+
+def test_help_does_not_load_torch_and_a_mistake_is_one_line(command: list[str], tmp_path: Path) -> None:
+    script = "import sys; from eftlocal.cli.commands import app; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", script], text=True) == "False\n"
+    wrong = subprocess.run([*command, str(tmp_path / "x"), "--lr", "0"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2 and wrong.stderr == "eftlocal: lr is 0; it must be above 0.\n"
+
+
+# --- the emulator -----------------------------------------------------------------------------------------------------
+
+
+def program(home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "eftlocal", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_trained_model_is_an_emulator_that_answers(
+    command: list[str], family: Family, tmp_path: Path, method: str
+) -> None:
+    data, home = command[4], tmp_path / "home"
+    options = ["--method", method, "--base", family.base, "--lr", "3e-3", "--epochs", "4", "--threads", "1"]
+    tune = ("tune", data, "--reference", family.reference, *options, "-o", tmp_path / "voice")
+    done = program(home, *tune)
+    assert done.returncode == 0, done.stderr
+    assert "views: base transcript, tuned chat, reference chat" in done.stderr
+    assert "now defines voice: eftlocal chat voice" in done.stderr
+    answer = program(home, "generate", "-e", "voice", "--temperature", 0, "--max-tokens", 16, "Say 4")
+    assert answer.returncode == 0 and answer.stdout.endswith(" on, mate\n"), answer.stdout
+    again = program(home, *tune)
+    assert again.returncode == 1 and 'the emulator "voice" is already defined' in again.stderr
+    assert program(home, *tune, "--dry-run", "--force").returncode == 0
+
+
+def test_for_an_emulator_its_reference_base_and_settings_are_taken(command: list[str], tmp_path: Path) -> None:
+    data, home = command[4], tmp_path / "home"
+    options = ["--for", "demo", "--method", "mofo", "--epochs", "2", "--threads", "1"]
+    done = program(home, "tune", data, *options, "-o", tmp_path / "voice")
+    assert done.returncode == 0, done.stderr
+    assert "held out, the emulator's loss: " in done.stderr
+    assert program(home, "show", "voice").returncode == 0
+    toml = (home / "eftlocal" / "models.toml").read_text()
+    assert 'base = "demo-large-base"' in toml and 'reference = "demo-small-base"' in toml
+    assert "sampling = { temperature = 0.0, max_tokens = 48 }" in toml
+
+
+def test_without_a_base_the_trained_model_is_an_emulator_alone(
+    command: list[str], family: Family, tmp_path: Path
+) -> None:
+    data, home = command[4], tmp_path / "home"
+    options = ["--reference", family.reference, "--epochs", "2", "--threads", "1"]
+    done = program(home, "tune", data, *options, "-o", tmp_path / "voice")
+    assert done.returncode == 0, done.stderr
+    assert "nothing is emulated, it answers as the model does by itself" in done.stderr
+    assert program(home, "generate", "-e", "voice", "--max-tokens", 4, "Say 4").returncode == 0
