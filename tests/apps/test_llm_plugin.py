@@ -52,6 +52,7 @@ def run(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProc
 # --- which models there are -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_package_says_that_it_is_a_plugin_and_listing_models_loads_nothing_heavy(tmp_path: Path) -> None:
     done = run(tmp_path, "-c", LISTS_MODELS)
     assert "'eftlocal/demo'" in done.stdout and not done.stderr
@@ -65,6 +66,7 @@ def test_a_name_that_another_model_has_is_left_to_it() -> None:
     assert found["eftlocal/demo"] == () and found["eftlocal/demo-down"] == ("demo-down",)
 
 
+@pytest.mark.slow
 def test_a_mistake_in_the_catalogue_is_told_and_leaves_the_other_models(tmp_path: Path) -> None:
     mine = tmp_path / "models.toml"
     mine.write_text("[emulators.mine]\nbase = 3\n", encoding="utf-8")
