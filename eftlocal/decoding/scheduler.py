@@ -34,7 +34,13 @@ class Scheduler:
     cancelled, or it has an `error`.
     """
 
-    def __init__(self, engine: Engine, step: Step) -> None:
+    def __init__(self, engine: Engine, step: Step, *, share: float = 1.0) -> None:
+        """`share`: of the tokens that a step may read, those of a long prompt while other answers decode or wait.
+
+        A smaller share keeps their steps short, and costs time: 8 answers to prompts of 400 tokens, 4 at a time with
+        SmolLM2-135M in Q4_0, took 1.1 times the CPU time with a half, and 1.2 times with a quarter.
+        """
+        self._share = share
         self._engine = engine
         self._step = step
         self._waiting: deque[Generation] = deque()  # answers without a slot, oldest first
@@ -157,9 +163,7 @@ class Scheduler:
 
         A prompt whose rest fits into the step joins the decoding. Together the step has about n_batch tokens. Short
         rests come first, so that a short prompt does not wait until a long one is read; but the oldest prompt always
-        gets a quarter. Where others decode or wait, a chunk has at most that quarter, too: their steps stay short, and
-        reading costs about as much in quarters (a row costs the same from 16 rows on). A prompt that begins like one
-        that is read in this step waits, and copies that beginning later.
+        gets a quarter. A prompt that begins like one that is read in this step waits, and copies that beginning later.
         """
         if not self._prefilling:
             self._close_ranks()
@@ -169,8 +173,8 @@ class Scheduler:
         rows = max(1, min(self._engine.workers.max_rows, SCORED_ROWS) - len(self._decoding) - len(self._prefilling))
         chunks: list[Chunk] = []
         oldest, *others = self._prefilling
-        chunk = left if not others and not self._decoding else max(1, n_batch // 4)
-        kept = min(chunk, self._engine.n_to_feed(oldest))  # for the oldest one, which comes last in this loop
+        chunk = left if not others and not self._decoding else max(1, round(n_batch * self._share))
+        kept = min(n_batch // 4, self._engine.n_to_feed(oldest))  # for the oldest one, which comes last in this loop
         fed = [oldest]
         for slot in (*sorted(others, key=self._engine.n_to_feed), oldest):
             room = left if slot is oldest else left - kept

@@ -237,12 +237,12 @@ class Emulator:
             score_prompt=job.score_prompt,
         )
 
-    def scheduler(self) -> Scheduler:
-        """A scheduler for answers that `prepare` made.
+    def scheduler(self, *, share: float = 1.0) -> Scheduler:
+        """A scheduler for answers that `prepare` made. `share` of a step reads a long prompt while others decode.
 
         It decodes as many answers at a time as `reserve` made room for; the others wait.
         """
-        return Scheduler(self._engine, self._step)
+        return Scheduler(self._engine, self._step, share=share)
 
     def reserve(self, parallel: int | None = None) -> int:
         """Make room for `parallel` answers at a time (None: as many as suit this machine). Returns their number.

@@ -15,6 +15,7 @@ from eftlocal.errors import ContextError, DecodeError, EftError
 
 __all__ = ["Desk", "Task"]
 
+SHARE: Final = 0.5  # of a step, for a long prompt while other clients' answers decode
 COUNTED: Final = 1 << 18  # bytes of a prompt whose tokens are counted in any case
 
 
@@ -58,7 +59,7 @@ class Desk:
         self.emulator = emulator
         self.parallel = parallel
         self._metrics = metrics
-        self._scheduler = emulator.scheduler()
+        self._scheduler = emulator.scheduler(share=SHARE)
         self._open: dict[Task, _Open] = {}  # in the order in which they came
         self._of: dict[Generation, _Open] = {}
 
@@ -108,7 +109,7 @@ class Desk:
         self._open.clear()
         self._of.clear()
         self._scheduler.close()
-        self._scheduler = self.emulator.scheduler()
+        self._scheduler = self.emulator.scheduler(share=SHARE)
         return posts
 
     def close(self) -> None:
