@@ -1,6 +1,7 @@
 """`eftlocal serve`: opens the port, starts the owner's thread and uvicorn, and ends both when it is asked to."""
 
 import asyncio
+import errno
 import hashlib
 import logging
 import os
@@ -31,7 +32,11 @@ __all__ = ["Options", "serve"]
 GRACE: Final = 3.0  # seconds that running answers get after Ctrl-C
 LAST: Final = 2.0  # seconds more for their responses to be sent
 KEEP_ALIVE: Final = 75  # seconds that an idle connection stays open
-INTERRUPTED: Final = 130
+OTHER_PORT: Final = "Give another one: --port N."
+HINTS: Final = {
+    errno.EADDRNOTAVAIL: "No network of this machine has that address; --host takes one of its own.",
+    errno.EACCES: "Ports below 1024 are the system's; give a higher one: --port N.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +123,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         raise EftError(
-            f"Port {port} of {host} cannot be opened: {error.strerror}.", "Give another one: --port N."
+            f"Port {port} of {host} cannot be opened: {error.strerror}.", HINTS.get(error.errno or 0, OTHER_PORT)
         ) from None
     return listening
 
@@ -194,6 +199,8 @@ class _Server(uvicorn.Server):
     def _ask(self, number: int, frame: object) -> None:
         if self.should_exit:
             os._exit(128 + number)
+        if number == signal.SIGINT and sys.stderr.isatty():
+            print(file=sys.stderr)  # after the ^C that terminals show
         self.stop()
 
     def stop(self) -> None:
@@ -203,7 +210,7 @@ class _Server(uvicorn.Server):
         self._service.stopping = True
         self.should_exit = True
         if (loop := self._loop) is not None and self._service.metrics.open:
-            _tell(f"stopping; {self._service.metrics.open} running requests have {GRACE:.0f} seconds")
+            _tell(f"stopping; requests that run: {self._service.metrics.open}; they have {GRACE:.0f} seconds")
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(loop.call_later, GRACE, self._service.owner.stop)
 

@@ -430,6 +430,7 @@ def test_what_cannot_be_opened_is_told_in_two_lines(server: Running) -> None:
     for code, arguments, words in (
         (1, ("demo", "--port", str(server.port)), "cannot be opened: Address already in use"),
         (1, ("demo", "--host", "no.such.host.invalid", "--api-key", "k"), "cannot be used"),
+        (1, ("demo", "--host", "192.0.2.1", "--api-key", "k"), "No network of this machine"),
         (2, ("demo", "--host", "0.0.0.0"), "EFTLOCAL_API_KEY"),
         (2, ("demo", "--cors", "x"), "is not an origin"),
         (1, ("nothing",), 'no emulator is named "nothing"'),
