@@ -6,12 +6,15 @@ writing, bytes that are not UTF-8. Whatever shows such a text calls `printable` 
 
 import json
 import os
+import re
 import textwrap
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["as_unicode", "json_text", "path_of", "printable", "wrapped"]
+__all__ = ["as_unicode", "json_text", "not_a_name", "path_of", "printable", "wrapped"]
+
+LONGEST = 200  # bytes of a name that the user gives; a file's name may have 255, with what else stands in it
 
 
 def printable(text: str) -> str:
@@ -73,3 +76,10 @@ def path_of(text: str) -> Path:
         with suppress(UnicodeEncodeError):  # half of a surrogate pair, which no path has
             return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
     return Path(text)
+
+
+def not_a_name(text: str) -> str | None:
+    """Returns what to do about a name for a file of ours that cannot be one, such as a path; None for a good name."""
+    if not re.fullmatch(r"\w[\w.-]*", text):
+        return "Use letters, digits, '_', '-' and '.'; begin with a letter or digit."
+    return None if len(text.encode("utf-8", "surrogatepass")) <= LONGEST else "It is too long; use a shorter one."

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eftlocal.errors import EftError, SettingError
-from eftlocal.text import as_unicode, json_text, path_of, printable, wrapped
+from eftlocal.text import as_unicode, json_text, not_a_name, path_of, printable, wrapped
 
 UNPRINTABLE = {
     "\x1b[2J": "\\x1b[2J",  # clears the screen
@@ -103,3 +103,10 @@ def test_a_long_line_is_broken_between_words_on_a_terminal_and_nowhere_else() ->
     rows = shown.split("\n")
     assert all(len(row) <= 40 or row == "x" * 100 for row in rows) and rows[-1] == "second line"
     assert shown.split() == text.split()
+
+
+def test_a_name_that_a_user_gives_is_no_path_and_fits_in_a_file_name() -> None:
+    for good in ("a", "work-2.b", "_x", "語" * 66, "k" * 200):
+        assert not_a_name(good) is None
+    for bad in ("", ".a", "-a", "a/b", "..", "a\nb", "a b", "\udcff", "🎉", "語" * 67, "k" * 201):
+        assert not_a_name(bad) is not None

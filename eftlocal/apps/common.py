@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from eftlocal.interrupt import INTERRUPTED, Asked, asked, before_leaving
 from eftlocal.runtime.llama.interrupt import may_decode, stop_decoding
-from eftlocal.text import json_text, printable
+from eftlocal.text import json_text, printable, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,7 +93,8 @@ def can_ask() -> bool:
 
 def agreed(question: str, *, default: bool) -> bool:
     """Ask a yes-or-no question on the terminal. Enter alone is `default`; the end of the input is no."""
-    print(f"{printable(question)} [{'Y/n' if default else 'y/N'}] ", end="", file=sys.stderr, flush=True)
+    asked = f"{printable(question)} [{'Y/n' if default else 'y/N'}]"
+    print(wrapped(asked, sys.stderr), end=" ", file=sys.stderr, flush=True)
 
     def end_line() -> None:  # so that the shell's prompt starts on a new line
         print(file=sys.stderr, flush=True)

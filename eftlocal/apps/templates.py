@@ -1,14 +1,10 @@
 """`eftlocal templates`: lists, shows, edits and deletes the user's prompt templates, and saves new ones."""
 
-import os
-import shlex
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from eftlocal.apps.common import agreed, can_ask, console, print_json
+from eftlocal.apps.editor import edited
 from eftlocal.catalog import templates
 from eftlocal.catalog.templates import SETTINGS, PromptTemplate
 from eftlocal.errors import EftError, SettingError
@@ -91,7 +87,8 @@ def edit(name: str) -> int:
     is_new = not templates.path(name).exists()
     before = text = NEW if is_new else templates.text(name)
     while True:
-        text = _edited(text, f"{as_unicode(name)}.toml")
+        with raising():  # Ctrl-C reaches the editor, too
+            text = edited(text, f"{as_unicode(name)}.toml")
         if text == before:
             print("nothing was changed", file=sys.stderr)
             return 0
@@ -105,21 +102,6 @@ def edit(name: str) -> int:
             if not agreed("Edit it again?", default=True):
                 print("nothing was changed", file=sys.stderr)
                 return 1
-
-
-def _edited(text: str, name: str) -> str:
-    """Open `text` as a file of that name in $VISUAL or $EDITOR, and return it as it was saved. Raises EftError."""
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if os.name == "nt" else "vi")
-    with raising(), tempfile.TemporaryDirectory(prefix="eftlocal-") as folder:  # Ctrl-C reaches the editor, too
-        file = Path(folder) / name
-        file.write_text(text, encoding="utf-8")
-        try:
-            code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
-        except (OSError, ValueError) as error:
-            raise EftError(f"The editor {editor!r} cannot be run: {error}.", "Set the variable EDITOR.") from error
-        if code:
-            raise EftError(f"The editor {editor!r} exited with code {code}; its text was not used.")
-        return file.read_text(encoding="utf-8", errors="replace")
 
 
 def delete(names: Sequence[str], *, yes: bool) -> int:

@@ -10,7 +10,6 @@
 """
 
 import json
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import platformdirs
 from eftlocal.catalog.entries import SAMPLING_FLOATS, SAMPLING_INTEGERS
 from eftlocal.catalog.tables import Table, document, nearest, parsed, text_of
 from eftlocal.errors import CatalogError
-from eftlocal.text import as_unicode, path_of
+from eftlocal.text import as_unicode, not_a_name, path_of
 
 __all__ = [
     "SETTINGS",
@@ -41,7 +40,6 @@ __all__ = [
 ]
 
 INPUT: Final = "input"
-NAME: Final = r"\w[\w.-]{0,99}"
 KEYS: Final = ("system", "prompt", "defaults", "settings")
 SETTINGS: Final = ("beta", *SAMPLING_FLOATS, *SAMPLING_INTEGERS)
 
@@ -114,17 +112,14 @@ def names() -> list[str]:
         found = [as_unicode(file.stem) for file in folder().glob("*.toml")]
     except OSError:
         return []
-    return sorted(name for name in found if re.fullmatch(NAME, name))
+    return sorted(name for name in found if not_a_name(name) is None)
 
 
 def path(name: str) -> Path:
     """The file of the template `name`. Raises CatalogError for a name that could be a path to another folder."""
     name = as_unicode(name)
-    if not re.fullmatch(NAME, name):
-        raise CatalogError(
-            f'"{name}" is not a name for a template',
-            "Use letters, digits, '_', '-' and '.'; begin with a letter or digit.",
-        )
+    if (hint := not_a_name(name)) is not None:
+        raise CatalogError(f'"{name}" is not a name for a template', hint)
     return folder() / path_of(f"{name}.toml")
 
 

@@ -18,6 +18,7 @@ def main() -> None:
     from eftlocal.errors import EftError
     from eftlocal.text import printable, wrapped
 
+    _open_closed()
     if isinstance(sys.stdin, TextIOWrapper):  # what is read is UTF-8 on each system
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     if isinstance(sys.stdout, TextIOWrapper):  # an output without UTF-8 gets `?` for a character that it cannot show
@@ -61,6 +62,13 @@ def _leave_until_imported() -> None:
             _signal.signal(_signal.SIGINT, lambda *_: os._exit(130))
     except ValueError:  # not the main thread, which alone has handlers
         pass
+
+
+def _open_closed() -> None:
+    """Stand the null device in for standard files that are closed (`>&-`), so that no other file gets their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123  # pathlib is slow
 
 
 def _reader_left(error: BaseException) -> bool:

@@ -48,7 +48,7 @@ def rename(name: NameArgument, new: Annotated[str, typer.Argument(metavar="NEW",
 
 @sessions.command()
 def delete(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Sessions or kept chats.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Sessions or kept chats.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete conversations."""

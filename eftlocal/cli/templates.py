@@ -73,7 +73,7 @@ def edit(name: NameArgument) -> None:
 
 @templates.command()
 def delete(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Templates.")], yes: YesOption = False
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Templates.")], yes: YesOption = False
 ) -> None:
     """Delete templates, after asking."""
     from eftlocal.apps import templates

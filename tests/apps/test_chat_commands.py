@@ -1,6 +1,7 @@
 """The chat's commands over the scripted emulator, as a table of cases: what they do, and what they print."""
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -68,6 +69,7 @@ def contents(chat: Chat) -> list[str]:
     return [m.content for m in chat.messages]
 
 
+HUGE = "9" * 5000  # more digits than Python takes for a number
 TURN = ["say a", "a"]
 THOUGHT = "<think>\nt0000 of the thoughts\n</think>\n\nHi"
 CASES: list[tuple[list[str], str, list[str] | None]] = [
@@ -97,6 +99,7 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["say a", "/undo"], "the last turn is undone", []),
     (["/template"], "no template is saved yet", []),
     (["/read none.txt"], "There is no file none.txt.", []),
+    (["/read @"], "/read needs a file", []),
     (["/undo"], "The conversation is empty", []),
     (["say a", "/regen"], "a", TURN),
     (["/seed 1", "say a", "/regen"], "the seed is fixed at 1", TURN),
@@ -114,6 +117,8 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["/drop"], "The conversation is empty, so there is no turn to drop", []),
     (["/system Be kind.", "/drop"], "The conversation is empty", ["Be kind."]),
     (["say a", "/drop x"], "/drop takes a number", TURN),
+    (["say a", "/drop 0"], "/drop takes a number", TURN),
+    (["say a", f"/drop {HUGE}"], "only the last turn is left", TURN),
     (["say a", "/context"], "of 8000 tokens (0%) in 1 turns; when it is full, you are asked what to do", TURN),
     (["/context rolling"], "when it is full, the oldest turns are dropped", []),
     (["/context all"], "/context takes rolling or ask", []),
@@ -129,6 +134,8 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["say [/x] b", "/why 2"], "token 2, after “[/x]”", ["say [/x] b", "[/x] b"]),  # it is no markup
     (["say a b", "/why b"], "token 2, after “a”", ["say a b", "a b"]),
     (["say a b", "/why 4"], "There is no token 4; the answer has 3 tokens", ["say a b", "a b"]),
+    (["say a b", f"/why {HUGE}"], "the answer has 3 tokens", ["say a b", "a b"]),
+    (["say a", "/why"], "1 token and the end", TURN),
     (["say a b", "/why z"], "No token of the answer contains 'z'", ["say a b", "a b"]),
     (["/why"], "There is no answer whose tokens are known", []),
     (["think 1 Hi", "/think"], "t0000 of the thoughts\n", ["think 1 Hi", THOUGHT]),
@@ -139,6 +146,9 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["think 1 Hi", "/compare"], "(thought: ", ["think 1 Hi", THOUGHT]),
     (["/save"], "/save needs a name", []),
     (["/save ../up"], "is not a name for a session", []),
+    ([f"/save {'語' * 100}"], "It is too long", []),
+    ([f"/load {'語' * 100}"], "It is too long", []),
+    ([f"/delete {'語' * 100}"], "It is too long", []),
     (["say a", "/save it", "/reset", "/load it"], "it: 2 messages with fake", TURN),
     (["/load it"], "No session is named 'it'", []),
     (["/load"], "/load needs the name", []),
@@ -155,9 +165,12 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["say a", "/save it", "/delete --force it"], "deleted: it", TURN),
     (["/history"], "The conversation is empty", []),
     (["say a", "/history 0"], "/history takes a number of turns", TURN),
+    (["say a", f"/history {HUGE}"], ">>> say a\na\n", TURN),
     (["say a", "say b", "/history 1"], ">>> say b\nb\n", ["say a", "a", "say b", "b"]),
     (["say a", "say b", "/drop", "/history"], "not in the context any more)\n\n>>> say b", ["say b", "b"]),
     (["/export a.txt"], ".md or .json", []),
+    (["/export ~no-such-user-here/a.md"], "cannot be written", []),
+    ([f"/export {'語' * 100}.md"], "cannot be written", []),
     (["/export /no/such/place/a.md"], "cannot be written", []),
     (["/copy"], "There is no answer to copy", []),
     (["say a", "/copy code"], "no code block", TURN),
@@ -193,7 +206,7 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("lines", "said", "conversation"), CASES, ids=[" then ".join(c[0]) for c in CASES])
+@pytest.mark.parametrize(("lines", "said", "conversation"), CASES, ids=[" then ".join(c[0])[:60] for c in CASES])
 def test_commands(
     lines: list[str], said: str, conversation: list[str], chat: Chat, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,7 +252,10 @@ def test_edit_takes_what_the_editor_wrote(chat: Chat, tmp_path: Path, monkeypatc
     assert contents(chat) == ["say written", "written"]
     assert chat.offered == ["say written"]  # Up gives it, to send it again
     monkeypatch.setenv("EDITOR", str(tmp_path / "missing"))
-    with pytest.raises(EftError, match="cannot be run"):
+    with pytest.raises(EftError, match="cannot be run: No such file or directory"):
+        run(chat, "/edit")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(EftError, match="cannot be given to an editor"):
         run(chat, "/edit")
 
 

@@ -87,6 +87,9 @@ def test_a_chat_that_keeps_nothing_writes_nothing(tmp_path: Path) -> None:
         ("../../etc/passwd", "etc-passwd"),
         ("a" * 300, "a" * 40),
         ("!?", "chat"),
+        ("🎉🎉", "chat"),
+        ("con", "chat"),  # a file that Windows has in each folder
+        ("שלום עולם", "שלום-עולם"),
         ("", "chat"),
         ("```notes.txt\nsecret\n```\n\nSum it up", "sum-it-up"),
     ],

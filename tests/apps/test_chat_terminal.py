@@ -314,6 +314,29 @@ def test_history_is_kept_across_runs_unless_it_is_off(tmp_path: Path) -> None:
         leave(terminal)
 
 
+FULL_DISK = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+from tests.apps.fake import main
+sys.exit(main([]))
+"""
+
+
+def test_on_a_full_disk_the_chat_goes_on_and_says_once_that_it_is_not_kept(tmp_path: Path) -> None:
+    with Terminal("-c", FULL_DISK, data=tmp_path) as terminal:
+        terminal.prompt(1)
+        for number in (2, 3):
+            terminal.enter(f"say abc{number}")
+            terminal.prompt(number)
+        terminal.send("\x1b[A")
+        terminal.wait(">>> say abc3\n", 5)  # what was typed is in memory
+        terminal.send(CTRL_C)
+        leave(terminal)
+        assert "exception" not in terminal.text.lower()
+        assert terminal.text.count("this chat is not kept") == 1
+
+
 def test_commands_are_completed_from_the_table(tmp_path: Path) -> None:
     with fake(tmp_path) as terminal:
         terminal.prompt(1)

@@ -562,6 +562,20 @@ def test_a_reader_that_was_never_there_is_no_failure(words: list[str], buffered:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="closes files as a POSIX shell does")
+def test_standard_files_that_are_closed_are_empty_or_lost_and_no_session_gets_their_numbers(
+    catalog: Path, tmp_path: Path
+) -> None:
+    for closed in ("<&-", "</dev/null >&-", "</dev/null 2>&-", "<&- >&- 2>&-"):
+        options = f'--models "{catalog}" --threads 1 --max-tokens 3 --temperature 0 --session s'
+        command = f'"{sys.executable}" -m eftlocal chat "the world, please" {options} {closed}'
+        env = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
+        done = subprocess.run(command, shell=True, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "eftlocal/sessions/s.json").read_text())["messages"]) == 8
+
+
 def test_a_reader_that_leaves_ends_it_quietly(endless: list[str]) -> None:
     with program(endless) as process:
         assert process.stdout is not None and process.stderr is not None

@@ -8,9 +8,9 @@ from rich.text import Text
 
 from eftlocal.apps.chat import asking, clipboard, dials
 from eftlocal.apps.chat.compare import has_rewards
-from eftlocal.apps.chat.editor import edited
 from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.state import Chat
+from eftlocal.apps.editor import edited
 from eftlocal.catalog.changes import GUIDANCE
 from eftlocal.decoding.thinking import spoken
 from eftlocal.errors import EftError
@@ -126,11 +126,11 @@ def _last_question(chat: Chat) -> int:
 
 
 def drop(chat: Chat, argument: str) -> None:
-    if argument and not argument.isdecimal():
+    if (turns := dials.number(argument or "1")) is None:
         raise EftError(f"/drop takes a number of turns, not {argument!r}.")
     if not chat.turns:
         raise EftError("The conversation is empty, so there is no turn to drop.")
-    dropped = chat.drop_oldest(int(argument or 1))
+    dropped = chat.drop_oldest(turns)
     chat.screen.note(
         f"oldest turns dropped: {dropped}" if dropped else "only the last turn is left; /undo or /reset removes it"
     )
@@ -214,7 +214,7 @@ def copy(chat: Chat, argument: str) -> None:
 
 
 def edit(chat: Chat, argument: str) -> None:
-    text = edited(argument, chat.interrupts.ending).rstrip("\n")
+    text = edited(argument, "message.md", chat.interrupts.ending.child).rstrip("\n")
     if not text.strip():
         chat.screen.note("the message is empty, so nothing was sent")
     else:

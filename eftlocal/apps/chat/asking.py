@@ -25,7 +25,7 @@ def ask(chat: Chat, text: str) -> None:
 
 def read(chat: Chat, argument: str) -> None:
     """Ask about a file: `FILE [question]`."""
-    if not argument:
+    if not argument.strip('@" '):
         raise EftError("/read needs a file.", "Example: /read notes.txt What is this about?")
     name, question = files.path_and_rest(argument)
     _send(chat, _with_files(chat, f'@"{name}" {question}'.rstrip(), _scan(chat, question), chat.messages, name))
@@ -61,7 +61,8 @@ def _scan(chat: Chat, text: str) -> Mentions:
 def _with_files(chat: Chat, typed: str, found: Mentions, before: Sequence[Message], *first: str) -> Message:
     """The message of the files `first`, those that were found, and the text. `typed` gives it again."""
     names = list(dict.fromkeys((*first, *found.names)))
-    read = [files.read(name) for name in names]
+    with chat.interrupts.raising():  # a file of another machine, or of /proc, may make one wait
+        read = [files.read(name) for name in names]
     asked = Message("user", templating.message(chat, files.message(read, found.text)))
     if asked.content != typed:
         chat.typed[asked.content] = f"/{typed}" if typed.startswith("/") else typed  # `//` is a message, not a command

@@ -12,7 +12,7 @@ from eftlocal.decoding.constraints.constraint import Constraint
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.errors import SettingError
 
-__all__ = ["NAMES", "known", "parse", "shown", "value_of"]
+__all__ = ["NAMES", "known", "number", "parse", "shown", "value_of"]
 
 _HINTS = get_type_hints(Dials) | {"stop": Sequence[str]}  # `stop` may be a single text, which is a list of one here
 NAMES = tuple(_HINTS)
@@ -26,6 +26,13 @@ def known(name: str) -> None:
         raise SettingError(
             f"There is no setting named {name!r}.", f"Did you mean {near[0]!r}?" if near else "/set lists all settings."
         )
+
+
+def number(text: str) -> int | None:
+    """The whole number above 0 that a text is, or None. One of ten digits or more is only large: none means it."""
+    if not text.isdecimal():
+        return None
+    return (int(text) if len(text) < 10 else 10**9) or None
 
 
 def parse(name: str, text: str) -> Any:

@@ -1,5 +1,6 @@
 """A conversation as a file for other programs and people: Markdown or JSON."""
 
+import os
 import re
 from pathlib import Path
 
@@ -33,12 +34,12 @@ def _said(message: Message) -> str:
 
 def differs(path: Path, text: str) -> bool:
     """Whether there is a file with another content, so that writing would lose something. The time does not count."""
-    if not path.exists():
-        return False
     try:
-        return _without_time(path.read_text(encoding="utf-8", errors="surrogatepass")) != _without_time(text)
+        if path.is_file():
+            return _without_time(path.read_text(encoding="utf-8", errors="surrogatepass")) != _without_time(text)
     except (OSError, UnicodeDecodeError):
-        return True
+        pass
+    return os.path.lexists(path)
 
 
 def _without_time(text: str) -> str:

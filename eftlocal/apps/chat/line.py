@@ -1,6 +1,7 @@
 """Reads the user's input: with prompt_toolkit on a terminal (keys, completion, status line), else line by line."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from shutil import get_terminal_size
 
@@ -23,6 +24,14 @@ __all__ = ["Line", "PlainLine"]
 MENU = 6  # rows below the input that are kept free for completions, where there is room
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "full": "fg:ansiyellow", "prompt": "bold"})
+
+
+class _History(FileHistory):
+    """What the user typed, in a file. On a full disk a line is only in memory."""
+
+    def store_string(self, string: str) -> None:
+        with suppress(OSError):
+            super().store_string(string)
 
 
 class PlainLine:
@@ -184,6 +193,6 @@ def _history(path: Path | None) -> History:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
         with path.open("ab"):
-            return FileHistory(path)
+            return _History(path)
     except OSError:
         return InMemoryHistory()

@@ -12,6 +12,7 @@ from rich.text import Text
 from eftlocal.apps.chat import exports, store
 from eftlocal.apps.chat.session import write_whole
 from eftlocal.apps.common import agreed, can_ask, console, print_json
+from eftlocal.catalog.tables import expanded
 from eftlocal.errors import EftError
 from eftlocal.text import path_of, printable
 
@@ -122,7 +123,7 @@ def delete(names: Sequence[str], *, yes: bool) -> int:
 
 def export(name: str, file: str, *, force: bool) -> int:
     """Write a conversation to a file of Markdown or JSON."""
-    path = path_of(file).expanduser()
+    path = expanded(path_of(file))
     text = exports.text(store.load(name), path, f"eftlocal sessions export {name}")
     if not force and exports.differs(path, text):
         found = f"{path} exists already."

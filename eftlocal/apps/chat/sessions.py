@@ -1,11 +1,12 @@
 """The commands about where the conversation is kept: /save, /load, /sessions, /rename, /delete, /export, /history."""
 
-from eftlocal.apps.chat import exports, store
+from eftlocal.apps.chat import dials, exports, store
 from eftlocal.apps.chat.lock import Held
 from eftlocal.apps.chat.manage import table
 from eftlocal.apps.chat.session import Saved, write_whole
 from eftlocal.apps.chat.state import Chat
 from eftlocal.apps.common import agreed, can_ask
+from eftlocal.catalog.tables import expanded
 from eftlocal.errors import EftError
 from eftlocal.text import path_of
 
@@ -107,7 +108,7 @@ def delete(chat: Chat, argument: str) -> None:
 
 def export(chat: Chat, argument: str) -> None:
     force, name = _forced(argument)
-    path = path_of(name).expanduser()
+    path = expanded(path_of(name))
     text = exports.text(chat.saved(), path, "/export")
     if (
         not force
@@ -120,13 +121,14 @@ def export(chat: Chat, argument: str) -> None:
 
 
 def history(chat: Chat, argument: str) -> None:
-    if argument and not (argument.isdecimal() and int(argument)):
+    turns = dials.number(argument)
+    if argument and turns is None:
         raise EftError(f"/history takes a number of turns, not {argument!r}.")
     said = [*chat.dropped, *chat.turns]
     if not said:
         raise EftError("The conversation is empty.")
     asked = [i for i, message in enumerate(said) if message.role == "user"]
-    begin = asked[-int(argument)] if argument and int(argument) < len(asked) else 0
+    begin = asked[-turns] if turns is not None and turns < len(asked) else 0
     split = max(begin, len(chat.dropped))
     if begin < split:
         chat.screen.retell(said[begin:split])

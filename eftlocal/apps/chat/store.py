@@ -5,13 +5,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from eftlocal.apps.chat import session
 from eftlocal.apps.chat.lock import Held, Lock
 from eftlocal.apps.chat.session import Saved
 from eftlocal.errors import EftError
-from eftlocal.text import as_unicode, path_of
+from eftlocal.text import as_unicode, not_a_name, path_of
 
 __all__ = [
     "KEPT",
@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 KEPT = 50  # chats that were kept without being asked to: so many of the latest stay
-NAME = r"\w[\w.-]{0,99}"
 WORDS, LETTERS = 6, 40  # of the first message, at most, in the name of a kept chat
 SUFFIX = ".json"
 
@@ -60,17 +59,18 @@ def folder() -> Path:
 def path(name: str) -> Path:
     """The file of the session `name`. Raises EftError for a name that could be a path to another folder."""
     name = as_unicode(name)
-    if not re.fullmatch(NAME, name):
-        raise EftError(
-            f"{name!r} is not a name for a session.",
-            "Use letters, digits, '_', '-' and '.'; begin with a letter or digit.",
-        )
+    if (hint := not_a_name(name)) is not None:
+        raise EftError(f"{name!r} is not a name for a session.", hint)
     return folder() / path_of(f"{name}{SUFFIX}")
 
 
 def exists(name: str) -> bool:
-    """Whether there is a session of that name. Raises EftError for what is not a name."""
-    return path(name).exists()
+    """Whether there is a session of that name. Raises EftError for what is not a name, and if nobody can tell."""
+    file = path(name)
+    try:
+        return file.exists()
+    except OSError as error:
+        raise EftError(f"{file} cannot be read: {error.strerror}.") from error
 
 
 def names() -> list[str]:
@@ -83,7 +83,7 @@ def _files() -> list[Path]:
     times: dict[Path, float] = {}
     for file in folder().glob(f"*{SUFFIX}"):
         with suppress(OSError):  # one that another chat has just removed
-            if re.fullmatch(NAME, as_unicode(file.stem)):
+            if not_a_name(as_unicode(file.stem)) is None:
                 times[file] = file.stat().st_mtime
     return sorted(times, key=lambda file: -times[file])
 
@@ -140,7 +140,7 @@ def load(name: str) -> Saved:
         hint = f"Saved sessions: {known}." if known else "No session is saved yet; /save NAME saves one."
         raise EftError(f"No session is named {name!r}.", hint) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise EftError(f"{file} cannot be read: {error}.") from error
+        raise EftError(f"{file} cannot be read: {getattr(error, 'strerror', error)}.") from error
     try:
         return session.parse(text)
     except (ValueError, TypeError, KeyError, RecursionError, EftError) as error:
@@ -161,7 +161,7 @@ def name_for(saved: Saved) -> str:
         if len(longer) > LETTERS:
             break
         name = longer
-    return name if re.fullmatch(NAME, name) else "chat"
+    return "chat" if not_a_name(name) or PureWindowsPath(name).is_reserved() else name
 
 
 def free_lock(name: str) -> tuple[str, Lock]:

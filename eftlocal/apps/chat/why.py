@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from eftlocal.apps.chat import dials
 from eftlocal.apps.chat.compare import has_rewards
 from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.state import Chat
@@ -78,9 +79,9 @@ def _named(score: Score, end: int | None, tokenizer: Tokenizer) -> Score:
 def _which(score: Score, argument: str) -> int:
     """The index of the token with this number, counted from 1, or of the first token that contains this text."""
     if argument.isdecimal():
-        number = int(argument)
-        if not 1 <= number <= len(score.tokens):
-            raise EftError(f"There is no token {number}; the answer has {len(score.tokens)} tokens.")
+        number = dials.number(argument)
+        if number is None or number > len(score.tokens):
+            raise EftError(f"There is no token {argument}; the answer has {len(score.tokens)} tokens.")
         return number - 1
     found = [i for i, token in enumerate(score.tokens) if argument in token.text]
     if not found:
@@ -127,7 +128,8 @@ def _heat(chat: Chat, score: Score) -> None:
     chat.screen.show(table)
     mean = sum(map(abs, shifts)) / len(shifts)
     n, end = len(shifts), score.tokens[-1].text == END
-    tokens = f"{n - 1} tokens and the end" if end else f"{n} tokens"
+    n -= end
+    tokens = f"{n} token{'s' * (n != 1)}{' and the end' * end}"
     chat.screen.note(f"{tokens}, moved by {mean:.2f} nats on average; /why N shows the candidates for token N")
 
 
