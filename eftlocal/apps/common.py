@@ -1,6 +1,7 @@
 """What several apps share: Ctrl-C as a request to stop, the console, JSON, sizes, yes-or-no questions."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ __all__ = [
     "ENDLESS",
     "INTERRUPTED",
     "agreed",
+    "as_wide_as_it_is",
     "can_ask",
     "console",
     "cursor_comes_back",
@@ -58,7 +60,14 @@ def console(*, stderr: bool = False) -> "Console":
     made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = ENDLESS
-    return made
+    return as_wide_as_it_is(made)
+
+
+def as_wide_as_it_is(out: "Console") -> "Console":
+    """Give `out` the size of its terminal if that is a dumb one: rich takes 80 columns for it, whatever it has."""
+    if out.is_dumb_terminal:
+        out.width, out.height = shutil.get_terminal_size()
+    return out
 
 
 @contextmanager

@@ -171,7 +171,9 @@ class FakeEmulator:
         self.betas: Mapping[str, float] = {"helpful": 1.0, "brief": 0.5}
         self.roles = ("base", "helpful.tuned", "helpful.reference", "brief.tuned", "brief.reference")
         self.fed_tokens: Mapping[str, int] = {"base": 7}
-        self.members = SimpleNamespace(system=None)
+        self.members = SimpleNamespace(
+            system=None, rewards=(), views=(), roles={role: i for i, role in enumerate(self.roles)}
+        )
         self.vocabulary = f"words of {self.name}"
         self.prompts: list[tuple[list[Message], Settings]] = []  # all prompts so far
         self.closed = False

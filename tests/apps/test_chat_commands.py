@@ -119,7 +119,7 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["say a", "/drop x"], "/drop takes a number", TURN),
     (["say a", "/drop 0"], "/drop takes a number", TURN),
     (["say a", f"/drop {HUGE}"], "only the last turn is left", TURN),
-    (["say a", "/context"], "of 8000 tokens (0%) in 1 turns; when it is full, you are asked what to do", TURN),
+    (["say a", "/context"], "of 8000 tokens (0%) in 1 turn; when it is full, you are asked what to do", TURN),
     (["/context rolling"], "when it is full, the oldest turns are dropped", []),
     (["/context all"], "/context takes rolling or ask", []),
     (["say a", "/stats"], "50.0 tokens/s", TURN),

@@ -156,6 +156,15 @@ def test_where_larger_caches_cannot_be_made_the_answers_take_turns(
     assert shown.count("x1") == len(ROLES) and "together" not in shown
 
 
+def test_a_model_that_has_several_roles_answers_once(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    roles = emulator(chat).members.roles
+    roles["brief.tuned"] = roles["helpful.tuned"]  # as the reward of guidance has the tuned model
+    run(chat, "/compare hello")
+    shown = capsys.readouterr()
+    assert "helpful.tuned alone" in shown.out + shown.err
+    assert "brief.tuned alone" not in shown.out + shown.err
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

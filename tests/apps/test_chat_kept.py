@@ -92,6 +92,7 @@ def test_a_chat_that_keeps_nothing_writes_nothing(tmp_path: Path) -> None:
         ("שלום עולם", "שלום-עולם"),
         ("", "chat"),
         ("```notes.txt\nsecret\n```\n\nSum it up", "sum-it-up"),
+        ("/a/b/notes.txt:\n```\nsecret\n```\n\nc.txt:\n~~~\nx\n~~~\n\nSum it up", "sum-it-up"),
     ],
 )
 def test_a_name_is_made_of_the_first_words(first: str, name: str) -> None:

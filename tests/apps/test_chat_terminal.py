@@ -376,3 +376,20 @@ def test_no_escape_code_where_the_terminal_or_the_user_does_not_want_them(
             assert b"\x1b" not in terminal.raw
         terminal.send(CTRL_D)
         assert terminal.close() == 0
+
+
+@pytest.mark.parametrize("term", ["dumb", ""])
+def test_a_dumb_terminal_gets_rows_of_its_width_and_a_mistake_typed_there_is_no_failure(
+    term: str, tmp_path: Path
+) -> None:
+    with fake(tmp_path, term=term, columns=60) as terminal:
+        terminal.wait(">")
+        terminal.send("/nope" + ENTER)
+        terminal.wait("To send it as a message, begin\nwith //.")
+        terminal.send("say a" + ENTER)
+        terminal.wait("\na\n>")
+        terminal.send("/compare" + ENTER)
+        terminal.until(lambda: terminal.text.rstrip().endswith("50.0)\n>"), "the comparison")
+        assert b"\x1b" not in terminal.raw
+        terminal.send(CTRL_D)
+        assert terminal.close() == 0

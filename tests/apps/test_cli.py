@@ -268,6 +268,7 @@ def test_negative_in_the_chat_is_the_option_and_keeps_the_conversation_and_the_d
     done = run("chat", "e", stdin=lines)
     plain = run("chat", "e", stdin="Hello\n/beta 0.5\nthe\n")
     assert done.code == 0 and done.out == plain.out and done.err.count("(beta is 0.5)") == 2
+    assert "guidance stays" in run("chat", "e", stdin="/negative Be rude.\n/emulator e\n").err
     assert "(guidance 1.25 away from: Be rude.)" in done.err and done.err.count("(no guidance; ") == 2
 
 

@@ -167,9 +167,10 @@ def context(chat: Chat, argument: str) -> None:
         chat.rolling = argument == "rolling"
     used, of = chat.count(), chat.emulator.context
     share = "?" if used is None else f"{used} of {of} tokens ({used / of:.0%})"
-    turns = sum(m.role == "user" for m in chat.messages)
+    n = sum(m.role == "user" for m in chat.messages)
+    turns = "1 turn" if n == 1 else f"{n} turns"
     end = "the oldest turns are dropped" if chat.rolling else "you are asked what to do"
-    chat.screen.note(f"context: {share} in {turns} turns; when it is full, {end}")
+    chat.screen.note(f"context: {share} in {turns}; when it is full, {end}")
 
 
 def stats(chat: Chat, argument: str) -> None:
@@ -228,7 +229,8 @@ def edit(chat: Chat, argument: str) -> None:
 def emulator(chat: Chat, argument: str) -> None:
     if argument:
         chat.switch(argument)
-        chat.screen.note(f"{argument}: loaded in {chat.emulator.load_s:.1f} s, with its own settings")
+        guided = "; guidance stays, /negative off ends it" if chat.negative is not None else ""
+        chat.screen.note(f"{argument}: loaded in {chat.emulator.load_s:.1f} s, with its own settings{guided}")
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, description in chat.loader.names().items():

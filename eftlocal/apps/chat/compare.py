@@ -24,12 +24,16 @@ REPEATS = "… (repeats itself)"
 def compare(chat: Chat, prompt: str) -> None:
     """Answer with the base alone, each tuned model alone and the emulator, beside each other.
 
-    Without a prompt, the last question is answered. Raises EftError if there is none.
+    A model with several roles, as guidance gives one, answers once. Without a prompt, the last question is answered.
+    Raises EftError if there is none.
     """
     if not has_rewards(chat, "compare"):
         return
-    roles = [role for role in chat.emulator.roles if role == "base" or role.split(".")[-1] == "tuned"]
-    ways: dict[str, Dials] = {f"{role} alone": {"alone": role} for role in roles}
+    roles: dict[int, str] = {}  # member -> its first role
+    for role, member in chat.emulator.members.roles.items():
+        if role == "base" or role.split(".")[-1] == "tuned":
+            roles.setdefault(member, role)
+    ways: dict[str, Dials] = {f"{role} alone": {"alone": role} for role in roles.values()}
     beta = chat.emulator.settings.beta
     _answer(chat, prompt, {**ways, f"emulated, beta {beta:g}": {"alone": None}})
 

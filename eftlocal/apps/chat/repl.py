@@ -12,7 +12,7 @@ from eftlocal.apps.chat.line import Line, PlainLine
 from eftlocal.apps.chat.loading import Elsewhere, Guided, Load, Loader
 from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.record import Record
-from eftlocal.apps.chat.screen import Screen
+from eftlocal.apps.chat.screen import Screen, dumb
 from eftlocal.apps.chat.session import Origin, Saved, data_folder
 from eftlocal.apps.chat.sessions import SHOWN
 from eftlocal.apps.chat.state import Chat
@@ -133,13 +133,8 @@ def _loop(state: Chat, history: bool, first: str | None) -> int:
             if state.loader.error is not None:
                 raise
             state.screen.error(error)
-            failed |= not state.interactive  # who pipes messages in sees the exit code alone
+            failed |= not sys.stdin.isatty()  # who pipes messages in sees the exit code alone
         except KeyboardInterrupt:
             if state.interrupts.leaving:
                 raise
     return int(failed)
-
-
-def dumb() -> bool:
-    """Whether the terminal cannot move its cursor."""
-    return os.environ.get("TERM", "") in ("", "dumb", "unknown")

@@ -13,6 +13,7 @@ from eftlocal.apps.chat.answer import Answer, Mode, Piped, Shown, Source
 from eftlocal.apps.chat.columns import Below, Beside, Column, Columns, fits_beside, whole
 from eftlocal.apps.chat.live import Live
 from eftlocal.apps.chat.markdown import MarkdownStream, PlainStream, clean
+from eftlocal.apps.common import as_wide_as_it_is
 from eftlocal.decoding.thinking import ANSWER, Splitter, spoken, thoughts_in
 from eftlocal.runtime.views import Message
 
@@ -21,24 +22,30 @@ try:
 except ImportError:  # Windows
     termios = None  # type: ignore[assignment]  # a module elsewhere
 
-__all__ = ["Answer", "Screen"]
+__all__ = ["Answer", "Screen", "dumb"]
 
 RECALLED = 400  # characters of a message that `recall` shows
+
+
+def dumb() -> bool:
+    """Whether the terminal cannot move its cursor. A console of Windows can, and has no TERM."""
+    return os.environ.get("TERM", "" if os.name == "posix" else "windows") in ("", "dumb", "unknown")
 
 
 class Screen:
     """The terminal or pipe that the chat writes to. `plain` means no Markdown, colours or cursor movements."""
 
     def __init__(self, *, plain: bool = False) -> None:
-        dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
         self.thoughts: Mode = "fold"  # what is shown of an answer's thoughts
-        self.plain = plain or dumb or bool(os.environ.get("NO_COLOR"))
-        self.on_terminal = sys.stdout.isatty() and not dumb
+        self.plain = plain or dumb() or bool(os.environ.get("NO_COLOR"))
+        self.on_terminal = sys.stdout.isatty() and not dumb()
         system: Literal["auto"] | None = None if self.plain else "auto"
-        self.notes = Console(
-            stderr=True, highlight=False, soft_wrap=False, no_color=self.plain or None, color_system=system
+        self.notes = as_wide_as_it_is(
+            Console(stderr=True, highlight=False, soft_wrap=False, no_color=self.plain or None, color_system=system)
         )
-        self._out = Console(file=sys.stdout, highlight=False, no_color=self.plain or None, color_system=system)
+        self._out = as_wide_as_it_is(
+            Console(file=sys.stdout, highlight=False, no_color=self.plain or None, color_system=system)
+        )
 
     @property
     def width(self) -> int:

@@ -109,9 +109,11 @@ def entries() -> list[Entry]:
 
 
 def _first(saved: Saved) -> str:
-    """The beginning of the first question, on one line. If there is more in it, fenced blocks (files) do not count."""
+    """The beginning of the first question, on one line. If there is more in it, files do not count: fenced blocks."""
     text = next((m.content for m in saved.said if m.role == "user"), "")
-    rest = re.sub(r"^(`{3,}|~{3,}).*?^\1[ \t]*$", "", text, flags=re.DOTALL | re.MULTILINE).strip() or text
+    rest = (
+        re.sub(r"^(?:[^\n]*:\n)?(`{3,}|~{3,}).*?^\1[ \t]*$", "", text, flags=re.DOTALL | re.MULTILINE).strip() or text
+    )
     return " ".join(rest[:1000].split())
 
 
