@@ -153,7 +153,10 @@ class _Batch:
         self._unread: EftError | None = None  # why the rest of the input cannot be read
 
     def run(self, lines: Lines, work: Work, stop: Asked) -> bool:
-        """Run to the end. Returns False if `stop` was set before. Raises LineError if a failed line ends the run."""
+        """Run to the end. Returns False if `stop` was set before. Raises LineError if a failed line ends the run.
+
+        Ctrl-C on a terminal ends the program before a pipe, too: then the pipe's end is not the input's end.
+        """
         while True:
             if stop.is_set():
                 work.cancel()
@@ -162,7 +165,8 @@ class _Batch:
             if not len(work):
                 if self._unread is not None:
                     raise self._unread
-                return lines.ended and not self._items and self._ended == self._begun
+                cut = stop.is_set() and self._source.waits
+                return lines.ended and not cut and not self._items and self._ended == self._begun
             for finished in work.step():
                 self._take(finished, work)
 

@@ -250,6 +250,19 @@ def test_one_ctrl_c_ends_the_wait_for_a_line(words: tuple[str, ...]) -> None:
     assert b"Traceback" not in err and b"Fatal" not in err
 
 
+@posix
+def test_a_pipe_that_ends_with_ctrl_c_is_no_whole_input() -> None:
+    for _ in range(8):  # which of both comes first is chance
+        with start("-", "-", stdin=subprocess.PIPE) as process:
+            give(process, '{"prompt": "p1"}\n')
+            assert answered(process)["index"] == 1
+            time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            assert process.stdin is not None
+            process.stdin.close()  # as the program before the pipe does, which gets Ctrl-C too
+            assert process.wait(timeout=10) == 130
+
+
 def test_an_error_ends_it_while_the_input_is_still_open() -> None:
     with start("-", "-", stdin=subprocess.PIPE) as process:
         give(process, '{"prompt": "p1"}\n{"prompt": 2}\n{"prompt": "p3"}\n')
