@@ -92,7 +92,8 @@ def added(file: Path, name: str) -> Added | None:
     """
     text = text_of(file)
     quoted = re.escape(name)
-    part = rf"^# added by eftlocal init: {quoted}[ \t]*\r?\n(?:.*\n)*?# end of {quoted}[ \t]*(?:\r?\n|\Z)"
+    begin, end = rf"(?:^|(?<=\A\ufeff))# added by eftlocal init: {quoted}", rf"# end of {quoted}"
+    part = rf"{begin}[ \t]*\r?\n(?:.*\n)*?{end}[ \t]*(?:\r?\n|\Z)"
     found = re.search(rf"(?:(?<=\n)\r?\n)?{part}", text, re.MULTILINE)
     return None if found is None else Added(file, name, text, *found.span())
 

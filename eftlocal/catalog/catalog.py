@@ -40,10 +40,10 @@ class Mistake:
     @property
     def line(self) -> str:
         """The mistake and what follows from it, on one line."""
-        line = self.error.message
-        if self.breaks:
-            line += f" (so {', '.join(self.breaks)} cannot be used)"
-        return f"{line}; the next default is used" if self.is_default or self.kind == "default" else line
+        follows = [f"so {', '.join(self.breaks)} cannot be used"] if self.breaks else []
+        if self.is_default or self.kind == "default":
+            follows.append("the next default is used")
+        return f"{self.error.message} ({'; '.join(follows)})" if follows else self.error.message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,9 @@ KINDS: Final = (
     *((bool, "true or false"), (int, "an integer"), (float, "a number")),
     *((str, "a string"), (list, "an array"), (dict, "a table")),
 )
+
+_COMMA: Final = "', '"  # between the names of a table in Python's messages
+_ESCAPES: Final = ("Unescaped '\\'", "Invalid hex value")  # what Python says of a path like "C:\models"
 
 
 def document(file: Path) -> dict[str, object]:
@@ -37,6 +41,9 @@ def parsed(file: Path, text: str) -> dict[str, object]:
         last = text.split("\n")
         end = f"at line {len(last)}, column {len(last[-1]) + 1}"
         problem = str(error).replace("at end of document", end)
+        problem = re.sub(r"\('(.+?)',?\)", lambda table: f"[{table[1].replace(_COMMA, '.')}]", problem)
+        if problem.startswith(_ESCAPES):
+            problem += "; a path with \\ needs 'single quotes'"
         raise CatalogError(f"{file}: is not valid TOML: {problem}") from error
 
 
@@ -97,7 +104,9 @@ class Table:
             names = tuple(known)
             for key in value:
                 if key not in names:
-                    raise self.error(key, f"unknown key{nearest(key, names)}")
+                    first = where and key == "default"  # what stands below [a table] belongs to it
+                    near = "; it belongs above the first [table] of the file" if first else nearest(key, names)
+                    raise self.error(key, f"unknown key{near}")
 
     def error(self, key: str, problem: str, hint: str | None = None) -> CatalogError:
         table = f" [{self.where}]" if self.where else ""

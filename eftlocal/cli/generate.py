@@ -1,7 +1,7 @@
 """The commands `generate` and `score`, for one prompt or a file of them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,9 +24,6 @@ from eftlocal.cli.options import (
 )
 from eftlocal.cli.templates import ParamOption, SaveTemplateOption, TemplateOption, filled, save, settings
 from eftlocal.cli.values import must_be_known, name_and_text, no_file_options, no_raw_guidance, not_both, shape
-
-if TYPE_CHECKING:
-    pass
 
 SHAPE = "The answer's shape"
 

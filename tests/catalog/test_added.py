@@ -14,6 +14,7 @@ OTHERS = [
     "",
     "# only a comment",
     'default = "e"\n\n[emulators.e]\nbase = "x"\n',
+    "\ufeff",
     "\ufeff[models.x]\r\npath = 'y'\r\n",
     '[emulators.e]\nsystem = """\n# end of m\n"""\nbase = "x"\n\n\n',
 ]
@@ -28,7 +29,7 @@ def test_what_is_added_comes_out_again(before: str, tmp_path: Path) -> None:
     replace(file, before, after)
     found = added(file, "m")
     assert found is not None and found.models == {"m-base"} and added(file, "m-base") is None
-    ended = before if not before or before.endswith("\n") else before + "\n"
+    ended = before if not before.lstrip("\ufeff") or before.endswith("\n") else before + "\n"
     assert found.rest() == ended
     replace(file, after, found.rest())
     assert (file.read_bytes().decode() if before else "") == ended and file.exists() == bool(before)

@@ -276,6 +276,10 @@ MISTAKES = {
         ["system: must be a string, not a date or time"],
     ),
     "toml": ("a = 1\nb = = 2\n", ["is not valid TOML", "line 2, column 5"]),
+    "toml twice": ("[models.a]\n[models.a]\n", ["is not valid TOML", "Cannot declare [models.a] twice"]),
+    "toml path": ('[models.a]\npath = "C:\\Users"\n', ["is not valid TOML", "line 2", "needs 'single quotes'"]),
+    "toml drive": ('[models.a]\npath = "D:\\models"\n', ["is not valid TOML", "line 2", "needs 'single quotes'"]),
+    "default last": (f'{SMALL}default = "e"\n', ["default: unknown key; it belongs above the first [table]"]),
     "toml unfinished": ("[models.a]\npath = '''x", ["is not valid TOML", "line 2, column 12"]),
     "toml nested": ("a = " + "[" * 20_000, ["is not valid TOML"]),
     "toml long number": ("a = 1" + "0" * 5000, ["is not valid TOML"]),
@@ -433,10 +437,10 @@ def test_what_is_wrong_at_the_top_level_leaves_the_rest(users: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("users_default", "told"),
     [
-        ('"gone"', 'default: no emulator is named "gone"; expected one of: e; the next default is used'),
+        ('"gone"', 'default: no emulator is named "gone"; expected one of: e (the next default is used)'),
         ('["gone", "wrong"]', "default: no emulator"),
-        ('"wrong"', "[emulators.wrong] base: must be a string, not an integer; the next default is used"),
-        ('"uses"', "(so uses cannot be used); the next default is used"),
+        ('"wrong"', "[emulators.wrong] base: must be a string, not an integer (the next default is used)"),
+        ('"uses"', "(so uses cannot be used; the next default is used)"),
         ("3", "default: must be a string"),
     ],
 )

@@ -92,11 +92,13 @@ def _check(
 
 def _must_be_a_name(cat: catalog.Catalog, name: str) -> None:
     """Raise CatalogError if the name cannot be given on a command line, or is a model's."""
-    if not re.fullmatch(r"\w[\w.+-]*", name) or name.endswith(".gguf") or name == catalog.TRIO:
-        raise CatalogError(
-            f"{name!r} cannot be the name of an emulator",
-            "Use letters, digits, -, . and +; begin with a letter or digit.",
-        )
+    problem = f"{name!r} cannot be the name of an emulator"
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise CatalogError(problem, "Use letters, digits, -, _, . and +; begin with a letter or digit.")
+    if name.endswith(".gguf"):
+        raise CatalogError(problem, "A name that ends with .gguf is a file's.")
+    if name == catalog.TRIO:
+        raise CatalogError(problem, "It stands for the models that --base, --tuned and --reference name.")
     if name in cat.models:
         raise CatalogError(f'the model "{name}" is already defined in {cat.models[name].source}', OTHER_NAME)
 
