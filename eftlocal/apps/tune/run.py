@@ -19,6 +19,7 @@ from eftlocal.apps.tune.records import Pair
 from eftlocal.apps.tune.report import Told, say, span
 from eftlocal.apps.tune.setup import Setup
 from eftlocal.apps.tune.stop import Stop
+from eftlocal.apps.tune.verdict import Verdict, judge, table
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import Catalog
 from eftlocal.errors import EftError, FitError, SettingError, TrainingError
@@ -52,6 +53,7 @@ class Outcome:
     path      the file that was written
     emulator  the emulator that the trained model is part of, whose models are in `catalog`
     before    the held-out loss before the training, and `after` it
+    verdict   how good it is on what was kept back
     """
 
     exit_code: int
@@ -60,6 +62,7 @@ class Outcome:
     catalog: Catalog | None = None
     before: float | None = None
     after: float | None = None
+    verdict: Verdict | None = None
 
 
 def tune(cat: Catalog, options: Options) -> Outcome:
@@ -131,8 +134,11 @@ class _Run:
             objectives = self._objectives(network, trained, held_out, stop)
             if objectives is None:
                 return self._stopped(None)
+            context = self.made.loaded.engine.n_ctx
             self.made.loaded.engine.close()  # its memory is needed now
-            return self._train(tunable, *objectives, way, stop)
+            outcome = self._train(tunable, *objectives, way, stop)
+        del tensors, network, tunable, objectives  # and theirs for the models that are compared
+        return self._judged(outcome, held_out, context) if outcome.exit_code == 0 else outcome
 
     # --- before -------------------------------------------------------------------------------------------------------
 
@@ -302,6 +308,22 @@ class _Run:
         for folder in (rows, self.options.folder):
             with suppress(OSError):  # something of the user's is in it, or it was never made
                 folder.rmdir()
+
+    def _judged(self, outcome: Outcome, held_out: list[Prepared], context: int) -> Outcome:
+        """Tells how good the result is, and gives the emulator the best beta."""
+        emulator = outcome.emulator
+        assert emulator is not None and outcome.catalog is not None
+        verdict = judge(
+            outcome.catalog, emulator, self.made.small, held_out, context=context, threads=self.options.threads
+        )
+        if verdict is None:
+            return outcome
+        say(table(verdict))
+        if not verdict.helps:
+            say("the emulator is not better than base and small model are alone: it does not help here")
+        if verdict.beta is not None:
+            emulator = replace(emulator, rewards=tuple(replace(r, beta=verdict.beta) for r in emulator.rewards))
+        return replace(outcome, emulator=emulator, verdict=verdict)
 
     def _save(self, path: Path, trainer: Trainer) -> None:
         checkpoint.save(path, {**trainer.state(), "identity": self.identity})
