@@ -48,7 +48,7 @@ def estimate(
 ) -> Estimate:
     """The memory of a training.
 
-    rank   of an adapter; None for copies of the layers
+    rank   of an adapter; None for copies of all tensors
     share  of the tokens that is trained, and has a row of logits
     fixed  whether the loss is the emulator's, with stored rows of others
 
@@ -58,10 +58,8 @@ def estimate(
     sizes = {tensor.name: tensor.shape for tensor in header.tensors}
     weights = sum(_n(size) for size in sizes.values())
     inside = [size for name, size in sizes.items() if name.startswith("blk.")]
-    if rank is None:
-        trained = sum(map(_n, inside))
-    else:
-        trained = sum(rank * (size[0] + size[1]) for size in inside if len(size) == 2)
+    adapter = sum((rank or 0) * (size[0] + size[1]) for size in inside if len(size) == 2)
+    trained = weights if rank is None else adapter
     ffn = sizes["blk.0.ffn_up.weight"][1]
     layer = 7 * max(shape.width, shape.heads * shape.head) + 4 * ffn
     kept = shape.layers * shape.width + layer if way.checkpointed else shape.layers * layer

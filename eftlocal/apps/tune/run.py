@@ -290,6 +290,8 @@ class _Run:
                 self._save(path, trainer)
                 saved, cost = time.monotonic(), time.monotonic() - began
         self._save(path, trainer)
+        if not stop.asked and error is None and trainer.taken < trainer.steps:
+            say(f"ended early: nothing better came in {recipe.patience} looks at what is kept back")
         if stop.asked:
             return self._stopped(trainer)
         outcome = self._write(trainer, before)
@@ -319,8 +321,8 @@ class _Run:
         if verdict is None:
             return outcome
         say(table(verdict))
-        if not verdict.helps:
-            say("the emulator is not better than base and small model are alone: it does not help here")
+        if (better := verdict.better) is not None:
+            say(f"the {better} model alone gives these answers better than the emulator: it does not help with them")
         if verdict.beta is not None:
             emulator = replace(emulator, rewards=tuple(replace(r, beta=verdict.beta) for r in emulator.rewards))
         return replace(outcome, emulator=emulator, verdict=verdict)

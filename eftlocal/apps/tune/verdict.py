@@ -57,13 +57,12 @@ class Verdict:
         return max(self.emulated, key=lambda beta: self.emulated[beta].logprob) if self.emulated else None
 
     @property
-    def helps(self) -> bool:
-        """Whether the emulator at its best beta is better than base and tuned model are by themselves."""
-        return all(
-            self.emulated[self.beta].logprob > self.alone[role].logprob
-            for role in ("base", "tuned")
-            if self.beta is not None
-        )
+    def better(self) -> str | None:
+        """The role that is better by itself than the emulator at its best beta; None if there is none."""
+        if self.beta is None:
+            return None
+        emulated = self.emulated[self.beta].logprob
+        return next((role for role in ("tuned", "base") if self.alone[role].logprob >= emulated), None)
 
 
 def judge(

@@ -80,6 +80,14 @@ def test_help_does_not_load_torch_and_a_mistake_is_one_line(command: list[str], 
     assert wrong.returncode == 2 and wrong.stderr == "eftlocal: lr is 0; it must be above 0.\n"
 
 
+def test_without_torch_it_says_what_to_install(tmp_path: Path) -> None:
+    script = "import sys; sys.modules['torch'] = None; from eftlocal.cli import main; main()"
+    words = [sys.executable, "-c", script, "tune", "x.jsonl", "--reference", "y.gguf", "-o", str(tmp_path / "z")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("eftlocal: Training needs the package torch, which is not installed.\npip install")
+
+
 # --- the emulator -----------------------------------------------------------------------------------------------------
 
 

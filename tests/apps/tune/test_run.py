@@ -117,6 +117,11 @@ def test_a_single_text_has_nothing_kept_back_and_tells_its_steps(
     assert capfd.readouterr().err.count("\nstep ") == 10
 
 
+def test_an_early_end_is_told(options: Options, capfd: pytest.CaptureFixture[str]) -> None:
+    finished(replace(options, method="full", epochs=40, lr=0.1))
+    assert "ended early: nothing better came in 4 looks" in capfd.readouterr().err
+
+
 # --- before it starts -------------------------------------------------------------------------------------------------
 
 

@@ -70,7 +70,7 @@ def test_a_model_that_is_its_reference_has_no_drift_and_does_not_help(family: Fa
     entry = emulator(family)
     rewards = (replace(entry.rewards[0], tuned=str(family.reference)),)
     found = judge(Catalog(), replace(entry, rewards=rewards), "", HELD_OUT, context=256, threads=1)
-    assert found is not None and found.drift < 1e-6 and not found.helps
+    assert found is not None and found.drift < 1e-6 and found.better is not None
     assert found.emulated[2.0].logprob == pytest.approx(found.alone["base"].logprob, abs=1e-4)
 
 
@@ -79,7 +79,12 @@ def test_without_a_base_tuned_and_reference_are_compared(family: Family) -> None
     found = judge(Catalog(), alone, str(family.reference), HELD_OUT, context=256, threads=1)
     whole = judge(Catalog(), emulator(family), "", HELD_OUT, context=256, threads=1)
     assert found is not None and whole is not None
-    assert found.alone.keys() == {"reference", "tuned"} and found.emulated == {} and found.beta is None and found.helps
+    assert (
+        found.alone.keys() == {"reference", "tuned"}
+        and found.emulated == {}
+        and found.beta is None
+        and found.better is None
+    )
     assert found.alone["tuned"].logprob == pytest.approx(whole.alone["tuned"].logprob, abs=1e-3)
 
 
@@ -93,7 +98,8 @@ def test_the_table_marks_the_best_beta() -> None:
         3, {"reference": Judged(-3.5, 0.0), "tuned": Judged(-0.5, 0.25), "base": Judged(-3.0, 0.0)},
         {0.5: Judged(-1.0, 0.5), 1.0: Judged(-0.2501, 1.0)}, 0.0314,
     )  # fmt: skip
-    assert verdict.beta == 1.0 and verdict.helps
+    assert verdict.beta == 1.0 and verdict.better is None
+    assert replace(verdict, alone={**verdict.alone, "base": Judged(-0.1, 0.0)}).better == "base"
     assert table(verdict).split("\n") == [
         "3 answers that were kept back: log-probability of a token, and how many are exact",
         "  reference             -3.500     0%",
