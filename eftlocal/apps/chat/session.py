@@ -89,6 +89,8 @@ def as_json(saved: Saved) -> str:
         "messages": [_table_of(m) for m in saved.messages],
     }
     text = json.dumps(document, ensure_ascii=False, indent=2, default=asdict)  # asdict is for a constraint
+    # Half a surrogate pair stands for a byte of a path that is not UTF-8: escaped, so that the file is UTF-8.
+    text = re.sub(r"[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
     # Line breaks within strings are escaped, so this joins only lists of numbers.
     return re.sub(r"\[\n[\d,\s]+\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
 
