@@ -124,6 +124,7 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["/context all"], "/context takes rolling or ask", []),
     (["say a", "/stats"], "50.0 tokens/s", TURN),
     (["/stats"], "loaded in", []),
+    (["say a", "/stats"], "1 answer, 1 tokens", TURN),
     (["say a", "/compare"], "tokens/s, decoded together: base alone 50.0; helpful.tuned alone 50.0; brief.tuned", TURN),
     (["/compare hello"], "base alone", []),
     (["/compare"], "There is no prompt yet", []),

@@ -319,6 +319,19 @@ def test_sessions_are_listed_latest_first_with_all_that_is_known(capsys: pytest.
     assert rows[3].startswith("how-large") and rows[3].rstrip().endswith("How large?")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="makes a FIFO")
+def test_what_is_not_a_file_is_not_a_session_and_nobody_waits_for_it() -> None:
+    store.save("real", talk("Hello"))
+    os.mkfifo(store.path("pipe"))
+    store.path("folder").mkdir()
+    assert store.names() == ["real"] and [entry.name for entry in store.entries()] == ["real"]
+    for name in ("pipe", "folder"):
+        with pytest.raises(EftError, match="is not a regular file"):
+            store.load(name)
+    with pytest.raises(EftError, match="cannot be removed"):
+        store.delete("folder")
+
+
 @pytest.mark.usefixtures("three")
 def test_sessions_are_found_by_what_was_said(capsys: pytest.CaptureFixture[str]) -> None:
     manage.listing("AND NOW", as_json=True)

@@ -184,10 +184,10 @@ def stats(chat: Chat, argument: str) -> None:
             "speed": f"{reply.tokens_per_s:.1f} tokens/s" if reply.tokens_per_s else "-",
             "prompt": ", ".join(f"{role} {n}" for role, n in reply.prompt_tokens.items()),
         }
-    rows["this run"] = f"{chat.answers} answers, {chat.tokens} tokens"
-    rows["decoded"] = (
-        ", ".join(f"{role} {n}" for role, n in emulator.fed_tokens.items()) + " (without what the KV caches saved)"
-    )
+    answers = "1 answer" if chat.answers == 1 else f"{chat.answers} answers"
+    rows["this run"] = f"{answers}, {chat.tokens} tokens"
+    if decoded := ", ".join(f"{role} {n}" for role, n in emulator.fed_tokens.items() if n):
+        rows["decoded"] = f"{decoded} (without what the KV caches saved)"
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in rows.items():
         table.add_row(name, Text(printable(value)))

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path, PureWindowsPath
+from stat import S_ISREG
 
 from eftlocal.apps.chat import session
 from eftlocal.apps.chat.lock import Held, Lock
@@ -83,8 +84,9 @@ def _files() -> list[Path]:
     times: dict[Path, float] = {}
     for file in folder().glob(f"*{SUFFIX}"):
         with suppress(OSError):  # one that another chat has just removed
-            if not_a_name(as_unicode(file.stem)) is None:
-                times[file] = file.stat().st_mtime
+            stat = file.stat()
+            if not_a_name(as_unicode(file.stem)) is None and S_ISREG(stat.st_mode):  # reading a FIFO would never end
+                times[file] = stat.st_mtime
     return sorted(times, key=lambda file: -times[file])
 
 
@@ -136,6 +138,8 @@ def load(name: str) -> Saved:
     """Load the session `name`. Raises EftError if it is missing or damaged; a damaged file is not changed."""
     file = path(name)
     try:
+        if not S_ISREG(file.stat().st_mode):
+            raise EftError(f"{file} is not a regular file.")
         text = file.read_text(encoding="utf-8", errors="surrogatepass")
     except FileNotFoundError:
         known = ", ".join(names()[:8])
@@ -211,6 +215,8 @@ def _for_itself(name: str, change: Callable[[], None], what: str) -> None:
         raise open_elsewhere(name, error.pid, f"Leave that chat before you {what} it.") from None
     try:
         change()
+    except OSError as error:
+        raise EftError(f"{path(name)} cannot be removed: {error.strerror}.") from error
     finally:
         held.release()
 
@@ -239,7 +245,7 @@ def rename(name: str, new: str) -> None:
 def delete(name: str) -> None:
     """Delete a session that no chat has open, also a damaged one. Raises EftError."""
     file = path(name)
-    if not file.exists():
+    if not exists(name):
         load(name)  # raises the error for a name that is missing
     _for_itself(name, lambda: file.unlink(missing_ok=True), "delete")
 
