@@ -171,7 +171,9 @@ def hour(columns: int, transcript: Path) -> list[str]:
                 shown = terminal.text[max(0, before - columns) :]
                 below = shown.replace(each.line, "", 1)
                 joined = below.replace("\n", "")  # a long line of an error is broken by the terminal
-                if not (re.search(each.expects, below) or re.search(each.expects, joined)) or any(word in below for word in BROKEN):
+                if not (re.search(each.expects, below) or re.search(each.expects, joined)) or any(
+                    word in below for word in BROKEN
+                ):
                     missing.append(f"{number}: {each.line}: {each.expects!r} is not in: {below[-600:]!r}")
                 if not terminal.child.isalive():
                     break
