@@ -102,7 +102,7 @@ def _same(records: Sequence[Record]) -> str:
 
 def _contradicting(records: Sequence[Record]) -> str:
     groups = _grouped([record for record in records if not isinstance(record, Text)], prompt_of)
-    differing = [group for group in groups if len({_said(record) for record in group}) > 1]
+    differing = [group for group in groups if len({_first(record) for record in group}) > 1]
     places = [" and ".join(record.where for record in group[:2]) for group in differing]
     if not places:
         return ""
@@ -158,6 +158,13 @@ def _said(record: Record) -> object:
     if isinstance(record, Chat):
         return record.messages[len(record.prompt) :]
     return (record.chosen, record.rejected) if isinstance(record, Pair) else record.text
+
+
+def _first(record: Record) -> object:
+    """The first answer."""
+    if isinstance(record, Chat):
+        return record.messages[len(record.prompt)].content
+    return record.chosen if isinstance(record, Pair) else record.text
 
 
 def _answers(record: Record) -> list[str]:

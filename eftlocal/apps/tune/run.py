@@ -333,6 +333,8 @@ class _Run:
     def _stopped(self, trainer: Trainer | None) -> Outcome:
         if trainer is not None and trainer.best_loss < float("inf"):
             self._write(trainer, None, part=True)
+        elif trainer is not None:
+            say("no file is written yet: it was too early to know a best")
         say("stopped; the same command goes on from here")
         return Outcome(INTERRUPTED)
 

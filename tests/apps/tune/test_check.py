@@ -61,6 +61,10 @@ def test_answers_that_all_end_without_a_full_stop_are_a_style(model: Model) -> N
     assert notes(prepared(model, *(chat(f"a:{i}", f"Q{i}", "a b c d e f g h i") for i in range(4))), 100) == []
 
 
+def test_conversations_that_go_on_differently_do_not_contradict(model: Model) -> None:
+    assert notes(prepared(model, chat("a:1", "Q", "Yes.", "One."), chat("a:2", "Q", "Yes.", "Two.")), 1000) == []
+
+
 def test_many_places_are_counted(model: Model) -> None:
     (note,) = notes(prepared(model, *(chat(f"a:{i}", "Q", "Yes.") for i in range(9))), 100)
     assert note == "8 are the same as an earlier one: a:1, a:2, a:3, a:4, a:5 and 3 more"

@@ -23,7 +23,7 @@ def command(family: Family, tmp_path: Path) -> list[str]:
     lines = [{"prompt": f"Say {i}", "completion": f"{i % 3} on, mate"} for i in range(40)]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     program = [sys.executable, "-m", "eftlocal", "tune", str(data), "--reference", str(family.reference)]
-    return [*program, "--threads", "1", "--epochs", "60", "--lr", "1e-4", "-o"]
+    return [*program, "--threads", "1", "--epochs", "200", "--lr", "1e-4", "-o"]
 
 
 def start(command: list[str], output: Path) -> subprocess.Popen[str]:
@@ -47,17 +47,23 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(command: list[str], tmp
     whole = start(command, tmp_path / "voice")
     assert whole.communicate()[1].endswith("eftlocal chat voice\n") and whole.returncode == 0
     (tmp_path / "again").mkdir()
+    checkpoint = tmp_path / "again" / "voice.tune" / "checkpoint"
     went_on = 0
     for kill in range(KILLS + 1):
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         process = start(command, tmp_path / "again" / "voice")
         told = until(process, "step " if kill < KILLS else "no line")
         went_on += "going on after step" in told
-        if kill < KILLS:
-            time.sleep(1.2 + 0.3 * kill)  # a checkpoint is written each second
-            process.send_signal(signal.SIGKILL)
+        while kill < KILLS and process.poll() is None:  # one is written each second
+            if checkpoint.exists() and checkpoint.stat().st_mtime_ns > before:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.01)
         code = process.wait()
         assert process.stderr is not None
         process.stderr.close()
+        if code == 0:  # it was done before it could be killed
+            break
     assert code == 0 and went_on >= 1
     assert (tmp_path / "again" / "voice.gguf").read_bytes() == (tmp_path / "voice.gguf").read_bytes()
 
