@@ -51,8 +51,9 @@ OTHER_NAMES: Final = {
 
 class _Command(TyperCommand):
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        # `[NAME] [PROMPT]` is one argument of several words, but not of any number
-        return [p.removesuffix("...")[1:-1] if " [" in p else p for p in super().collect_usage_pieces(ctx)]
+        # `[NAME] [PROMPT]` is one argument of several words, but not of any number; `{NAME}` is NAME
+        pieces = [p.removesuffix("...")[1:-1] if " [" in p else p for p in super().collect_usage_pieces(ctx)]
+        return [re.sub(r"^{([^{}|]+)}", r"\1", piece) for piece in pieces]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_options(self, ctx, formatter)

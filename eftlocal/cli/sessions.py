@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 from eftlocal.cli.app import app
+from eftlocal.cli.help import Program
 from eftlocal.cli.options import JsonOption
 
-sessions = typer.Typer(no_args_is_help=False)
+sessions = Program(no_args_is_help=False)
 app.add_typer(sessions, name="sessions")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Session or kept chat.")]

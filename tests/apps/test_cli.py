@@ -72,6 +72,8 @@ def run(catalog: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
             cli.main()
+        if data is None and sys.stdin is not None:  # what main opened in its place
+            sys.stdin.close()
         out, err = capfd.readouterr()
         return Done(int(end.value.code or 0), out, err)
 
@@ -379,6 +381,12 @@ def test_help_fits_the_terminal_and_has_a_heading_for_each_panel(
     assert "  --force " in done.out and "[OPTIONS] [NAME] [PROMPT]\n" in done.out
 
 
+@pytest.mark.parametrize("command", ["show", "sessions show", "templates show"])
+def test_the_help_of_each_command_is_plain_and_its_usage_shows_what_is_typed(run: Run, command: str) -> None:
+    done = run(*command.split(), "--help", models=None)
+    assert done.out.startswith(f"Usage: eftlocal {command} [OPTIONS] NAME\n") and "╭" not in done.out
+
+
 def test_the_help_begins_with_what_most_people_want(run: Run) -> None:
     commands = run("--help", models=None).out.partition("Commands:\n")[2]
     names = [line.split()[0] for line in commands.splitlines() if line[:2] == "  " and line[2:3].isalpha()]
@@ -488,9 +496,10 @@ def test_a_score_is_shown_as_a_table_without_escape_codes(run: Run) -> None:
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "command", [[], ["generate"], ["chat"], ["serve"], ["list"], ["sessions", "show"]], ids=" ".join
-)
+COMMANDS = [[], ["generate"], ["chat"], ["serve"], ["list"], ["sessions"], ["templates", "show"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     script = (
         "import sys\nfrom eftlocal.cli import main\n"
