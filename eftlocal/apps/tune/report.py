@@ -4,6 +4,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+from eftlocal.apps.common import console
 from eftlocal.text import printable
 from eftlocal.training.trainer import Progress
 
@@ -14,9 +15,10 @@ LINES = 10  # of a run without held-out examples
 
 
 def say(text: str) -> None:
-    """Prints lines on stderr."""
+    """Prints lines on stderr, wrapped between words on a terminal."""
+    out = console(stderr=True)
     for line in text.split("\n"):
-        print(printable(line), file=sys.stderr, flush=True)
+        out.print(printable(line))
 
 
 @dataclass(slots=True)
