@@ -4,7 +4,9 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -392,4 +394,26 @@ def test_a_dumb_terminal_gets_rows_of_its_width_and_a_mistake_typed_there_is_no_
         terminal.until(lambda: terminal.text.rstrip().endswith("50.0)\n>"), "the comparison")
         assert b"\x1b" not in terminal.raw
         terminal.send(CTRL_D)
+        assert terminal.close() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None or sys.platform == "win32", reason="needs a shell with job control")
+def test_ctrl_z_goes_back_to_the_shell_and_fg_to_the_line_that_was_typed(tmp_path: Path) -> None:
+    shell = "import os; os.execvp('bash', ['bash', '--norc', '-i'])"
+    with Terminal("-c", shell, data=tmp_path, PS1="shell$ ") as terminal:
+        terminal.wait("shell$")
+        terminal.send(f'"{sys.executable}" -m tests.apps.fake' + ENTER)
+        terminal.prompt(1)
+        terminal.send("say half")
+        terminal.wait(">>> say half")
+        terminal.send("\x1a")
+        terminal.wait("Stopped")
+        terminal.send("fg" + ENTER)
+        terminal.until(lambda: ">>> say half" in terminal.text.partition("shell$ fg\n")[2], "the line again")
+        terminal.send(" done" + ENTER)
+        terminal.wait("\nhalf done\n")
+        terminal.send(CTRL_D)
+        terminal.wait("goes on with it)\nshell$")
+        terminal.send("exit" + ENTER)
         assert terminal.close() == 0

@@ -94,6 +94,7 @@ class Line:
             style=STYLE,
             output=None if sys.stdout.isatty() else create_output(sys.stderr),
             enable_open_in_editor=True,
+            enable_suspend=True,
             refresh_interval=0.0,
         )
         # A terminal that does not report its cursor's position works, too; prompt_toolkit would print a warning.
