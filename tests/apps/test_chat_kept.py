@@ -266,6 +266,25 @@ def test_rename_keeps_a_chat_for_good_and_moves_its_file(chat: Chat) -> None:
     assert len(said("work")) == 4
 
 
+def test_a_chat_that_cannot_be_written_under_its_new_name_keeps_the_old_one(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat.record.keep = True
+    run(chat, "say a")
+    name, save = chat.record.name, store.save
+
+    def full(name: str, saved: Saved) -> Path:
+        raise EftError("No space left on device.")
+
+    monkeypatch.setattr(store, "save", full)
+    with pytest.raises(EftError, match="No space"):
+        run(chat, "/rename work")
+    monkeypatch.setattr(store, "save", save)
+    assert (chat.record.name, chat.record.by_itself, store.names()) == (name, True, [name])
+    run(chat, "/rename work")
+    assert store.names() == ["work"]
+
+
 def test_this_conversation_is_not_deleted_under_itself(chat: Chat) -> None:
     run(chat, "say a")
     with pytest.raises(EftError, match="say-a is this conversation"):

@@ -142,7 +142,9 @@ class Record:
         self.leave()
 
     def rename(self, name: str, saved: Saved) -> None:
-        """Give this conversation a name of the user's. Raises EftError if there is such a session."""
+        """Give this conversation a name of the user's. Raises EftError if there is such a session, or if it cannot be
+        written; then it keeps its name.
+        """
         if name == self.name:
             self.by_itself = False
             self._write_again(saved)
@@ -153,10 +155,14 @@ class Record:
             lock = store.lock(name)
         except Held as error:
             raise store.open_elsewhere(name, error.pid, "Use another name.") from None
+        try:
+            file = store.save(name, replace(saved, kept=False))
+        except BaseException:
+            lock.release()
+            raise
         old = None if self.name is None else store.path(self.name)
         self.leave()
-        self.name, self._lock = name, lock
-        self._write_again(saved)
+        self.name, self._lock, self._last, self._stamp = name, lock, saved, _stamp(file)
         if old is not None:
             with suppress(OSError):
                 old.unlink(missing_ok=True)
