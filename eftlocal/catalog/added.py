@@ -6,9 +6,10 @@ A part stands between two comments, `# added by eftlocal init: NAME` and `# end 
 import os
 import re
 import shutil
+import sys
 import tomllib
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -113,11 +114,12 @@ def replace(file: Path, before: str, after: str) -> None:
             os.fsync(stream.fileno())
         if target.exists():
             shutil.copymode(target, new)
-        if (target.read_bytes().decode() if target.exists() else "") != before:
-            raise CatalogError(f"{file}: another program changed it just now", "Try again.")
-        new.replace(target)
-        if not after and not expanded(file).is_symlink():
-            target.unlink()
+        with _alone(target.parent):
+            if (target.read_bytes().decode() if target.exists() else "") != before:
+                raise CatalogError(f"{file}: another program changed it just now", "Try again.")
+            new.replace(target)
+            if not after and not expanded(file).is_symlink():
+                target.unlink()
     except OSError as error:
         raise CatalogError(f"{file}: cannot be written: {error.strerror or error}") from error
     except ValueError as error:  # the file is not UTF-8, or a path to write into it is not
@@ -125,6 +127,24 @@ def replace(file: Path, before: str, after: str) -> None:
     finally:
         with suppress(OSError):
             new.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Within this context, no other eftlocal changes a models.toml of the folder. On Windows, and where a file system
+    has no locks, one may."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -453,7 +453,7 @@ def test_wrong_usage_is_exit_code_2(run: Run, words: list[str]) -> None:
 
 
 def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
     monkeypatch.setattr(sys, "argv", ["eftlocal", "generate", "hi", "--mix", "x", "--debug"])
     with pytest.raises(SettingError):
         cli.main()

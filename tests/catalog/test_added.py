@@ -1,6 +1,10 @@
 """What init adds to a models.toml comes out again, and no other byte of the file changes."""
 
+import multiprocessing
 import random
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -94,3 +98,23 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CatalogError, match="cannot be written"):
         replace(tmp_path / "file" / "models.toml", "", "x = 1\n")
+
+
+def _add_many(file: Path, who: int, times: int) -> int:
+    """How many parts this process added, as far as it was told."""
+    done = 0
+    for i in range(times):
+        with suppress(CatalogError):
+            text = text_of(file)
+            replace(file, text, with_part(file, text, f"m{who}-{i}", [f"[emulators.m{who}-{i}]", 'base = "x"']))
+            done += 1
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such lock")
+def test_of_processes_that_add_at_the_same_time_each_adds_or_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    with ProcessPoolExecutor(6, multiprocessing.get_context("spawn")) as pool:
+        done = sum(pool.map(_add_many, [file] * 6, range(6), [40] * 6))
+    assert file.read_text().count("# added by eftlocal init: ") == done > 0
