@@ -384,6 +384,23 @@ def test_sessions_are_renamed_deleted_and_exported(tmp_path: Path, capsys: pytes
     assert capsys.readouterr().out == "## User\n\nPlan it\n\n## Assistant\n\nto Plan it\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other permissions")
+def test_an_export_is_as_readable_as_any_file_and_goes_where_a_link_points(chat: Chat, tmp_path: Path) -> None:
+    run(chat, "hello")
+    mask = os.umask(0o022)
+    try:
+        run(chat, f"/export {tmp_path / 'new.md'}")
+        assert stat.S_IMODE((tmp_path / "new.md").stat().st_mode) == 0o644
+        (tmp_path / "old.md").write_text("old", encoding="utf-8")
+        (tmp_path / "old.md").chmod(0o640)
+        (tmp_path / "link.md").symlink_to("old.md")
+        run(chat, f"/export --force {tmp_path / 'link.md'}")
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "link.md").is_symlink() and "hello" in (tmp_path / "old.md").read_text(encoding="utf-8")
+    assert stat.S_IMODE((tmp_path / "old.md").stat().st_mode) == 0o640
+
+
 def test_export_asks_before_it_replaces_a_file(chat: Chat, tmp_path: Path) -> None:
     run(chat, "say a")
     for name in ("a.md", "a.json"):

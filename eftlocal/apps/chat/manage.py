@@ -131,6 +131,6 @@ def export(name: str, file: str, *, force: bool) -> int:
             raise EftError(found, "Add --force to replace it.")
         if not agreed(f"{found} Replace it?", default=False):
             raise EftError("Nothing was changed.")
-    write_whole(path, text)
+    write_whole(path, text, private=False)
     print(printable(f"written: {path}"), file=sys.stderr)
     return 0

@@ -100,9 +100,13 @@ def _table_of(message: Message) -> dict[str, object]:
     return {"role": message.role, "content": message.content, **tokens}
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file next to `path` and move it there, so that a crash leaves the old file. Raises EftError."""
+def write_whole(path: Path, text: str, *, private: bool = True) -> None:
+    """Write a file next to `path` and move it there, so that a crash leaves the old file. Raises EftError.
+
+    `private`: only the user can read it. Otherwise it is as readable as the old file was, or as any new one is.
+    """
     try:
+        path = path.resolve()  # a link stays, and its file is replaced
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", errors="surrogatepass", dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as file:
@@ -110,12 +114,24 @@ def write_whole(path: Path, text: str) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+                if not private:
+                    Path(file.name).chmod(_mode(path))
                 Path(file.name).replace(path)
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
                 raise
     except OSError as error:
         raise EftError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _mode(path: Path) -> int:
+    """The permissions of the file, or of a new one."""
+    try:
+        return path.stat().st_mode & 0o777
+    except FileNotFoundError:
+        mask = os.umask(0o077)  # the only way to read it is to set it
+        os.umask(mask)
+        return 0o666 & ~mask
 
 
 def parse(text: str) -> Saved:

@@ -116,7 +116,7 @@ def export(chat: Chat, argument: str) -> None:
         and not _may_replace(chat, f"{path} exists already.", f"/export --force {path}")
     ):
         return
-    write_whole(path, text)
+    write_whole(path, text, private=False)
     chat.screen.note(f"written: {path}")
 
 
