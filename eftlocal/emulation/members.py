@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from eftlocal.arithmetic.combine import Mix, Pair
 from eftlocal.catalog import models as catalog
 from eftlocal.decoding.settings import Settings
+from eftlocal.emulation import notes
 from eftlocal.engine.workers import MemberSpec
 from eftlocal.errors import ModelFileError, SettingError, ViewError
 from eftlocal.runtime import adapters, gguf, templates, vocab
@@ -73,9 +74,14 @@ class Members:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One line for each adapter of which llama.cpp does not use everything."""
-        notes = dict.fromkeys(_note(spec) for spec in self.specs)
-        return tuple(note for note in notes if note is not None)
+        """One line for each adapter of which llama.cpp does not use everything, and for each reward without effect."""
+        found = [notes.adapter(spec.model or spec.name, _adapter(spec), spec.header) for spec in self.specs]
+        for reward in self.rewards:
+            tuned, reference = self.specs[reward.tuned], self.specs[reward.reference]
+            one = (tuned.header.path, tuned.lora) == (reference.header.path, reference.lora)
+            if one and reward.tuned != reward.reference:  # one model with two system texts
+                found.append(notes.same(reward.name, self.views[reward.tuned], self.views[reward.reference]))
+        return tuple(note for note in dict.fromkeys(found) if note is not None)
 
     def mix(self, settings: Settings) -> Mix:
         """The members' weights under these settings. Raises SettingError for an unknown reward or role."""
@@ -155,17 +161,6 @@ def _adapter(spec: MemberSpec) -> gguf.Header | None:
         return gguf.read(spec.lora[0])
     except ModelFileError:
         return None
-
-
-def _note(spec: MemberSpec) -> str | None:
-    """What llama.cpp does not use of the model's adapter, as a line; None if there is no such thing."""
-    if (adapter := _adapter(spec)) is None or not (names := adapters.unused(adapter, spec.header)):
-        return None
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return (
-        f"{adapter.path.name}, the adapter of {spec.model or spec.name}, works only in part: llama.cpp does not apply "
-        f"what it changes in {shown}."
-    )
 
 
 def _trained(spec: MemberSpec) -> int:

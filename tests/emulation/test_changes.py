@@ -104,3 +104,12 @@ def test_views_go_before_those_of_the_emulator_and_of_its_rewards(trio: models.C
     assert changed.views["reference"] == changed.rewards[1].views["reference"] == View("chat", "tuned")
     with pytest.raises(SettingError, match="no role 'tund'"):
         with_views(entry, {"tund": View("raw")})
+
+
+def test_guidance_of_a_template_that_leaves_out_system_texts_is_told(family: Family) -> None:
+    plain = models.load().with_trio(str(family.tuned)).emulator(None)
+    catalog = models.load().with_trio(str(family.tuned))
+    deaf = View("template", template="{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}")
+    for entry, told in ((guided(with_views(plain, {"base": deaf}), NEGATIVE), True), (guided(plain, NEGATIVE), False)):
+        with loaded(catalog, entry) as emulator:
+            assert any("guidance has no effect" in note for note in emulator.notes) == told
