@@ -17,9 +17,7 @@ STEERED = "The large model"
 def tune(
     data: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="DATA...", help="Examples: .jsonl and .csv, texts as .txt and .md, or folders of these."
-        ),
+        typer.Argument(metavar="DATA", help="Examples: .jsonl and .csv, texts as .txt and .md, or folders of these."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="NAME", help="Write NAME.gguf (a name, or a path to it).")

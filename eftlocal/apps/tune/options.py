@@ -15,7 +15,7 @@ __all__ = ["METHODS", "Method", "Options"]
 Method = Literal["lora", "full", "mofo", "dpo"]
 METHODS: Final[tuple[Method, ...]] = ("lora", "full", "mofo", "dpo")
 
-# Highest learning rates: those of the smallest held-out losses on the demo family and SmolLM2-135M.
+# Highest learning rates. Starting points from trials on the demo family and SmolLM2-135M; no study chose them yet.
 RATES: Final[dict[Method, float]] = {"lora": 1e-3, "full": 3e-4, "mofo": 1e-3, "dpo": 1e-4}
 STEPS: Final = 60  # at least so many are taken: few examples are seen more often
 EPOCHS: Final = (2.0, 10.0)  # at least and at most
