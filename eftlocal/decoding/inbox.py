@@ -45,18 +45,18 @@ class Inbox(Generic[T]):
         self._items.put(_End(error))
         self._room.release()  # for a thread that waits in `put`
 
-    def take(self, *, wait: bool) -> T | None:
-        """Take the next item. With `wait`, wait until there is one.
+    def take(self, *, wait: bool | float) -> T | None:
+        """Take the next item. With `wait`, wait until there is one, or at most so many seconds.
 
-        Returns None if the inbox has ended, if it is empty and `wait` is False, or if `wake` ended the waiting. Raises
-        the error that was given to `end`.
+        Returns None if the inbox has ended, if it is empty and there is no waiting (any more), or if `wake` ended the
+        waiting. Raises the error that was given to `end`.
         """
         while not self.ended:
             if wait and self._woken:
                 self._woken = False
                 return None
             try:
-                item = self._items.get(block=wait)
+                item = self._items.get(block=bool(wait), timeout=None if wait is True else float(wait))
             except Empty:
                 return None
             if item is WAKE:

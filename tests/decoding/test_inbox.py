@@ -103,3 +103,12 @@ def test_a_wake_is_not_lost_to_a_take_that_does_not_wait() -> None:
     inbox.wake()
     assert inbox.take(wait=False) is None
     assert inbox.take(wait=True) is None and not inbox.ended
+
+
+def test_take_waits_for_an_item_at_most_the_seconds_given() -> None:
+    inbox: Inbox[int] = Inbox(1)
+    assert inbox.take(wait=0.01) is None and not inbox.ended
+    later = threading.Timer(0.05, inbox.put, [7])
+    later.start()
+    assert inbox.take(wait=30.0) == 7
+    later.join()

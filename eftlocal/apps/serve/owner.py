@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from eftlocal.apps.serve.desk import Desk, Task
 from eftlocal.apps.serve.errors import NotLoadedError, StoppedError
-from eftlocal.apps.serve.mailbox import Failed, deliver
+from eftlocal.apps.serve.mailbox import Failed, News, deliver
 from eftlocal.apps.serve.metrics import Metrics
 from eftlocal.apps.serve.models import Shelf
 from eftlocal.decoding.inbox import Inbox
@@ -19,6 +19,7 @@ from eftlocal.errors import DecodeError, EftError
 
 __all__ = ["Owner"]
 
+GRACE_S = 0.003  # for the next request of a client whose answer has ended: it then takes part in the coming step
 ENDLESS = 1 << 30  # the inbox itself never makes a thread wait: the event loop counts requests before it puts them in
 
 
@@ -94,11 +95,11 @@ class Owner(threading.Thread):
             return
         self.ready.set_result(desk)
         try:
+            ended = False
             while not self._stopping:
-                self._take()
+                self._take(GRACE_S if ended and not self._queue else 0.0)
                 self._admit()
-                for desk in self._shelf.desks:
-                    self._step(desk)
+                ended = sum(map(self._step, self._shelf.desks)) > 0  # each has its step
                 self._count()
         except BaseException as error:  # nobody would be answered any more: the server has to end
             fault: BaseException | None = error
@@ -110,10 +111,10 @@ class Owner(threading.Thread):
         else:
             self.ended.set_exception(fault)
 
-    def _take(self) -> None:
-        """Take all wishes from the inbox. If there is nothing else to do, wait for one."""
+    def _take(self, grace: float) -> None:
+        """Take all wishes from the inbox. Wait `grace` seconds for the first one, and for ever if all is done."""
         idle = not self._queue and not any(desk.working for desk in self._shelf.desks)
-        wish = self._inbox.take(wait=idle)
+        wish = self._inbox.take(wait=idle or grace)
         while wish is not None:
             if isinstance(wish, _Stop):
                 self._stopping = True
@@ -147,14 +148,18 @@ class Owner(threading.Thread):
         elif wish.answer.set_running_or_notify_cancel():
             wish.answer.set_exception(error)
 
-    def _step(self, desk: Desk) -> None:
+    def _step(self, desk: Desk) -> bool:
+        """Run a step. Returns whether an answer ended."""
         if not desk.working:
-            return
+            return False
         try:
-            deliver(desk.step())
+            posts = desk.step()
+            deliver(posts)
+            return any(isinstance(post.letter, News) and post.letter.reply is not None for post in posts)
         except Exception:  # a fault of ours ends the requests that it concerns, and not the server
             self._tell(traceback.format_exc() if "--debug" in sys.argv else "A step failed; --debug shows where.")
             deliver(desk.fail(DecodeError("The step that decoded this answer failed.")))
+            return True
 
     def _count(self) -> None:
         running = sum(desk.n_running for desk in self._shelf.desks)
