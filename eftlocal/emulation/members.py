@@ -78,9 +78,10 @@ class Members:
         found = [notes.adapter(spec.model or spec.name, _adapter(spec), spec.header) for spec in self.specs]
         for reward in self.rewards:
             tuned, reference = self.specs[reward.tuned], self.specs[reward.reference]
+            views = self.views[reward.tuned], self.views[reward.reference]
             one = (tuned.header.path, tuned.lora) == (reference.header.path, reference.lora)
-            if one and reward.tuned != reward.reference:  # one model with two system texts
-                found.append(notes.same(reward.name, self.views[reward.tuned], self.views[reward.reference]))
+            if one and views[0].system != views[1].system:
+                found.append(notes.same(reward.name, *views))
         return tuple(note for note in dict.fromkeys(found) if note is not None)
 
     def mix(self, settings: Settings) -> Mix:

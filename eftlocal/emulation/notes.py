@@ -8,7 +8,7 @@ from eftlocal.runtime.views import Message, View
 
 __all__ = ["adapter", "same"]
 
-PROBE = (Message("system", "Be brief."), Message("user", "Hello"))
+PROBE = (Message("user", "Hello"),)  # no system text: the views add their own
 
 
 def adapter(model: str, header: gguf.Header | None, of: gguf.Header) -> str | None:
