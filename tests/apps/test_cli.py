@@ -384,7 +384,9 @@ def test_help_fits_the_terminal_and_has_a_heading_for_each_panel(
 @pytest.mark.parametrize("command", ["show", "sessions show", "templates show"])
 def test_the_help_of_each_command_is_plain_and_its_usage_shows_what_is_typed(run: Run, command: str) -> None:
     done = run(*command.split(), "--help", models=None)
-    assert done.out.startswith(f"Usage: eftlocal {command} [OPTIONS] NAME\n") and "╭" not in done.out
+    first = done.out.partition("\n")[0]  # the program's name depends on how the tests were started
+    assert first.startswith("Usage: ") and first.endswith(f"eftlocal {command} [OPTIONS] NAME")
+    assert "╭" not in done.out
 
 
 def test_the_help_begins_with_what_most_people_want(run: Run) -> None:
