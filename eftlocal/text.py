@@ -40,8 +40,7 @@ def wrapped(text: str, out: TextIO) -> str:
     if not columns:
         return text
     return "\n".join(
-        textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False, drop_whitespace=True)
-        for line in text.split("\n")
+        textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False) for line in text.split("\n")
     )
 
 

@@ -57,8 +57,8 @@ def batch(examples: Sequence[Example], device: torch.device) -> Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Supervised:
-    """The small model's own likelihood of the examples."""
+class _Likelihood:
+    """What the likelihoods of examples share: an item is one example, and counts as many as its trained tokens."""
 
     examples: Sequence[Example]
 
@@ -70,6 +70,11 @@ class Supervised:
 
     def weight(self, item: int) -> int:
         return self.examples[item].trained
+
+
+@dataclass(frozen=True, slots=True)
+class Supervised(_Likelihood):
+    """The small model's own likelihood of the examples."""
 
     def total(self, network: Network, items: Sequence[int]) -> Tensor:
         made = batch([self.examples[item] for item in items], network.device)
@@ -83,22 +88,12 @@ class Fixed(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Consistent:
+class Consistent(_Likelihood):
     """The emulator's likelihood of the examples. starts: where each example's rows of `fixed` begin."""
 
-    examples: Sequence[Example]
     fixed: Fixed
     beta: float
     starts: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def size(self, item: int) -> int:
-        return len(self.examples[item].tokens)
-
-    def weight(self, item: int) -> int:
-        return self.examples[item].trained
 
     def total(self, network: Network, items: Sequence[int]) -> Tensor:
         made = batch([self.examples[item] for item in items], network.device)
