@@ -18,12 +18,13 @@ FLOORS = (  # from the lowest; each a file or a folder of the package
     ("decoding",),
     ("emulation",),
     ("runs",),
+    ("evaluation",),
     ("apps",),
     ("cli",),
     ("__init__.py", "__main__.py"),  # what users import, and what they run
 )
 FOLDERS = {  # inside of those
-    "apps": {"batch", "bench", "chat", "doctor", "serve", "store", "tune"},
+    "apps": {"batch", "bench", "chat", "doctor", "eval", "serve", "store", "tune"},
     "catalog": {"hub"},
     "decoding": {"constraints", "drafts"},
     "runtime": {"llama", "plan"},
