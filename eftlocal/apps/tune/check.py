@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from eftlocal.apps.tune.data import prompt_of
-from eftlocal.apps.tune.records import Chat, Pair, Record, Text
 from eftlocal.errors import EftError
+from eftlocal.runs.examples import Chat, Pair, Record, Text
 from eftlocal.runs.lines import LineError
 from eftlocal.text import printable
 from eftlocal.training.examples import NOTHING, Asked, Example, Turn, joined

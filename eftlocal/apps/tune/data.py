@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from eftlocal.apps.tune.records import Form, Pair, Record, Text
 from eftlocal.errors import EftError
+from eftlocal.runs.examples import Form, Pair, Record, Text
 from eftlocal.runs.lines import LINE_LIMIT, LineError
 from eftlocal.runs.reader import SUFFIXES, Source
 

@@ -15,7 +15,6 @@ from eftlocal.apps.tune.check import Prepared
 from eftlocal.apps.tune.data import Data, Split, read, split
 from eftlocal.apps.tune.entry import entry
 from eftlocal.apps.tune.options import Options
-from eftlocal.apps.tune.records import Pair
 from eftlocal.apps.tune.report import Told, say, span
 from eftlocal.apps.tune.setup import Setup
 from eftlocal.apps.tune.stop import Stop
@@ -24,6 +23,7 @@ from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import Catalog
 from eftlocal.errors import EftError, FitError, SettingError, TrainingError
 from eftlocal.interrupt import INTERRUPTED
+from eftlocal.runs.examples import Pair
 from eftlocal.runs.lines import LineError
 from eftlocal.runtime.machine import here, usable_cores
 from eftlocal.training import checkpoint, output, parity, weights

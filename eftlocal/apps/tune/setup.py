@@ -9,7 +9,6 @@ from typing import Final
 
 from eftlocal.apps.tune.check import Prepared
 from eftlocal.apps.tune.options import Options
-from eftlocal.apps.tune.records import Chat
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import Catalog
 from eftlocal.emulation import forced, loading
@@ -18,6 +17,7 @@ from eftlocal.emulation.forced import Forced
 from eftlocal.emulation.loading import Loaded
 from eftlocal.emulation.members import Members, assemble
 from eftlocal.errors import SettingError, TrainingError
+from eftlocal.runs.examples import Chat
 from eftlocal.runtime.gguf_header import Header
 from eftlocal.runtime.llama.model import Model
 from eftlocal.training.examples import NOTHING, Asked, Turn

@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 
 from eftlocal.apps.tune.check import Prepared
-from eftlocal.apps.tune.records import Chat
 from eftlocal.arithmetic.combine import Logits, log_softmax
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import Catalog
@@ -15,6 +14,7 @@ from eftlocal.emulation import forced, loading
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.forced import Forced
 from eftlocal.emulation.loading import Loaded
+from eftlocal.runs.examples import Chat
 from eftlocal.training.examples import Asked
 
 __all__ = ["BETAS", "Judged", "Verdict", "judge", "table"]

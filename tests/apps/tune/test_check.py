@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from eftlocal.apps.tune.check import Prepared, notes, prepare, shown, summary
-from eftlocal.apps.tune.records import Chat, Pair, Record, Text
+from eftlocal.runs.examples import Chat, Pair, Record, Text
 from eftlocal.runtime import gguf
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.views import TRANSCRIPT, Message, View

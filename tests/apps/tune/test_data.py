@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from eftlocal.apps.tune.data import prompt_of, read, split
-from eftlocal.apps.tune.records import Chat, Pair, Record, Text
 from eftlocal.errors import EftError
+from eftlocal.runs.examples import Chat, Pair, Record, Text
 from eftlocal.runtime.views import Message
 
 ASKED = (Message("user", "Hi"),)

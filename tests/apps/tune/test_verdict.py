@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from eftlocal.apps.tune.check import Prepared
-from eftlocal.apps.tune.records import Chat, Text
 from eftlocal.apps.tune.verdict import BETAS, Judged, Verdict, judge, table
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import Catalog
 from eftlocal.emulation.emulator import Emulator
+from eftlocal.runs.examples import Chat, Text
 from eftlocal.runtime.views import Message
 from tests.families import Family
 

@@ -1,4 +1,7 @@
-"""What a line of training data says: a conversation, a text, or a pair of answers of which one is preferred."""
+"""What a line of examples says: a conversation, a text, or a pair of answers of which one is preferred.
+
+They are trained on (apps/tune) and measured (evaluation).
+"""
 
 import hashlib
 import json
