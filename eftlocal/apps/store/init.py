@@ -9,11 +9,11 @@ from pathlib import Path
 
 from eftlocal.apps.common import console
 from eftlocal.apps.store.check import Checked, check
-from eftlocal.apps.store.toml import emulator_lines, model_lines
 from eftlocal.catalog import added
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HUB, HubFile
 from eftlocal.catalog.tables import expanded
+from eftlocal.catalog.toml import emulator_lines, model_lines
 from eftlocal.errors import CatalogError, HubError
 from eftlocal.text import as_unicode, printable
 

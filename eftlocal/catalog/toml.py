@@ -1,16 +1,16 @@
-"""Writes the entries that `eftlocal init` adds to a models.toml, as lines of TOML."""
+"""Writes entries of a models.toml as lines of TOML."""
 
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from eftlocal.catalog import models as catalog
-from eftlocal.catalog.files import HubFile
+from eftlocal.catalog import entries as catalog
+from eftlocal.catalog.files import File, HubFile
 from eftlocal.errors import CatalogError
 
-__all__ = ["emulator_lines", "model_lines"]
+__all__ = ["emulator_lines", "model_lines", "rewards_line"]
 
 
 def model_lines(model: catalog.Model, folder: Path) -> list[str]:
@@ -27,16 +27,7 @@ def emulator_lines(emulator: catalog.Emulator) -> list[str]:
     """The table of an emulator: its base, its rewards and views, and what else differs from the defaults."""
     keys = {"base": _string(emulator.base)}
     if emulator.rewards:
-        rewards = [
-            {
-                "name": _string(reward.name),
-                "tuned": _string(reward.tuned),
-                "reference": _string(reward.reference),
-                "beta": str(float(reward.beta)),
-            }
-            for reward in emulator.rewards
-        ]
-        keys["rewards"] = f"[{', '.join(map(_inline, rewards))}]"
+        keys["rewards"] = _rewards(emulator.rewards)
     if emulator.views:
         keys["views"] = _inline({role: _view(view) for role, view in emulator.views.items()})
     others = ("system", "template_args", "sampling", "context", "stop", "special_tokens_differ")
@@ -44,14 +35,37 @@ def emulator_lines(emulator: catalog.Emulator) -> list[str]:
     return [f"[emulators.{_key(emulator.name)}]", *_assignments(keys)]
 
 
-def _file(file: catalog.File, folder: Path) -> dict[str, str]:
+def rewards_line(rewards: Sequence[catalog.Reward]) -> str:
+    """The line of an emulator's table that holds its rewards."""
+    return f"rewards = {_rewards(rewards)}"
+
+
+def _rewards(rewards: Sequence[catalog.Reward]) -> str:
+    return f"[{', '.join(map(_reward, rewards))}]"
+
+
+def _reward(reward: catalog.Reward) -> str:
+    keys = {
+        "name": _string(reward.name),
+        "tuned": _string(reward.tuned),
+        "reference": _string(reward.reference),
+        "beta": str(float(reward.beta)),
+    }
+    if reward.views:
+        keys["views"] = _inline({role: _view(view) for role, view in reward.views.items()})
+    if reward.system:
+        keys["system"] = _inline({role: _string(text) for role, text in reward.system.items()})
+    return _inline(keys)
+
+
+def _file(file: File, folder: Path) -> dict[str, str]:
     """The keys that name a file: a path in `folder` or below is relative to it."""
     if isinstance(file, HubFile):
         revision = {"revision": _string(file.revision)} if file.revision else {}
         sha256 = {"sha256": _string(file.sha256)} if file.sha256 else {}
         size = {} if file.size is None else {"size": str(file.size)}
         return {"repo": _string(file.repo), "file": _string(file.file), **revision, **sha256, **size}
-    path = normal(file)
+    path = _normal(file)
     if path.is_relative_to(folder):
         path = path.relative_to(folder)
     try:
@@ -61,7 +75,7 @@ def _file(file: catalog.File, folder: Path) -> dict[str, str]:
         raise CatalogError(problem, "Rename the file or its folder.") from error
 
 
-def normal(path: Path) -> Path:
+def _normal(path: Path) -> Path:
     """The absolute path without `..`. A link at its end stays: the file that it leads to may have another name."""
     path = path.absolute()
     return path.parent.resolve() / path.name if ".." in path.parts else path
