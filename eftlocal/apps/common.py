@@ -1,14 +1,10 @@
-"""What several apps share: Ctrl-C as a request to stop, the console, JSON, sizes, yes-or-no questions."""
+"""What several apps share: the console, JSON, sizes, yes-or-no questions."""
 
-import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from eftlocal.interrupt import INTERRUPTED, Asked, asked, before_leaving
-from eftlocal.runtime.llama.interrupt import may_decode, stop_decoding
+from eftlocal.interrupt import INTERRUPTED, before_leaving
 from eftlocal.text import json_text, printable, wrapped
 
 if TYPE_CHECKING:
@@ -21,36 +17,11 @@ __all__ = [
     "as_wide_as_it_is",
     "can_ask",
     "console",
-    "cursor_comes_back",
-    "interruptible",
     "print_json",
     "size",
 ]
 
 ENDLESS = 10_000  # columns of a pipe, so that its reader gets one unwrapped line for each entry
-
-
-@contextmanager
-def interruptible(wake: Callable[[], None] = lambda: None) -> Iterator[Asked]:
-    """Yield what tells whether Ctrl-C came: decoding looks at it between two steps, and a step ends early.
-
-    A second Ctrl-C does not wait. `wake` is called for a thread that waits for something else.
-    """
-
-    told = False
-
-    def tell() -> None:
-        nonlocal told
-        told = True
-        stop_decoding()
-        wake()
-
-    try:
-        with asked(tell) as task:
-            yield task
-    finally:
-        if told:
-            may_decode()
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -68,18 +39,6 @@ def as_wide_as_it_is(out: "Console") -> "Console":
     if out.is_dumb_terminal:
         out.width, out.height = shutil.get_terminal_size()
     return out
-
-
-@contextmanager
-def cursor_comes_back(out: "Console") -> Iterator[None]:
-    """Within this context rich may hide the cursor: Ctrl-C shows it again before it ends the program."""
-
-    def show() -> None:  # past rich: Ctrl-C may have come in the middle of its own writing
-        if out.is_terminal:
-            os.write(out.file.fileno(), b"\x1b[?25h\n")
-
-    with before_leaving(show):
-        yield
 
 
 def print_json(value: object) -> None:

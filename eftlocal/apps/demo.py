@@ -13,11 +13,12 @@ from rich.live import Live
 from rich.progress import Progress
 from rich.table import Table
 
-from eftlocal.apps.common import cursor_comes_back, print_json
+from eftlocal.apps.common import print_json
 from eftlocal.catalog.models import packaged
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials
 from eftlocal.emulation.emulator import Emulator
+from eftlocal.runs.ctrl_c import cursor_comes_back
 
 SHOWN = 4  # questions whose answers are shown while they decode
 LIMIT = 32  # max_tokens of an answer; each right answer takes less than half of that

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from eftlocal.apps.common import INTERRUPTED, interruptible, print_json
+from eftlocal.apps.common import INTERRUPTED, print_json
 from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.emulator import Emulator, Prompt, Raw, Stream
 from eftlocal.emulation.scoring import Score
 from eftlocal.errors import EftError, SettingError
+from eftlocal.runs.ctrl_c import interruptible
 from eftlocal.runtime.views import Message
 from eftlocal.text import as_unicode, printable
 

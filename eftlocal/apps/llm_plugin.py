@@ -13,9 +13,9 @@ import llm
 from llm.parts import ReasoningPart, TextPart
 from pydantic import Field, field_validator
 
-from eftlocal.apps.common import interruptible
 from eftlocal.catalog import models as catalog
 from eftlocal.errors import CatalogError, EftError
+from eftlocal.runs.ctrl_c import interruptible
 from eftlocal.text import printable
 
 if TYPE_CHECKING:

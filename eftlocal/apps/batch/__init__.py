@@ -4,9 +4,10 @@ from collections.abc import Callable
 from datetime import date
 
 from eftlocal.apps.batch.options import Options
-from eftlocal.apps.batch.runner import run
+from eftlocal.apps.batch.prompts import Prompts
 from eftlocal.apps.batch.work import Answers, Scores, Work
 from eftlocal.emulation.emulator import Emulator
+from eftlocal.runs.runner import run
 
 __all__ = ["Options", "generate", "score"]
 
@@ -24,10 +25,12 @@ def generate(load: Callable[[date], Emulator], options: Options) -> int:
         # Each sequence takes the memory of a whole context, also if it stays empty: reserve no more than needed.
         return Answers(emulator, form, seed=seed, parallel=at_once if left is None else min(at_once, max(1, left)))
 
-    return run(load, begin, form, options)
+    return run(load, begin, Prompts.of(form, options), options)
 
 
 def score(load: Callable[[date], Emulator], options: Options) -> int:
     """Score the completions in a file's lines, each after its prompt. Returns and raises as `generate`."""
     form = options.form(scored=True)
-    return run(load, lambda emulator, *_: Scores(emulator, form, tokens=options.tokens), form, options)
+    return run(
+        load, lambda emulator, *_: Scores(emulator, form, tokens=options.tokens), Prompts.of(form, options), options
+    )

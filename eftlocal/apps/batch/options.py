@@ -2,17 +2,15 @@
 
 import datetime
 from dataclasses import dataclass
-from typing import Literal
 
 from eftlocal.apps.batch.records import MAX_SAMPLES, Form
 from eftlocal.catalog.templates import Filled
 from eftlocal.errors import SettingError
 from eftlocal.runs.reader import name_of
+from eftlocal.runs.runner import OnError
 from eftlocal.runtime.llama.context import MAX_SEQUENCES
 
-__all__ = ["OnError", "Options"]
-
-OnError = Literal["stop", "skip"]
+__all__ = ["Options"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from eftlocal.emulation.emulator import Prompt, Raw
 from eftlocal.errors import EftError
 from eftlocal.runs import formats
 from eftlocal.runs.lines import LineError, json_value
+from eftlocal.runs.output import encoded
 from eftlocal.runtime.views import Message
 
 __all__ = ["MAX_SAMPLES", "Form", "Record", "carried", "line_of"]
@@ -167,11 +168,7 @@ def line_of(record: Record | LineError, sample: int | None, own: Mapping[str, ob
     """A line of the output: the line number, the input's fields, and the run's `own`. It begins with `{"index": `."""
     place = {"index": record.line, **({} if sample is None else {"sample": sample}), "digest": record.digest}
     fields = {f"{PREFIX}{name}" if name in OWN else name: value for name, value in record.fields.items()}
-    whole = {**place, **fields, **own}
-    try:
-        return json.dumps(whole, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # half of a surrogate pair: only escaped JSON can hold it
-        return json.dumps(whole).encode() + b"\n"
+    return encoded({**place, **fields, **own})
 
 
 def carried(line: Mapping[str, object]) -> dict[str, object]:

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import islice
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
-from eftlocal.apps.batch.fingerprint import models
 from eftlocal.apps.batch.records import Form, Record
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials, Settings
@@ -13,67 +12,17 @@ from eftlocal.emulation.batch import Answer, Job
 from eftlocal.emulation.emulator import SCORED_AT_ONCE, Emulator
 from eftlocal.emulation.scoring import Score
 from eftlocal.errors import EftError
+from eftlocal.runs import work as runs
+from eftlocal.runs.fingerprint import models
 
-__all__ = ["Answers", "Finished", "Item", "Scores", "Work"]
+__all__ = ["Answers", "Scores", "Work"]
 
 SCORED: Final = ("beta", "mix", "reward_top_p", "alone")  # the settings that a score depends on
 
 
-class Item(NamedTuple):
-    """One line of the output to make. `place` numbers all items, from 0, in the order of the input."""
-
-    place: int
-    record: Record
-    sample: int
-
-
-class Finished(NamedTuple):
-    """An item that has ended.
-
-    result  the run's own fields of its line, or the error
-    tokens  how many tokens were generated or scored
-    reason  the finish reason of its answer; None for an error or a score
-    """
-
-    item: Item
-    result: Mapping[str, object] | EftError
-    tokens: int = 0
-    reason: str | None = None
-
-
-class Work(Protocol):
-    """What a run does with its items. Add items while there is room; they end in any order."""
-
-    unit: str
-
-    @property
-    def room(self) -> int:
-        """How many more items can be added now."""
-        ...
-
-    def __len__(self) -> int:
-        """How many items have not ended yet."""
-        ...
-
-    def origin(self, record: Record | None) -> dict[str, object]:
-        """The fields that say how a line is made: settings, emulator, models. None is a record without own settings."""
-        ...
-
-    def add(self, item: Item) -> Finished | None:
-        """Begin an item. Returns it at once, with its error, if it cannot begin; else None."""
-        ...
-
-    def step(self) -> list[Finished]:
-        """Run one step for all items. Returns those that finished; cancelled items are not returned."""
-        ...
-
-    def cancel(self) -> None:
-        """Cancel all items."""
-        ...
-
-    def close(self) -> None:
-        """Drop all items that have not ended."""
-        ...
+Item = runs.Item[Record]
+Finished = runs.Finished[Record]
+Work = runs.Work[Record]
 
 
 class _Origin:
@@ -164,7 +113,7 @@ def _rng_key(item: Item) -> tuple[int, int]:
 
 def _finished(answer: Answer) -> Finished:
     item, reply = answer
-    assert isinstance(item, Item)
+    assert isinstance(item, runs.Item)
     if isinstance(reply, EftError):
         return Finished(item, reply)
     return Finished(item, _answer(reply), len(reply.tokens), reply.finish_reason)

@@ -18,12 +18,13 @@ from eftlocal.apps.bench.report import Sweeps
 from eftlocal.apps.bench.show import show
 from eftlocal.apps.bench.sweep import Load, check_contexts, context_costs, parse_contexts, thread_costs, thread_counts
 from eftlocal.apps.bench.synthetic import parse_size, widen
-from eftlocal.apps.common import console, cursor_comes_back, print_json
+from eftlocal.apps.common import console, print_json
 from eftlocal.catalog import models as catalog
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.loading import Loaded
 from eftlocal.errors import SettingError
 from eftlocal.interrupt import before_leaving
+from eftlocal.runs.ctrl_c import cursor_comes_back
 from eftlocal.runtime.machine import usable_cores
 from eftlocal.text import printable
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Self
 import pytest
 
 from eftlocal.apps import batch
-from eftlocal.apps.batch import runner
 from eftlocal.errors import EftError, SettingError
+from eftlocal.runs import runner
 from tests.apps.batch.fake import Scripted, over
 
 

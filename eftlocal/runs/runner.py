@@ -1,27 +1,27 @@
 """A run from its first check to its summary: reads records, works on them, and writes lines in order."""
 
+import datetime
 import json
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date
-from typing import Final, NamedTuple
+from typing import Final, Generic, Literal, NamedTuple, Protocol
 
-from eftlocal.apps.batch.lines import Lines, lines
-from eftlocal.apps.batch.options import OnError, Options
-from eftlocal.apps.batch.output import Earlier, Output
-from eftlocal.apps.batch.progress import Report
-from eftlocal.apps.batch.records import Form, Record, carried, line_of
-from eftlocal.apps.batch.work import Finished, Item, Work
-from eftlocal.apps.common import INTERRUPTED, interruptible
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import EftError, SettingError
-from eftlocal.interrupt import Asked, before_leaving
+from eftlocal.interrupt import INTERRUPTED, Asked, before_leaving
+from eftlocal.runs.arriving import Lines, lines
+from eftlocal.runs.ctrl_c import interruptible
 from eftlocal.runs.lines import LineError
-from eftlocal.runs.reader import Source
+from eftlocal.runs.output import Earlier, Output
+from eftlocal.runs.progress import Report
+from eftlocal.runs.work import Finished, Input, Item, R, Work
 
-__all__ = ["run"]
+__all__ = ["OnError", "Wanted", "run"]
+
+OnError = Literal["stop", "skip"]
 
 # The most finished lines that may wait for a slower one before them. At this number, no item begins until that one has
 # ended. It is many times what any machine decodes at once, so only an extremely long answer makes a run wait.
@@ -30,8 +30,36 @@ WAITING: Final = 256
 ANOTHER: Final = "Name another file, or start this one again with --overwrite."
 
 
+class Wanted(Protocol):
+    """The options of a run.
+
+    target     the output file; `-` is standard output
+    on_error   "stop" ends the run at a record that cannot be used; "skip" writes a line with `error` instead
+    overwrite  delete the lines that the output has already; else continue after them
+    ordered    write lines in the order of the input; else as they finish
+    quiet      show no progress and no summary
+    date       the date that chat templates see; None is the output's own, and today for a new output
+    """
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def on_error(self) -> OnError: ...
+    @property
+    def overwrite(self) -> bool: ...
+    @property
+    def ordered(self) -> bool: ...
+    @property
+    def quiet(self) -> bool: ...
+    @property
+    def date(self) -> datetime.date | None: ...
+
+
 def run(
-    load: Callable[[date], Emulator], begin: Callable[[Emulator, int, int | None], Work], form: Form, options: Options
+    load: Callable[[datetime.date], Emulator],
+    begin: Callable[[Emulator, int, int | None], Work[R]],
+    source: Input[R],
+    options: Wanted,
 ) -> int:
     """Make the lines that the output does not have yet. Returns 0, 1 if a line failed, or 130 if interrupted.
 
@@ -42,18 +70,17 @@ def run(
 
     A regular file is read once before any model is loaded, so that a bad line is reported first. Raises EftError.
     """
-    source = Source.of(options.source, options.format)
     with Output(options.target) as output, before_leaving(output.withdraw):
-        if output.is_same_file(options.source):
+        if any(output.is_same_file(path) for path in source.paths):
             raise SettingError("The output file is the input file.", "Name another output file: -o FILE.")
         earlier = Earlier() if options.overwrite else output.scan()
-        total = _read_ahead(source, form, earlier, output, options.on_error) if source.rereadable else None
+        total = _read_ahead(source, earlier, output, options.on_error) if source.rereadable else None
         done = sum(samples.bit_count() for _, samples in earlier.done.values())
         with load(options.date or earlier.date or date.today()) as emulator:
             drawn = secrets.randbits(32) if earlier.seed is None else earlier.seed
             seed = drawn if emulator.settings.seed is None else emulator.settings.seed
             work = begin(emulator, seed, None if total is None else total - done)
-            _must_be_alike(earlier, work, form, output)
+            _must_be_alike(earlier, work, source, output)
             output.start(overwrite=options.overwrite)
             report = Report(
                 total,
@@ -63,9 +90,10 @@ def run(
                 unit=work.unit,
                 shown=not output.is_terminal,
             )
-            batch = _Batch(source, form, earlier, output, report, options)
+            batch = _Run(source, earlier, output, report, options)
+            records = lines(source.records(), waits=source.waits)
             try:
-                with report, closing(lines(source, form)) as taken, interruptible(taken.wake) as stop, closing(work):
+                with report, closing(records) as taken, interruptible(taken.wake) as stop, closing(work):
                     whole = batch.run(taken, work, stop)
             except BrokenPipeError:
                 raise  # without a summary
@@ -76,35 +104,35 @@ def run(
     return INTERRUPTED if not whole else 1 if report.failed else 0
 
 
-def _read_ahead(source: Source, form: Form, earlier: Earlier, output: Output, on_error: OnError) -> int:
+def _read_ahead(source: Input[R], earlier: Earlier, output: Output, on_error: OnError) -> int:
     """How many lines the output will have. Raises EftError for a bad line, and for an input that has changed."""
     total = known = 0
-    for record in source.records(form):
+    for record in source.records():
         if isinstance(record, LineError) and on_error == "stop" and not earlier.has(record.line):
             raise record
         _must_be_unedited(record, source, earlier, output)
         known += record.line in earlier.done
-        total += record.samples if isinstance(record, Record) else 1
+        total += 1 if isinstance(record, LineError) else record.samples
     if known < len(earlier.done):
         raise EftError(f"{output.name} has lines that {source.name} does not have.", ANOTHER)
     return total
 
 
-def _must_be_unedited(record: Record | LineError, source: Source, earlier: Earlier, output: Output) -> None:
+def _must_be_unedited(record: R | LineError, source: Input[R], earlier: Earlier, output: Output) -> None:
     digest, _ = earlier.done.get(record.line, (record.digest, 0))
     if digest != record.digest:
-        raise EftError(f"{source.name}:{record.line}: was edited since {output.name} was written.", ANOTHER)
+        raise EftError(f"{source.place(record.line)}: was edited since {output.name} was written.", ANOTHER)
 
 
-def _must_be_alike(earlier: Earlier, work: Work, form: Form, output: Output) -> None:
+def _must_be_alike(earlier: Earlier, work: Work[R], source: Input[R], output: Output) -> None:
     """Raises EftError if this run would write the output's first line with other settings or models.
 
     The first line is enough: each run that continued the output was compared with it, too.
     """
     if earlier.first is None:
         return
-    record = form.record(0, carried(earlier.first))
-    new = json.loads(json.dumps(work.origin(record if isinstance(record, Record) else None)))
+    record = source.read_back(earlier.first)
+    new = json.loads(json.dumps(work.origin(None if isinstance(record, LineError) else record)))
     differences = [
         f"{name} {_shown(old)}, this run has {_shown(now)}"
         for part in ("emulator", "models", "settings")
@@ -138,21 +166,19 @@ class _Written(NamedTuple):
     error: LineError | None
 
 
-class _Batch:
+class _Run(Generic[R]):
     """Takes the items of one run from the input to the output."""
 
-    def __init__(
-        self, source: Source, form: Form, earlier: Earlier, output: Output, report: Report, options: Options
-    ) -> None:
-        self._source, self._form, self._earlier = source, form, earlier
+    def __init__(self, source: Input[R], earlier: Earlier, output: Output, report: Report, options: Wanted) -> None:
+        self._source, self._earlier = source, earlier
         self._output, self._report, self._options = output, report, options
-        self._items: deque[Item] = deque()  # items of the last line that have not begun
+        self._items: deque[Item[R]] = deque()  # items of the last line that have not begun
         self._waiting: dict[int, _Written] = {}  # place -> line that waits for those before it
         self._begun = self._ended = self._written = 0  # numbers of items
         self._failed = False
         self._unread: EftError | None = None  # why the rest of the input cannot be read
 
-    def run(self, lines: Lines, work: Work, stop: Asked) -> bool:
+    def run(self, lines: Lines[R | LineError], work: Work[R], stop: Asked) -> bool:
         """Run to the end. Returns False if `stop` was set before. Raises LineError if a failed line ends the run.
 
         Ctrl-C on a terminal ends the program before a pipe, too: then the pipe's end is not the input's end.
@@ -170,7 +196,7 @@ class _Batch:
             for finished in work.step():
                 self._take(finished, work)
 
-    def _begin(self, lines: Lines, work: Work, stop: Asked) -> None:
+    def _begin(self, lines: Lines[R | LineError], work: Work[R], stop: Asked) -> None:
         """Begin items while there is room. If nothing runs, wait for the next line."""
         while work.room > 0 and len(self._waiting) < WAITING and self._unread is None:
             if self._failed or stop.is_set():
@@ -187,10 +213,10 @@ class _Batch:
             elif (refused := work.add(self._items.popleft())) is not None:
                 self._take(refused, work)
 
-    def _open(self, line: Record | LineError, work: Work) -> None:
+    def _open(self, line: R | LineError, work: Work[R]) -> None:
         """Make the items of a line, without those that the output has already."""
         _must_be_unedited(line, self._source, self._earlier, self._output)
-        if isinstance(line, Record):
+        if not isinstance(line, LineError):
             samples = (sample for sample in range(line.samples) if not self._earlier.has(line.line, sample))
             self._items.extend(Item(self._place(), line, sample) for sample in samples)
         elif not self._earlier.has(line.line):
@@ -200,14 +226,15 @@ class _Batch:
         self._begun += 1
         return self._begun - 1
 
-    def _take(self, one: Finished, work: Work) -> None:
+    def _take(self, one: Finished[R], work: Work[R]) -> None:
         place, record, sample = one.item
         numbered = sample if record.samples > 1 else None
         if isinstance(one.result, EftError):
             line = self._error_line(record, numbered, one.result.message, work)
+            where, _, number = self._source.place(record.line).rpartition(":")
             error = LineError(
-                self._form.where,
-                record.line,
+                where,
+                int(number),
                 one.result.message,
                 digest=record.digest,
                 fields=record.fields,
@@ -215,12 +242,12 @@ class _Batch:
             )
             self._end(place, _Written(line, 0, None, error))
         else:
-            line = line_of(record, numbered, {**one.result, **work.origin(record)})
+            line = self._source.line(record, numbered, {**one.result, **work.origin(record)})
             self._end(place, _Written(line, one.tokens, one.reason, None))
 
-    def _error_line(self, record: Record | LineError, sample: int | None, problem: str, work: Work) -> bytes:
-        origin = work.origin(record if isinstance(record, Record) else None)
-        return line_of(record, sample, {"error": problem, **origin})
+    def _error_line(self, record: R | LineError, sample: int | None, problem: str, work: Work[R]) -> bytes:
+        origin = work.origin(None if isinstance(record, LineError) else record)
+        return self._source.line(record, sample, {"error": problem, **origin})
 
     def _end(self, place: int, written: _Written) -> None:
         """End an item: write its line, and the lines that waited for it."""

@@ -2,21 +2,19 @@
 
 from collections.abc import Generator, Iterator
 from threading import Thread
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
-from eftlocal.apps.batch.records import Form, Record
 from eftlocal.decoding.inbox import Inbox
-from eftlocal.runs.lines import LineError
-from eftlocal.runs.reader import Source
 
 __all__ = ["Lines", "lines"]
 
 AHEAD: Final = 64  # the most lines that are read ahead
 
-Line = Record | LineError
+Line = TypeVar("Line")
+Got = TypeVar("Got", covariant=True)
 
 
-class Lines(Protocol):
+class Lines(Protocol[Got]):
     """The lines of an input, in order."""
 
     @property
@@ -24,7 +22,7 @@ class Lines(Protocol):
         """Whether the last line was taken."""
         ...
 
-    def take(self, *, wait: bool) -> Line | None:
+    def take(self, *, wait: bool) -> Got | None:
         """Take the next line. With `wait`, wait until it has come.
 
         Returns None after the last line, if no line has come yet and `wait` is False, or if `wake` ended the waiting.
@@ -40,13 +38,15 @@ class Lines(Protocol):
         ...
 
 
-def lines(source: Source, form: Form) -> Lines:
-    """The lines of a source. An error of reading is raised by `take`, after the lines before it."""
-    records = source.records(form)
-    return _Piped(records) if source.waits else _AtHand(records)
+def lines(records: Generator[Line, None, None], *, waits: bool) -> Lines[Line]:
+    """The lines as a run takes them. An error of reading is raised by `take`, after the lines before it.
+
+    waits  whether lines may still have to come
+    """
+    return _Piped(records) if waits else _AtHand(records)
 
 
-class _AtHand:
+class _AtHand(Generic[Line]):
     """Lines of a file. They are read without a thread, so that every run forms the same batches."""
 
     def __init__(self, records: Generator[Line, None, None]) -> None:
@@ -65,7 +65,7 @@ class _AtHand:
         self._records.close()
 
 
-class _Piped:
+class _Piped(Generic[Line]):
     """Lines of a pipe. A thread reads them, so that running answers do not wait for a slow pipe.
 
     It is a daemon thread: the process can end while the thread waits for input.

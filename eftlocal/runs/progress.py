@@ -10,7 +10,7 @@ from typing import Final, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from eftlocal.apps.common import cursor_comes_back
+from eftlocal.runs.ctrl_c import cursor_comes_back
 
 __all__ = ["Report"]
 

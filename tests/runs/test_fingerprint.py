@@ -4,8 +4,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from eftlocal.apps.batch.fingerprint import fingerprint, models
 from eftlocal.engine.workers import MemberSpec
+from eftlocal.runs.fingerprint import fingerprint, models
 from eftlocal.runtime import gguf
 from eftlocal.runtime.views import RAW, TRANSCRIPT, View
 from tests.families import Family

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from eftlocal.apps.batch.lines import AHEAD, Lines, lines
 from eftlocal.apps.batch.records import Form, Record
 from eftlocal.errors import EftError
+from eftlocal.runs.arriving import AHEAD, Lines, lines
 from eftlocal.runs.lines import LineError
 from eftlocal.runs.reader import Source
 
@@ -28,8 +28,9 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.FileIO]:
         wait_until_no_thread_reads()  # one that went on reading would take what the next test writes
 
 
-def opened(path: str) -> Lines:
-    return lines(Source.of(path), Form(where="in"))
+def opened(path: str) -> Lines[Any]:
+    source = Source.of(path)
+    return lines(source.records(Form(where="in")), waits=source.waits)
 
 
 def prompt(line: Any) -> object:

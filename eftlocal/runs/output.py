@@ -18,7 +18,7 @@ from typing import BinaryIO, Final, Self
 
 from eftlocal.errors import EftError
 
-__all__ = ["Earlier", "Output"]
+__all__ = ["Earlier", "Output", "encoded"]
 
 STDOUT: Final = "-"
 START: Final = b'{"index": '
@@ -214,6 +214,14 @@ class Output:
         if self._path is not None and self._made and not self._end:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+
+
+def encoded(line: Mapping[str, object]) -> bytes:
+    """A line of an output."""
+    try:
+        return json.dumps(line, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair: only escaped JSON can hold it
+        return json.dumps(line).encode() + b"\n"
 
 
 def _date(settings: object) -> datetime.date | None:

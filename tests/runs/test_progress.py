@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from eftlocal.apps.batch import progress
-from eftlocal.apps.batch.progress import Report
+from eftlocal.runs import progress
+from eftlocal.runs.progress import Report
 
 
 class Clock:
