@@ -9,7 +9,8 @@
 `Emulator.load` loads an emulator by name. It answers prompts (`stream`, `generate`, `generate_many`) and streams of
 `Job`s (`answers`), and it scores completions (`score`). A prompt is a text, a list of `Message`, `Raw` text, or
 token ids (`Ids`). Results are a `Reply`, an `Answer` or a `Score`. `Settings` lists the settings of an answer; a
-`Constraint` restricts its text. Every error is an `EftError`; `eftlocal.errors` shows the tree.
+`Constraint` restricts its text. `tune` trains a small model on your examples (extra `tune`), and returns a `Tuned`.
+Every error is an `EftError`; `eftlocal.errors` shows the tree.
 """
 
 TYPE_CHECKING = False  # the name that type checkers know; importing typing takes longer than all the rest here
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
         ModelFileError,
         ModelLoadError,
         SettingError,
+        TrainingError,
         ViewError,
         VocabularyError,
     )
     from eftlocal.runtime.views import Message
+    from eftlocal.tuning import Tuned, TuneProgress, tune
 
     __version__: str
 
@@ -45,6 +48,7 @@ _HOMES = {
     "eftlocal.emulation.scoring": ("Score", "ScoredToken"),
     "eftlocal.decoding.settings": ("Settings",),
     "eftlocal.runtime.views": ("Message",),
+    "eftlocal.tuning": ("TuneProgress", "Tuned", "tune"),
 }
 
 __all__ = [
@@ -69,8 +73,12 @@ __all__ = [
     "SettingError",
     "Settings",
     "Stream",
+    "TrainingError",
+    "TuneProgress",
+    "Tuned",
     "ViewError",
     "VocabularyError",
+    "tune",
 ]
 
 

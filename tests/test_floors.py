@@ -20,6 +20,7 @@ FLOORS = (  # from the lowest; each a file or a folder of the package
     ("runs",),
     ("evaluation",),
     ("apps",),
+    ("tuning.py",),  # what several apps do together
     ("cli",),
     ("__init__.py", "__main__.py"),  # what users import, and what they run
 )

@@ -1,4 +1,4 @@
-"""What several apps share: the console, JSON, sizes, yes-or-no questions."""
+"""What several apps share: the console, JSON, sizes, durations, yes-or-no questions."""
 
 import shutil
 import sys
@@ -19,6 +19,7 @@ __all__ = [
     "console",
     "print_json",
     "size",
+    "span",
 ]
 
 ENDLESS = 10_000  # columns of a pipe, so that its reader gets one unwrapped line for each entry
@@ -52,6 +53,14 @@ def size(n: int) -> str:
         if n >= bytes_ * 0.9995:
             return f"{n / bytes_:.{2 if n < 10 * bytes_ else 1 if n < 100 * bytes_ else 0}f} {unit}"
     return f"{n} bytes"
+
+
+def span(seconds: float) -> str:
+    """A duration as text: `40 s`, `3 min`, `2 h 10 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def can_ask() -> bool:

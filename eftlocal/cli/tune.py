@@ -1,6 +1,5 @@
 """The command that trains a small model."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -89,16 +88,18 @@ def tune(
 
     What was interrupted goes on: give the same command again. `rm NAME` takes the emulator out again.
     """
-    from eftlocal.apps.store.init import init, must_be_possible
-    from eftlocal.apps.tune.options import Options
-    from eftlocal.apps.tune.run import tune
+    from eftlocal.apps.store.init import say
+    from eftlocal.apps.tune.data import WrongLinesError
+    from eftlocal.apps.tune.options import Options, gguf_path
+    from eftlocal.apps.tune.report import Told, conclusion, wrong_lines
     from eftlocal.catalog.models import load, users_file
     from eftlocal.runtime.llama.library import set_verbose
+    from eftlocal.tuning import added, dry
 
     set_verbose(verbose)
     options = Options(
         data=tuple(data),
-        output=output if output.name.endswith(".gguf") else output.with_name(f"{output.name}.gguf"),
+        output=gguf_path(output),
         reference=reference,
         emulator=emulator,
         base=base,
@@ -119,10 +120,13 @@ def tune(
     )
     cat, target = load(models), models or users_file()
     tell(cat.lines_for(emulator or base))
-    must_be_possible(cat, options.name, target, force=force)
-    options.must_be_free(force=force)
-    outcome = tune(cat, options)
-    if outcome.emulator is None or outcome.catalog is None or outcome.exit_code:
-        raise typer.Exit(outcome.exit_code)
-    made, entry = replace(cat, models=outcome.catalog.models), outcome.emulator
-    raise typer.Exit(init(made, options.name, entry, target, force=force, views=entry.views))
+    try:
+        if dry_run:
+            dry(cat, options, target, force=force, tell=Told())
+            return
+        tuned, checked = added(cat, options, target, force=force, tell=Told())
+    except WrongLinesError as error:
+        wrong_lines(error)
+        raise typer.Exit(error.exit_code) from None
+    conclusion(tuned.verdict)
+    say(options.name, target, checked)

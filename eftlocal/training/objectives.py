@@ -27,7 +27,13 @@ class Objective(Protocol):
         """How many tokens, or pairs, an item's loss is the sum of."""
         ...
 
-    def total(self, network: Network, items: Sequence[int]) -> Tensor: ...
+    def total(self, network: Network, items: Sequence[int]) -> Tensor:
+        """The loss that is trained."""
+        ...
+
+    def losses(self, network: Network, items: Sequence[int]) -> Sequence[Tensor]:
+        """That loss, and others that are told beside it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,9 @@ class Supervised(_Likelihood):
         made = batch([self.examples[item] for item in items], network.device)
         return supervised(made.logits(network), made.targets)
 
+    def losses(self, network: Network, items: Sequence[int]) -> Sequence[Tensor]:
+        return (self.total(network, items),)
+
 
 class Fixed(Protocol):
     """Rows of logits of base and reference, for each trained token of the examples, in their order."""
@@ -97,9 +106,18 @@ class Consistent(_Likelihood):
 
     def total(self, network: Network, items: Sequence[int]) -> Tensor:
         made = batch([self.examples[item] for item in items], network.device)
+        return self._loss(made.logits(network), made.targets, items)
+
+    def losses(self, network: Network, items: Sequence[int]) -> Sequence[Tensor]:
+        """The emulator's loss, and the small model's own."""
+        made = batch([self.examples[item] for item in items], network.device)
+        z = made.logits(network)
+        return self._loss(z, made.targets, items), supervised(z, made.targets)
+
+    def _loss(self, z: Tensor, targets: Tensor, items: Sequence[int]) -> Tensor:
         parts = [self.fixed.rows(self.starts[item], self.examples[item].trained) for item in items]
-        base, reference = (torch.cat(rows).to(network.device) for rows in zip(*parts, strict=True))
-        return consistent(made.logits(network), made.targets, base, reference, self.beta)
+        base, reference = (torch.cat(rows).to(z.device) for rows in zip(*parts, strict=True))
+        return consistent(z, targets, base, reference, self.beta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +161,9 @@ class Preferences:
         loss = preferred(after[0], after[1], before[:, 0], before[:, 1], self.beta)
         lengths = torch.tensor([self.pairs[item][0].trained for item in items], device=network.device)
         return loss - self.likelihood * (after[0] / lengths).sum()
+
+    def losses(self, network: Network, items: Sequence[int]) -> Sequence[Tensor]:
+        return (self.total(network, items),)
 
 
 def logprobs_of(network: Network, examples: Sequence[Example]) -> Tensor:

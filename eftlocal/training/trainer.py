@@ -19,7 +19,7 @@ from eftlocal.training.network import Network
 from eftlocal.training.objectives import Objective
 from eftlocal.training.tunable import Tunable
 
-__all__ = ["Progress", "Recipe", "Trainer", "mean_loss", "parts"]
+__all__ = ["Progress", "Recipe", "Trainer", "mean_loss", "mean_losses", "parts"]
 
 FLOOR: Final = 0.1  # the learning rate ends at this share of its highest value
 
@@ -54,12 +54,18 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A step that was taken. loss: its batch's mean; held_out: the mean of what is kept back, where it was computed."""
+    """A step that was taken.
+
+    loss      its batch's mean
+    held_out  the mean loss of what is kept back, where it was computed
+    small     the small model's own loss of the same, if `held_out` is the emulator's
+    """
 
     step: int
     steps: int
     loss: float
     held_out: float | None
+    small: float | None = None
     best: bool = False
 
 
@@ -97,12 +103,12 @@ class Trainer:
         while not self._ended:
             loss = self._step()
             looks = self.held_out is not None and self._looks()
-            held_out = self._look() if looks else None
+            held_out, small = self._look() if looks else (None, None)
             better = held_out is not None and self._judge(held_out)
             self._ended |= self.taken >= self.steps
             if self._ended and self.held_out is None:
                 self.best = self._copy()
-            yield Progress(self.taken, self.steps, loss, held_out, better)
+            yield Progress(self.taken, self.steps, loss, held_out, small, better)
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
@@ -146,9 +152,11 @@ class Trainer:
         n, looks = self.steps, min(self.recipe.looks, self.steps)
         return self.taken * looks // n > (self.taken - 1) * looks // n
 
-    def _look(self) -> float:
+    def _look(self) -> tuple[float, float | None]:
+        """The loss that is judged, and the small model's own if that is another one."""
         assert self.held_out is not None
-        return mean_loss(self.tunable.network(self.tunable.parameters), self.held_out, self.recipe.fed)
+        found = mean_losses(self.tunable.network(self.tunable.parameters), self.held_out, self.recipe.fed)
+        return found[0], found[1] if len(found) > 1 else None
 
     def _judge(self, held_out: float) -> bool:
         """Keeps the parameters if they are the best so far. Returns whether they are."""
@@ -217,8 +225,14 @@ def parts(objective: Objective, items: Sequence[int], fed: int) -> Iterator[list
         yield part
 
 
-@torch.no_grad()
 def mean_loss(network: Network, objective: Objective, fed: int = 1024) -> float:
-    """The mean loss of all items of an objective."""
-    total = sum(float(objective.total(network, part)) for part in parts(objective, range(len(objective)), fed))
-    return total / sum(objective.weight(item) for item in range(len(objective)))
+    """The mean of the loss that is trained, over all items of an objective."""
+    return mean_losses(network, objective, fed)[0]
+
+
+@torch.no_grad()
+def mean_losses(network: Network, objective: Objective, fed: int = 1024) -> list[float]:
+    """The mean of each loss of an objective over all items; the first one is that which is trained."""
+    found = [objective.losses(network, part) for part in parts(objective, range(len(objective)), fed)]
+    weight = sum(objective.weight(item) for item in range(len(objective)))
+    return [sum(map(float, each)) / weight for each in zip(*found, strict=True)]

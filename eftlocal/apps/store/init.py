@@ -17,7 +17,7 @@ from eftlocal.catalog.toml import emulator_lines, model_lines
 from eftlocal.errors import CatalogError, HubError
 from eftlocal.text import as_unicode, printable
 
-__all__ = ["init", "must_be_possible"]
+__all__ = ["add", "init", "must_be_possible", "say"]
 
 ROLES = ("base", "tuned", "reference")
 OTHER_NAME = "Choose another --name."
@@ -37,7 +37,16 @@ def must_be_possible(cat: catalog.Catalog, name: str, target: Path, *, force: bo
     _must_be_free(cat, as_unicode(name), target, added.added(target, as_unicode(name)), force=force)
 
 
-def init(
+def init(cat: catalog.Catalog, name: str, trio: catalog.Emulator, target: Path, *, force: bool) -> int:
+    """Check the emulator `trio`, add it as `name` to the models.toml `target`, and say so. Returns the exit code.
+
+    Raises what `add` raises.
+    """
+    say(name, target, add(cat, name, trio, target, force=force))
+    return 0
+
+
+def add(
     cat: catalog.Catalog,
     name: str,
     trio: catalog.Emulator,
@@ -45,8 +54,8 @@ def init(
     *,
     force: bool,
     views: Mapping[str, catalog.View] | None = None,
-) -> int:
-    """Check the emulator `trio`, and add it as `name` to the models.toml `target`. Returns the exit code.
+) -> Checked:
+    """Check the emulator `trio`, and add it as `name` to the models.toml `target`. Returns what was found.
 
     `force` replaces an emulator of that name, and adds one that cannot be checked because the Hub does not answer.
     `views` are those of the roles; None: what suits the models.
@@ -71,8 +80,7 @@ def init(
     lines += emulator_lines(replace(emulator, views=checked.views))
     rest = before if old is None else old.rest()
     added.replace(target, before, added.with_part(target, rest, name, lines))
-    _say(name, target, checked)
-    return 0
+    return checked
 
 
 def _check(
@@ -197,7 +205,9 @@ def _place(file: catalog.File) -> object:
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-def _say(name: str, target: Path, checked: Checked) -> None:
+def say(name: str, target: Path, checked: Checked) -> None:
+    """Say that the models.toml `target` has the emulator, and what was found."""
+    name = as_unicode(name)
     out = console(stderr=True)
     option = "" if target == catalog.users_file() else f" --models {shlex.quote(str(target))}"
     if checked.views:

@@ -1,18 +1,22 @@
 """Reads training data: files and folders in, records out, with an error for each line that is wrong."""
 
 import hashlib
+import itertools
+import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from eftlocal.errors import EftError
+from eftlocal.errors import EftError, SettingError
 from eftlocal.runs.examples import Form, Pair, Record, Text
 from eftlocal.runs.lines import LINE_LIMIT, LineError
 from eftlocal.runs.reader import SUFFIXES, Source
 
-__all__ = ["Data", "Split", "prompt_of", "read", "split"]
+__all__ = ["Data", "Examples", "Split", "WrongLinesError", "prompt_of", "read", "split"]
+
+Examples = Sequence[Path | Mapping[str, object]]
 
 TEXTS: Final = (".txt", ".md")  # each file is one text
 READ: Final = (*(suffix for suffix, format in SUFFIXES.items() if format != "text"), *TEXTS)
@@ -21,46 +25,61 @@ HELD_OUT: Final = 0.1  # share of the prompts that is kept back
 MOST_HELD_OUT: Final = 200  # prompts; more would make each evaluation slow and hardly more exact
 
 
+class WrongLinesError(EftError):
+    """Lines of the data that cannot be used. `problems` has an error for each; the first one is in the hint."""
+
+    def __init__(self, problems: Sequence[LineError]) -> None:
+        are = "line is" if len(problems) == 1 else "lines are"
+        super().__init__(
+            f"{len(problems):,} {are} wrong; nothing was trained.", f"The first one: {problems[0].message}"
+        )
+        self.problems = tuple(problems)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
     """What was read.
 
     records   in the order of the files and their lines
     problems  one for each line that cannot be used
-    files     the files that were read
     ignored   files of a folder that are not data, by their endings
     digest    SHA-256 of the files' contents, in their order
     """
 
     records: tuple[Record, ...]
     problems: tuple[LineError, ...]
-    files: tuple[Path, ...]
     ignored: tuple[Path, ...]
     digest: str
 
 
-def read(paths: Sequence[Path]) -> Data:
+def read(examples: Examples) -> Data:
     """Reads JSON Lines and CSV (a record a line), and text (a record a file), also all such files of folders.
 
-    Raises EftError for a file that cannot be read at all, and where there is nothing in all of them.
+    A mapping stands for the fields of a line. Raises EftError for a file that cannot be read at all, and where there is
+    nothing in all of them.
     """
+    paths = [each for each in examples if isinstance(each, Path)]
+    given = [each for each in examples if not isinstance(each, Path)]
     files, ignored = _files(paths)
     records: list[Record] = []
     problems: list[LineError] = []
     digest = hashlib.sha256()
+    sources = [_text(file) if file.suffix.lower() in TEXTS else _records(file) for file in files]
+    for found in itertools.chain(*sources, _given(given)):
+        if isinstance(found, LineError):
+            problems.append(found)
+        else:
+            records.append(found)
     for file in files:
-        for found in _text(file) if file.suffix.lower() in TEXTS else _records(file):
-            if isinstance(found, LineError):
-                problems.append(found)
-            else:
-                records.append(found)
         digest.update(file.read_bytes())
+    if given:
+        digest.update(_as_json(given))
     if not records and not problems:
-        raise EftError(f"{', '.join(map(str, paths))}: there is no example.", f"Files end in {', '.join(READ)}.")
+        where = f"{', '.join(map(str, paths))}: there" if paths else "There"
+        raise EftError(f"{where} is no example.", f"Files end in {', '.join(READ)}." if paths else None)
     return Data(
         records=tuple(records),
         problems=(*problems, *_mixed(records)),
-        files=tuple(files),
         ignored=tuple(ignored),
         digest=digest.hexdigest(),
     )
@@ -80,6 +99,20 @@ def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             else:
                 files.setdefault(file.resolve(), file)
     return list(files.values()), ignored
+
+
+def _given(examples: Sequence[Mapping[str, object]]) -> Iterable[Record | LineError]:
+    """The records of a Python program, which are numbered as lines are."""
+    form = Form("examples")
+    for number, fields in enumerate(examples, 1):
+        yield form.record(number, fields)
+
+
+def _as_json(examples: Sequence[Mapping[str, object]]) -> bytes:
+    try:
+        return json.dumps([dict(each) for each in examples], sort_keys=True).encode("utf-8", "surrogatepass")
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"The examples are no values of JSON: {error}.") from None
 
 
 def _records(file: Path) -> Iterable[Record | LineError]:

@@ -5,12 +5,13 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypedDict
 
+from eftlocal.apps.tune.data import Examples
 from eftlocal.errors import SettingError
 from eftlocal.training.trainer import Recipe
 
-__all__ = ["METHODS", "Method", "Options"]
+__all__ = ["METHODS", "Method", "Options", "TuneOptions", "gguf_path"]
 
 Method = Literal["lora", "full", "mofo", "dpo"]
 METHODS: Final[tuple[Method, ...]] = ("lora", "full", "mofo", "dpo")
@@ -22,10 +23,28 @@ EPOCHS: Final = (2.0, 10.0)  # at least and at most
 LEAST_LENGTH: Final = 16
 
 
+class TuneOptions(TypedDict, total=False):
+    """The options of `eftlocal.tune`, as `Options` has them; `mofo` is its `fraction`."""
+
+    method: Method
+    view: str | None
+    beta: float
+    rank: int
+    alpha: float | None
+    mofo: float
+    epochs: float | None
+    lr: float | None
+    batch: int
+    length: int
+    seed: int
+    threads: int | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What the user asked for. None: what suits the data.
 
+    data       files and folders, or lines as mappings; `valid` is kept back to judge by
     reference  the model to train: a name of the catalogue, hf:owner/repo/file.gguf or a path
     output     the file to write
     emulator   an emulator whose base is steered, and whose reward's reference is the default of `reference`
@@ -36,12 +55,12 @@ class Options:
     length     the most tokens of an example
     """
 
-    data: tuple[Path, ...]
+    data: Examples
     output: Path
     reference: str | None = None
     emulator: str | None = None
     base: str | None = None
-    valid: tuple[Path, ...] = ()
+    valid: Examples = ()
     method: Method = "lora"
     view: str | None = None
     beta: float = 1.0
@@ -91,9 +110,24 @@ class Options:
         """Where a run keeps what it needs to go on."""
         return self.output.with_name(f"{self.name}.tune")
 
+    @property
+    def adapts(self) -> bool:
+        """Whether an adapter is trained, and not a whole model."""
+        return self.method in ("lora", "dpo")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of the training."""
+        return self.folder / "checkpoint"
+
+    @property
+    def rows(self) -> Path:
+        """The folder of what base and reference say."""
+        return self.folder / "rows"
+
     def must_be_free(self, *, force: bool) -> None:
         """Raises SettingError for an output that exists already, but for one of a run that goes on, or with `force`."""
-        if self.output.exists() and not (force or (self.folder / "checkpoint").exists()):
+        if self.output.exists() and not (force or self.checkpoint.exists()):
             raise SettingError(f"{self.output} exists already.", "Give another --output, or --force to replace it.")
         if not self.output.absolute().parent.is_dir():
             raise SettingError(f"{self.output.parent} is not a folder.", "Make it first, or give another --output.")
@@ -115,3 +149,8 @@ class Options:
         """A hash of all that the trained parameters depend on; `others` stand for data and models."""
         own = {n: str(v) for n, v in asdict(self).items() if n not in ("data", "output", "valid", "dry_run")}
         return hashlib.sha256(json.dumps([own, others]).encode()).hexdigest()
+
+
+def gguf_path(output: Path) -> Path:
+    """The file that is written for the name or the path that the user gave."""
+    return output if output.name.endswith(".gguf") else output.with_name(f"{output.name}.gguf")

@@ -1,17 +1,21 @@
-"""What a run tells while it trains and at its end: lines on stderr."""
+"""The command's lines on stderr: what a run tells while it trains and at its end."""
 
 import sys
 import time
 from dataclasses import dataclass, field
 
-from eftlocal.apps.common import console
+from eftlocal.apps.common import console, span
+from eftlocal.apps.tune.data import WrongLinesError
+from eftlocal.apps.tune.progress import TuneProgress
+from eftlocal.apps.tune.verdict import Verdict, table
 from eftlocal.text import printable
-from eftlocal.training.trainer import Progress
 
-__all__ = ["Told", "say", "span"]
+__all__ = ["Told", "conclusion", "say", "wrong_lines"]
 
 EVERY_S = 1.0  # a status line on a terminal
-LINES = 10  # of a run without held-out examples
+LINE_S = 10.0  # and a line in a file, where it is not of a step
+LINES = 10  # of a training without held-out examples
+PROBLEMS = 20  # so many wrong lines are shown
 
 
 def say(text: str) -> None:
@@ -21,47 +25,71 @@ def say(text: str) -> None:
         out.print(printable(line))
 
 
+def wrong_lines(error: WrongLinesError) -> None:
+    """Prints the lines of the data that are wrong."""
+    for problem in error.problems[:PROBLEMS]:
+        say(f"eftlocal: {problem}")
+    n = len(error.problems) - PROBLEMS
+    more = f" ({n:,} more are not shown)" if n > 0 else ""
+    say(f"eftlocal: {error.message.removesuffix('.')}{more}")
+
+
+def conclusion(verdict: Verdict | None) -> None:
+    """Prints how good the trained model is."""
+    if verdict is None:
+        return
+    say(table(verdict))
+    if (better := verdict.better) is not None:
+        say(f"the {better} model alone gives these answers better than the emulator: it does not help with them")
+
+
 @dataclass(slots=True)
 class Told:
-    """Tells steps: a line at each look at the held-out examples, and on a terminal a line that changes in between.
+    """Tells a run: its texts, a line at each look at the held-out examples, and a status line on a terminal."""
 
-    what  whose held-out loss it is; empty without held-out examples
-    """
-
-    tokens_per_step: float
-    what: str
-    _started: float = field(default_factory=time.monotonic)
-    _first: int | None = None
-    _shown: float = 0.0
+    _shown: float = field(default_factory=time.monotonic)
+    _looked: bool = False
     _width: int = 0
 
-    def step(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first, self._started = progress.step, now
-        text = f"step {progress.step} of {progress.steps}: loss {progress.loss:.3f}"
+    def __call__(self, progress: TuneProgress) -> None:
+        if progress.text:
+            self._clear()
+            say(progress.text)
+        elif progress.phase == "training":
+            self._step(progress)
+        else:
+            self._passing(progress)
+
+    def _step(self, progress: TuneProgress) -> None:
+        text = f"step {progress.done} of {progress.total}: loss {progress.loss:.3f}"
         if progress.held_out is not None:
-            best = " (the best so far)" if progress.best else ""
-            self._line(f"{text}, {self.what} {progress.held_out:.3f}{best}{self._rest(progress, now)}", stays=True)
+            self._looked = True
+            whose = "held out" if progress.small is None else "held out, emulated"
+            text += f", {whose} {progress.held_out:.3f}"
+            text += "" if progress.small is None else f", small alone {progress.small:.3f}"
+            self._line(text + (" (the best so far)" if progress.best else "") + _rest(progress), stays=True)
         elif self._is_due(progress):
-            self._line(text + self._rest(progress, now), stays=True)
-        elif sys.stderr.isatty() and now - self._shown > EVERY_S:
-            self._line(text + self._rest(progress, now), stays=False)
-            self._shown = now
+            self._line(text + _rest(progress), stays=True)
+        else:
+            self._status(text + _rest(progress))
 
-    def _is_due(self, progress: Progress) -> bool:
+    def _is_due(self, progress: TuneProgress) -> bool:
         """Whether a step without a look has a line of its own: where there are no looks at all, ten times."""
-        n, step = min(LINES, progress.steps), progress.step
-        return not self.what and step * n // progress.steps > (step - 1) * n // progress.steps
+        n, step = min(LINES, progress.total), progress.done
+        return not self._looked and step * n // progress.total > (step - 1) * n // progress.total
 
-    def _rest(self, progress: Progress, now: float) -> str:
-        """Speed and time left, once they are known."""
-        taken = progress.step - (self._first or 0)
-        if taken < 1 or now <= self._started:
-            return ""
-        per_step = (now - self._started) / taken
-        left = per_step * (progress.steps - progress.step)
-        return f", {self.tokens_per_step / per_step:.0f} tokens/s, {span(left)} left"
+    def _passing(self, progress: TuneProgress) -> None:
+        text = f"  {progress.done:,} of {progress.total:,}{_rest(progress)}"
+        if sys.stderr.isatty():
+            self._status(text)
+        elif time.monotonic() - self._shown > LINE_S:
+            self._line(text, stays=True)
+            self._shown = time.monotonic()
+
+    def _status(self, text: str) -> None:
+        if sys.stderr.isatty() and time.monotonic() - self._shown > EVERY_S:
+            self._line(text, stays=False)
+            self._shown = time.monotonic()
 
     def _line(self, text: str, *, stays: bool) -> None:
         if sys.stderr.isatty():
@@ -70,10 +98,14 @@ class Told:
         elif stays:
             print(text, file=sys.stderr, flush=True)
 
+    def _clear(self) -> None:
+        """Makes room for a text where a status line stands."""
+        if self._width:
+            print(f"\r{' ' * self._width}\r", end="", file=sys.stderr, flush=True)
+            self._width = 0
 
-def span(seconds: float) -> str:
-    """A duration as text: `40 s`, `3 min`, `2 h 10 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+def _rest(progress: TuneProgress) -> str:
+    """Speed and time left, once they are known."""
+    speed = "" if progress.tokens_per_s is None else f", {progress.tokens_per_s:.0f} tokens/s"
+    return speed + ("" if progress.left_s is None else f", {span(progress.left_s)} left")

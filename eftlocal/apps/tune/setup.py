@@ -1,29 +1,22 @@
-"""Finds the models of a run, how each of them is asked, and what the base that is steered says of the examples."""
+"""Finds the models of a run, and how each of them is asked."""
 
 import hashlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
-from eftlocal.apps.tune.check import Prepared
 from eftlocal.apps.tune.options import Options
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import Catalog
-from eftlocal.emulation import forced, loading
-from eftlocal.emulation.emulator import Emulator
-from eftlocal.emulation.forced import Forced
+from eftlocal.emulation import loading
 from eftlocal.emulation.loading import Loaded
 from eftlocal.emulation.members import Members, assemble
-from eftlocal.errors import SettingError, TrainingError
-from eftlocal.runs.examples import Chat
+from eftlocal.errors import SettingError
 from eftlocal.runtime.gguf_header import Header
 from eftlocal.runtime.llama.model import Model
-from eftlocal.training.examples import NOTHING, Asked, Turn
-from eftlocal.training.rows import Rows
+from eftlocal.training.examples import Asked
 
-__all__ = ["Setup", "fill", "forced_answers", "make"]
+__all__ = ["Setup", "make"]
 
 ROOM: Final = 512  # tokens: the base's rendering of a conversation may be longer than the small model's
 TRANSCRIPT: Final = catalog.View("transcript")
@@ -161,56 +154,3 @@ def _known(path: Path) -> tuple[str, int]:
         start = file.read(SAMPLE)
         file.seek(max(0, size - SAMPLE))
         return hashlib.sha256(start + file.read(SAMPLE)).hexdigest(), size
-
-
-# --- what the base says -----------------------------------------------------------------------------------------------
-
-
-def forced_answers(setup: Setup, prepared: Sequence[Prepared]) -> list[Forced]:
-    """For each row of logits that is needed, in the order of the examples' trained tokens: who is fed what.
-
-    Raises TrainingError for a conversation that does not fit in the base's context.
-    """
-    members = setup.loaded.members
-    base, small = members.base, members.rewards[0].reference
-    found: list[Forced] = []
-    for each in prepared:
-        if not isinstance(each.record, Chat):
-            for row in each.rows:  # a text: all see the same tokens
-                first = row.tokens[:1].tolist()
-                found.append(Forced({base: first, small: first}, row.targets[row.targets != NOTHING].tolist()))
-            continue
-        own = setup.asked.turns(each.record.messages, each.record.left_out)
-        theirs = _base_turns(setup, each.record)
-        for mine, other in zip(own, theirs, strict=True):
-            if mine.length > setup.length:
-                continue
-            if len(other.prompt) + len(mine.answer) - 1 > setup.loaded.engine.n_ctx:
-                n = len(other.prompt) + len(mine.answer)
-                raise TrainingError(
-                    f"{each.record.where}: {n} tokens for the base do not fit in its context.",
-                    f"It has {setup.loaded.engine.n_ctx}. Shorten the conversation, or train with a smaller --length.",
-                )
-            found.append(Forced({base: list(other.prompt), small: list(mine.prompt)}, mine.answer))
-    return found
-
-
-def _base_turns(setup: Setup, record: Chat) -> list[Turn]:
-    assert setup.base is not None
-    return setup.base.turns(record.messages, record.left_out)
-
-
-def fill(setup: Setup, answers: Sequence[Forced], rows: Rows, told: Callable[[int], bool]) -> None:
-    """Computes the rows that are not there yet. `told` is given their number so far; it says whether to stop."""
-    members = setup.loaded.members
-    emulator = Emulator(setup.loaded)
-    emulator.reserve(min(emulator.parallel, len(answers)))
-    base, small = members.base, members.rewards[0].reference
-    ends = list(accumulate(len(answer.tokens) for answer in answers))
-    first = next((i for i, end in enumerate(ends) if end > rows.have), len(answers))
-    skipped = rows.have - (ends[first - 1] if first else 0)  # rows of a torn answer that are there
-    for logits in forced.logits(setup.loaded.engine, answers[first:], members.n_real):
-        rows.append(logits[base][skipped:], logits[small][skipped:])
-        skipped = 0
-        if told(rows.have):
-            return

@@ -1,8 +1,8 @@
 """Ctrl-C while a model is trained: the first ends the run after the step that is being taken, a second at once."""
 
 import signal
-import sys
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -10,10 +10,14 @@ __all__ = ["Stop"]
 
 
 class Stop:
-    """Within this context, Ctrl-C sets `asked`. A step is not torn, so the state after it can be kept."""
+    """Within this context, Ctrl-C sets `asked`. A step is not torn, so the state after it can be kept.
 
-    def __init__(self) -> None:
+    `tell` is called in the handler of the first one.
+    """
+
+    def __init__(self, tell: Callable[[], None]) -> None:
         self.asked = False
+        self._tell = tell
         self._before: Any = None
 
     def __enter__(self) -> Self:
@@ -31,4 +35,4 @@ class Stop:
         if self.asked:
             self._before(number, frame)
         self.asked = True
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+        self._tell()

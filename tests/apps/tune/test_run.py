@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eftlocal.apps.tune import run
+from eftlocal.apps.tune import estimates, files, run
+from eftlocal.apps.tune.data import WrongLinesError
 from eftlocal.apps.tune.options import Options
-from eftlocal.apps.tune.run import Outcome, tune
+from eftlocal.apps.tune.progress import TuneProgress
+from eftlocal.apps.tune.run import Outcome
 from eftlocal.catalog.models import Catalog
 from eftlocal.errors import EftError, FitError, SettingError, TrainingError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.plan.machine import Machine
 from eftlocal.training import parity, weights
 from tests.families import Family
-
-Tune = Callable[..., Outcome]
 
 
 @pytest.fixture
@@ -46,10 +46,22 @@ def options(family: Family, data: Path, tmp_path: Path) -> Options:
     )
 
 
-def finished(options: Options) -> Outcome:
-    outcome = tune(Catalog(), options)
-    assert outcome.exit_code == 0 and outcome.path == options.output
+def tune(options: Options, tell: Callable[[TuneProgress], None] = lambda _: None) -> Outcome | None:
+    return run.tune(Catalog(), options, tell)
+
+
+def finished(options: Options, tell: Callable[[TuneProgress], None] = lambda _: None) -> Outcome:
+    outcome = tune(options, tell)
+    assert outcome is not None and options.output.exists()
+    files.clean(options)
     return outcome
+
+
+def told(options: Options) -> tuple[str, list[TuneProgress]]:
+    """The texts of a finished run, and all that it told."""
+    found: list[TuneProgress] = []
+    finished(options, found.append)
+    return "\n".join(each.text for each in found if each.text), found
 
 
 # --- what comes out ---------------------------------------------------------------------------------------------------
@@ -70,15 +82,17 @@ def test_a_run_learns_and_writes_what_llama_cpp_computes(options: Options, famil
     assert np.abs(tuned - plain).max() > 0.1
 
 
-def test_the_file_says_how_it_was_made(options: Options, capfd: pytest.CaptureFixture[str]) -> None:
-    finished(options)
+def test_the_file_says_how_it_was_made(options: Options) -> None:
+    text, steps = told(options)
     header = gguf.check_lora(options.output)
     settings = json.loads(header.text("eftlocal.tune.settings"))
     assert settings["lr"] == 3e-3 and settings["method"] == "lora" and settings["rank"] == 16
     assert len(header.text("eftlocal.tune.data_sha256")) == 64 and header.text("general.name") == "voice"
-    told = capfd.readouterr().err
-    assert "36 examples: " in told and "4 more are kept back" in told and "[<|im_end|>]" in told
-    assert "step 15 of 15: loss" in told and "voice.gguf: an adapter" in told and "nats a token before" in told
+    assert "36 examples: " in text and "4 more are kept back" in text and "[<|im_end|>]" in text
+    assert "voice.gguf: an adapter" in text and "nats a token before" in text
+    trained = [each for each in steps if each.phase == "training"]
+    assert [each.done for each in trained] == list(range(1, 16)) and all(each.total == 15 for each in trained)
+    assert trained[-1].held_out is not None and trained[-1].left_s == 0 and trained[-1].small is None
 
 
 def test_pairs_are_trained_by_dpo(options: Options, pairs: Path) -> None:
@@ -89,9 +103,15 @@ def test_pairs_are_trained_by_dpo(options: Options, pairs: Path) -> None:
 def test_with_a_base_the_emulators_loss_is_trained(options: Options, family: Family) -> None:
     """Before the training the reward is 0, so the emulator is the base."""
     plain = finished(replace(options, reference=str(family.base), method="full", epochs=1))
-    outcome = finished(replace(options, base=str(family.base), view="chat", output=options.output.with_name("b.gguf")))
+    steered = replace(options, base=str(family.base), view="chat", output=options.output.with_name("b.gguf"))
+    looks: list[TuneProgress] = []
+    outcome = finished(steered, looks.append)
     assert outcome.after is not None and outcome.before is not None and outcome.after < 0.9 * outcome.before
-    assert outcome.emulator is not None and outcome.emulator.base == str(family.base)
+    assert outcome.emulator.base == str(family.base)
+    last = [each for each in looks if each.held_out is not None][-1]
+    assert last.best and outcome.verdict is not None  # both losses are what llama.cpp finds afterwards
+    assert last.small == pytest.approx(-outcome.verdict.alone["tuned"].logprob, rel=2e-2)
+    assert last.held_out == pytest.approx(-outcome.verdict.emulated[1.0].logprob, rel=2e-2)
     assert plain.before is not None and plain.before != pytest.approx(outcome.before, rel=1e-2)  # another view
     chat = finished(
         replace(options, reference=str(family.base), method="full", epochs=1, view="transcript",
@@ -108,50 +128,49 @@ def test_a_texts_tokens_are_all_trained(options: Options, tmp_path: Path, family
     assert outcome.after is not None and outcome.before is not None and outcome.after < outcome.before
 
 
-def test_a_single_text_has_nothing_kept_back_and_tells_its_steps(
-    options: Options, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_single_text_has_nothing_kept_back(options: Options, tmp_path: Path) -> None:
     (tmp_path / "text.md").write_text("The user is on the assistant. " * 60)
     outcome = finished(replace(options, data=(tmp_path / "text.md",), length=32, batch=4))
-    assert outcome.before is None and outcome.after is None
-    assert capfd.readouterr().err.count("\nstep ") == 10
+    assert outcome.before is None and outcome.after is None and outcome.verdict is None
 
 
-def test_an_early_end_is_told(options: Options, capfd: pytest.CaptureFixture[str]) -> None:
-    finished(replace(options, method="full", epochs=40, lr=0.1))
-    assert "ended early: nothing better came in 4 looks" in capfd.readouterr().err
+def test_an_early_end_is_told(options: Options) -> None:
+    text, _ = told(replace(options, method="full", epochs=40, lr=0.1))
+    assert "ended early: nothing better came in 4 looks" in text
 
 
 # --- before it starts -------------------------------------------------------------------------------------------------
 
 
-def test_wrong_lines_are_told_and_nothing_is_trained(
-    options: Options, data: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_lines_are_an_error_and_nothing_is_trained(options: Options, data: Path) -> None:
     lines = data.read_text().splitlines()
     data.write_text("\n".join([*lines[:3], '{"prompt": "Hi"}', *lines[3:], "{", ""]))
-    assert tune(Catalog(), options).exit_code == 1
-    told = capfd.readouterr().err
-    assert f"{data}:4: has a question and no answer" in told and f"{data}:42: is not JSON" in told
-    assert told.endswith("2 lines are wrong; nothing was trained\n") and not options.output.exists()
+    with pytest.raises(
+        WrongLinesError, match=r"2 lines are wrong; nothing was trained\.\nThe first one: .*:4: "
+    ) as error:
+        tune(options)
+    first, second = (problem.message for problem in error.value.problems)
+    assert first.startswith(f"{data}:4: has a question and no answer") and second.startswith(f"{data}:42: is not JSON")
+    assert not options.output.exists()
 
 
-def test_a_dry_run_writes_nothing(options: Options, family: Family, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_writes_nothing(options: Options, family: Family) -> None:
     before = set(options.output.parent.iterdir())
-    outcome = tune(Catalog(), replace(options, base=str(family.base), dry_run=True))
-    assert outcome.exit_code == 0 and set(options.output.parent.iterdir()) == before
-    told = capfd.readouterr().err
-    assert "3 epochs of" in told and "on the disk for what base and reference say" in told
+    found: list[TuneProgress] = []
+    assert tune(replace(options, base=str(family.base), dry_run=True), found.append) is None
+    assert set(options.output.parent.iterdir()) == before
+    text = "\n".join(each.text for each in found)
+    assert "3 epochs of" in text and "on the disk for what base and reference say" in text
 
 
 def test_too_little_memory_is_refused_before_anything_is_read(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = Machine(cores=1, memory=1 << 30, free=1 << 20, devices=())
-    monkeypatch.setattr(run, "here", lambda: small)
+    monkeypatch.setattr(estimates, "here", lambda: small)
     monkeypatch.setattr(weights, "read", lambda *_: pytest.fail("the weights were read"))
     with pytest.raises(FitError, match=r"takes about .* of memory; 1.05 MB are free"):
-        tune(Catalog(), options)
+        tune(options)
 
 
 @pytest.mark.parametrize(
@@ -168,14 +187,14 @@ def test_too_little_memory_is_refused_before_anything_is_read(
 )
 def test_what_is_not_possible_is_refused(options: Options, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        tune(Catalog(), replace(options, **changes))
+        tune(replace(options, **changes))
 
 
 def test_pairs_need_dpo_and_an_unknown_reference_is_told(options: Options, pairs: Path) -> None:
     with pytest.raises(SettingError, match=r"These are pairs.*\nTrain on them with --method dpo"):
-        tune(Catalog(), replace(options, data=(pairs,)))
+        tune(replace(options, data=(pairs,)))
     with pytest.raises(EftError, match='no model is named "nothing"'):
-        tune(Catalog(), replace(options, reference="nothing"))
+        tune(replace(options, reference="nothing"))
 
 
 # --- interruptions ----------------------------------------------------------------------------------------------------
@@ -185,6 +204,9 @@ class Impatient:
     """Stands in for Ctrl-C: it is asked for after a number of looks at it."""
 
     looks = 0
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        pass
 
     def __enter__(self) -> "Impatient":
         self.left = self.looks
@@ -211,12 +233,14 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     folder = options.output.parent / "again"
     folder.mkdir()
     again = replace(options, output=folder / "voice.gguf")
-    codes = []
+    stopped = 0
     for looks in (3, 40 if steered else 4, 41, 46, 1000):
         monkeypatch.setattr(Impatient, "looks", looks)
-        codes.append(tune(Catalog(), again).exit_code)
-    assert codes[0] == 130 and codes[-1] == 0
-    assert again.output.read_bytes() == wanted
+        try:
+            tune(again)
+        except KeyboardInterrupt:
+            stopped += 1
+    assert stopped >= 2 and again.output.read_bytes() == wanted
 
 
 def test_a_finished_run_leaves_its_file_alone(options: Options, family: Family, data: Path) -> None:
@@ -227,14 +251,16 @@ def test_a_finished_run_leaves_its_file_alone(options: Options, family: Family, 
 def test_a_stopped_run_leaves_its_best(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "Stop", Impatient)
     monkeypatch.setattr(Impatient, "looks", 6)
-    assert tune(Catalog(), options).exit_code == 130
+    with pytest.raises(KeyboardInterrupt):
+        tune(options)
     assert gguf.check_lora(options.output).text("eftlocal.tune.steps") == "6"
 
 
 def test_a_run_with_other_settings_does_not_go_on_from_it(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "Stop", Impatient)
     monkeypatch.setattr(Impatient, "looks", 6)
-    tune(Catalog(), options)
+    with pytest.raises(KeyboardInterrupt):
+        tune(options)
     for other in (replace(options, seed=1), replace(options, rank=4), replace(options, view="transcript")):
         with pytest.raises(TrainingError, match="is of a run with other data, models or settings"):
-            tune(Catalog(), other)
+            tune(other)

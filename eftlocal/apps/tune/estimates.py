@@ -1,0 +1,48 @@
+"""What a training takes before it starts: memory, time and room on the disk."""
+
+import time
+from collections.abc import Sequence
+
+from eftlocal.apps.common import size, span
+from eftlocal.apps.tune.options import Options
+from eftlocal.errors import FitError
+from eftlocal.runtime.gguf_header import Header
+from eftlocal.runtime.machine import here
+from eftlocal.training.examples import Example
+from eftlocal.training.memory import Way, estimate, ways
+from eftlocal.training.objectives import Supervised
+from eftlocal.training.shape import shape_of
+from eftlocal.training.trainer import Recipe
+from eftlocal.training.tunable import Tunable
+
+__all__ = ["duration", "way_that_fits"]
+
+
+def way_that_fits(options: Options, header: Header, rows: Sequence[Example], *, fixed: bool) -> tuple[Way, str]:
+    """How a step is computed in the memory that is free, and a line that says so. Raises FitError.
+
+    fixed  whether the loss is the emulator's
+    """
+    free, longest = here().free, max(len(row.tokens) for row in rows)
+    share = sum(row.trained for row in rows) / sum(len(row.tokens) for row in rows)
+    rank = options.rank if options.adapts else None
+    shape = shape_of(header)
+    needs = [(way, estimate(shape, header, way, rank=rank, share=share, fixed=fixed).total) for way in ways(longest)]
+    for way, need in needs:
+        if not free or need <= free:
+            return way, f"about {size(need)} of memory; {size(free)} are free"
+    raise FitError(
+        f"Training {header.path.name} takes about {size(needs[-1][1])} of memory; {size(free)} are free.",
+        "Take --method lora, a smaller --length, or a smaller reference.",
+    )
+
+
+def duration(rows: Sequence[Example], tunable: Tunable, recipe: Recipe) -> str:
+    """How long the training takes, by one step that is not kept."""
+    some = rows[: recipe.batch]
+    started = time.monotonic()
+    Supervised(some).total(tunable.network(tunable.parameters), range(len(some))).backward()  # type: ignore[no-untyped-call]
+    rate = sum(len(row.tokens) for row in some) / (time.monotonic() - started)
+    each = sum(len(row.tokens) for row in rows)
+    total = recipe.epochs * each
+    return f"about {span(total / rate)}: {recipe.epochs:g} epochs of {each:,.0f} tokens, {rate:.0f} a second"

@@ -1,0 +1,52 @@
+"""The files of a run: what it writes, how that was made, and what is removed at its end."""
+
+import json
+from contextlib import suppress
+from dataclasses import asdict
+from importlib import metadata
+
+from eftlocal.apps.tune.options import Options
+from eftlocal.runtime.gguf_header import Header
+from eftlocal.training import output
+from eftlocal.training.here import version
+from eftlocal.training.rows import remove
+from eftlocal.training.trainer import Trainer
+
+__all__ = ["clean", "write"]
+
+NOT_OF_IT = ("data", "valid", "output", "threads", "dry_run")  # settings that do not change what is trained
+
+
+def write(options: Options, header: Header, trainer: Trainer, digest: str) -> None:
+    """Writes the best parameters to `options.output`, as an adapter or a whole model. Raises TrainingError.
+
+    `digest` is that of the data.
+    """
+    record = _record(options, header, trainer, digest)
+    if options.adapts:
+        adapter = trainer.tunable.network(trainer.best).adapter
+        output.write_adapter(options.output, header, adapter, name=options.name, record=record)
+    else:
+        output.write_model(options.output, header, trainer.best, name=options.name, record=record)
+
+
+def _record(options: Options, header: Header, trainer: Trainer, digest: str) -> dict[str, str]:
+    """How the file was made, for its metadata."""
+    settings = {name: value for name, value in asdict(options).items() if name not in NOT_OF_IT}
+    settings = {name: value if isinstance(value, (int, float)) else str(value) for name, value in settings.items()}
+    return {
+        "data_sha256": digest,
+        "settings": json.dumps({**settings, **asdict(trainer.recipe)}),
+        "steps": str(trainer.taken),
+        "reference": header.path.name,
+        "versions": json.dumps({"torch": version(), "eftlocal": metadata.version("eftlocal")}),
+    }
+
+
+def clean(options: Options) -> None:
+    """Removes what a finished run does not need any more."""
+    options.checkpoint.unlink(missing_ok=True)
+    remove(options.rows)
+    for folder in (options.rows, options.folder):
+        with suppress(OSError):  # something of the user's is in it, or it was never made
+            folder.rmdir()

@@ -1,0 +1,93 @@
+"""What base and reference say of each token that is trained: computed once by llama.cpp, and kept on disk."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from eftlocal.apps.common import size
+from eftlocal.apps.tune.check import Prepared
+from eftlocal.apps.tune.progress import Tell, TuneProgress
+from eftlocal.apps.tune.setup import Setup
+from eftlocal.emulation import forced
+from eftlocal.emulation.emulator import Emulator
+from eftlocal.emulation.forced import Forced
+from eftlocal.errors import TrainingError
+from eftlocal.runs.examples import Chat
+from eftlocal.training.examples import NOTHING, Turn
+from eftlocal.training.rows import Rows, bytes_of
+
+__all__ = ["fixed_rows", "forced_answers"]
+
+
+def fixed_rows(
+    made: Setup, prepared: Sequence[Prepared], folder: Path, identity: str, tell: Tell, stopped: Callable[[], bool]
+) -> Rows | None:
+    """The rows of these examples, in the order of their tokens, computed where they are not in `folder` yet.
+
+    Rows of another `identity` are dropped. None if it was stopped. Raises TrainingError, as for a full disk.
+    """
+    answers = forced_answers(made, prepared)
+    count = sum(len(answer.tokens) for answer in answers)
+    n_real = made.loaded.members.n_real
+    rows = Rows(folder, count, n_real, identity)
+    if rows.have == count:
+        return rows
+    text = f"what base and reference say of {count:,} tokens: {size(bytes_of(count, n_real))} in {folder.parent}"
+    tell(TuneProgress(phase="logits", text=text, done=rows.have, total=count))
+    began, started = rows.have, time.monotonic()
+    for _ in _filled(made, answers, rows):
+        left = (time.monotonic() - started) / (rows.have - began) * (count - rows.have)
+        tell(TuneProgress(phase="logits", done=rows.have, total=count, left_s=left))
+        if stopped():
+            break
+    return rows if rows.have == count else None
+
+
+def forced_answers(setup: Setup, prepared: Sequence[Prepared]) -> list[Forced]:
+    """For each row of logits that is needed, in the order of the examples' trained tokens: who is fed what.
+
+    Raises TrainingError for a conversation that does not fit in the base's context.
+    """
+    members = setup.loaded.members
+    base, small = members.base, members.rewards[0].reference
+    found: list[Forced] = []
+    for each in prepared:
+        if not isinstance(each.record, Chat):
+            for row in each.rows:  # a text: all see the same tokens
+                first = row.tokens[:1].tolist()
+                found.append(Forced({base: first, small: first}, row.targets[row.targets != NOTHING].tolist()))
+            continue
+        own = setup.asked.turns(each.record.messages, each.record.left_out)
+        theirs = _base_turns(setup, each.record)
+        for mine, other in zip(own, theirs, strict=True):
+            if mine.length > setup.length:
+                continue
+            if len(other.prompt) + len(mine.answer) - 1 > setup.loaded.engine.n_ctx:
+                n = len(other.prompt) + len(mine.answer)
+                raise TrainingError(
+                    f"{each.record.where}: {n} tokens for the base do not fit in its context.",
+                    f"It has {setup.loaded.engine.n_ctx}. Shorten the conversation, or train with a smaller --length.",
+                )
+            found.append(Forced({base: list(other.prompt), small: list(mine.prompt)}, mine.answer))
+    return found
+
+
+def _base_turns(setup: Setup, record: Chat) -> list[Turn]:
+    assert setup.base is not None
+    return setup.base.turns(record.messages, record.left_out)
+
+
+def _filled(setup: Setup, answers: Sequence[Forced], rows: Rows) -> Iterator[None]:
+    """Computes the rows that are not there yet, and stops after each answer."""
+    members = setup.loaded.members
+    emulator = Emulator(setup.loaded)
+    emulator.reserve(min(emulator.parallel, len(answers)))
+    base, small = members.base, members.rewards[0].reference
+    ends = list(accumulate(len(answer.tokens) for answer in answers))
+    first = next((i for i, end in enumerate(ends) if end > rows.have), len(answers))
+    skipped = rows.have - (ends[first - 1] if first else 0)  # rows of a torn answer that are there
+    for logits in forced.logits(setup.loaded.engine, answers[first:], members.n_real):
+        rows.append(logits[base][skipped:], logits[small][skipped:])
+        skipped = 0
+        yield

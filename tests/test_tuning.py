@@ -1,0 +1,70 @@
+"""Tests of `eftlocal.tune`: a Python program's examples become an emulator that it can load."""
+
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import eftlocal
+from eftlocal.apps.tune.options import Options, TuneOptions
+from eftlocal.catalog import models
+from tests.families import Family
+
+EXAMPLES: list[dict[str, object]] = [{"prompt": f"Say {i}", "completion": f"{i % 3} on, mate"} for i in range(30)]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A models.toml of the user's that is not there yet."""
+    file = tmp_path / "config" / "models.toml"
+    monkeypatch.setattr(models, "users_file", lambda: file)
+    monkeypatch.setattr("eftlocal.tuning.users_file", lambda: file)
+    return file
+
+
+def settings(family: Family) -> dict[str, Any]:
+    return {"reference": str(family.reference), "base": str(family.base), "lr": 3e-3, "epochs": 3, "threads": 1}
+
+
+def test_examples_become_an_emulator_that_loads(family: Family, tmp_path: Path, home: Path) -> None:
+    seen: list[eftlocal.TuneProgress] = []
+    tuned = eftlocal.tune(EXAMPLES, tmp_path / "voice", progress=seen.append, **settings(family))
+    assert tuned.path == tmp_path / "voice.gguf" and tuned.emulator == "voice" and home.exists()
+    assert tuned.before is not None and tuned.after is not None and tuned.after < tuned.before
+    assert tuned.verdict is not None and tuned.verdict.answers == 3
+    assert {each.phase for each in seen} >= {"checking", "logits", "training", "writing"}
+    with eftlocal.Emulator.load(tuned.emulator, max_tokens=4) as emulator:
+        assert emulator.generate("Say 4").text
+    with pytest.raises(FrozenInstanceError):
+        tuned.emulator = "other"  # type: ignore[misc]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config", "voice.gguf"]
+
+
+def test_what_is_there_is_replaced_only_with_force(
+    family: Family, tmp_path: Path, home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = eftlocal.tune(EXAMPLES, tmp_path / "voice", **settings(family))
+    with pytest.raises(eftlocal.CatalogError, match="already defined"):
+        eftlocal.tune(EXAMPLES, tmp_path / "voice", **settings(family))
+    before = made.path.read_bytes()
+    other = eftlocal.tune(EXAMPLES, tmp_path / "voice", force=True, seed=1, **settings(family))
+    assert other.path.read_bytes() != before
+    assert capfd.readouterr() == ("", "")  # it tells its caller, and not the terminal
+
+
+def test_wrong_examples_and_settings_are_errors(family: Family, tmp_path: Path, home: Path) -> None:
+    with pytest.raises(eftlocal.EftError, match=r"1 line is wrong; nothing was trained\.\nThe first one: examples:2: "):
+        eftlocal.tune([EXAMPLES[0], {"prompt": "Hi"}], tmp_path / "x", **settings(family))
+    with pytest.raises(eftlocal.SettingError, match="no values of JSON"):
+        eftlocal.tune([{"prompt": "Hi", "completion": {1}}], tmp_path / "x", **settings(family))
+    with pytest.raises(eftlocal.EftError, match="There is no example"):
+        eftlocal.tune([], tmp_path / "x", **settings(family))
+    with pytest.raises(eftlocal.SettingError, match="mofo is 2"):
+        eftlocal.tune(EXAMPLES, tmp_path / "x", mofo=2.0, **settings(family))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_its_options_are_those_of_a_run() -> None:
+    names = {"fraction" if name == "mofo" else name for name in TuneOptions.__annotations__}
+    assert names < {field.name for field in fields(Options)}
