@@ -25,7 +25,7 @@ FLOORS = (  # from the lowest; each a file or a folder of the package
     ("__init__.py", "__main__.py"),  # what users import, and what they run
 )
 FOLDERS = {  # inside of those
-    "apps": {"batch", "bench", "chat", "doctor", "eval", "serve", "store", "tune"},
+    "apps": {"batch", "bench", "chat", "doctor", "eval", "harness", "serve", "store", "tune"},
     "catalog": {"hub"},
     "decoding": {"constraints", "drafts"},
     "runtime": {"llama", "plan"},
@@ -37,6 +37,8 @@ SOLE_IMPORTERS = {  # a file, or all of a package
     "torch": "training/",
     "starlette": "apps/serve/",
     "uvicorn": "apps/serve/server.py",
+    "lm_eval": "apps/harness/",
+    "inspect_ai": "apps/harness/inspect_model.py",
     "httpx2": "catalog/hub/",  # what huggingface_hub asks the network with
 }
 

@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Unpack, get_type_hints
@@ -190,14 +190,17 @@ def named_one_by_one(
     return cat.with_trio(base, tuned, reference)
 
 
-def with_options(command: Callable[..., int]) -> Callable[..., None]:
-    """Give a command the shared options: its `options` parameter becomes one parameter for each field of Options."""
+def with_options(command: Callable[..., int], *, but: Collection[str] = ()) -> Callable[..., None]:
+    """Give a command the shared options: its `options` parameter becomes one parameter for each field of Options.
+
+    `but` names fields that mean nothing to the command; they keep their defaults.
+    """
     own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "options"]
     hints = get_type_hints(Options, include_extras=True)
     shared = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
         for f in fields(Options)
-        if f.default is not MISSING
+        if f.default is not MISSING and f.name not in but
     ]
 
     @wraps(command)

@@ -315,15 +315,18 @@ class Emulator:
         """
         return self._scorer.score([self._task(prompt, completion, top, dials)])[0]
 
-    def score_many(self, pairs: Sequence[tuple[Prompt, str | Sequence[int], Dials]]) -> list[Score | EftError]:
+    def score_many(
+        self, pairs: Sequence[tuple[Prompt, str | Sequence[int], Dials]], *, top: int = 0
+    ) -> list[Score | EftError]:
         """Score pairs of a prompt and a completion, each with its own settings. Returns the results in their order.
 
         SCORED_AT_ONCE pairs are scored at the same time. An error of one pair is its result; the others are scored.
+        `top` as in `score`.
         """
         tasks: list[Task | EftError] = []
         for prompt, completion, dials in pairs:
             try:
-                tasks.append(self._task(prompt, completion, 0, dials))
+                tasks.append(self._task(prompt, completion, top, dials))
             except EftError as error:
                 tasks.append(error)
         right = sum(isinstance(task, Task) for task in tasks)

@@ -55,12 +55,16 @@ class Tokenizer:
         return 1 if tokens is None else max(1, int(np.diff(tokens.offsets()).max()) - LENGTH)
 
     @cached_property
-    def special(self) -> Mapping[str, object]:
-        """The names of the special tokens, with the keys of a tokenizer_config.json; None for one that is missing."""
+    def special_ids(self) -> Mapping[str, int]:
+        """bos, eos, padding, unknown -> the id of that token, for those that the base's file names."""
         metadata = self._members.specs[self._members.base].header.metadata
         ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in SPECIAL}
-        inside = {name: i for name, i in ids.items() if isinstance(i, int) and 0 <= i < self._members.n_real}
-        texts = {name: self.bytes_of(i).decode("utf-8", "replace") for name, i in inside.items()}
+        return {name: i for name, i in ids.items() if isinstance(i, int) and 0 <= i < self._members.n_real}
+
+    @cached_property
+    def special(self) -> Mapping[str, object]:
+        """The names of the special tokens, with the keys of a tokenizer_config.json; None for one that is missing."""
+        texts = {name: self.bytes_of(i).decode("utf-8", "replace") for name, i in self.special_ids.items()}
         return {
             "bos_token": texts.get("bos"),
             "eos_token": texts.get("eos"),

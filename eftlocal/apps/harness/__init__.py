@@ -1,0 +1,1 @@
+"""Emulators in the harnesses that researchers use: lm-evaluation-harness and Inspect."""
