@@ -8,7 +8,7 @@ from eftlocal.emulation.prepare import Prompt, Raw, as_messages
 
 __all__ = ["Check", "CheckName", "Choices", "Item", "Preference", "Question", "Shape", "Text", "fields", "shown"]
 
-CheckName = Literal["exact", "contains", "regex", "number", "choice", "json-schema", "ifeval"]
+CheckName = Literal["exact", "contains", "first-sentence", "regex", "number", "choice", "json-schema", "ifeval"]
 Shape = Literal["question", "choices", "preference", "text"]
 TURNS: Final = "\n\n"  # between the messages of a prompt that is shown
 

@@ -16,7 +16,7 @@ from eftlocal.runs import formats
 from eftlocal.runs.lines import LineError
 from eftlocal.runtime.views import Message
 
-__all__ = ["Chat", "Form", "Pair", "Record", "Text"]
+__all__ = ["Chat", "Form", "Pair", "Record", "Text", "record", "with_system"]
 
 NEEDED: Final = 'A line needs "messages", "prompt" and "completion", "text", or "prompt", "chosen" and "rejected".'
 COLUMNS: Final = ({"prompt", "completion"}, {"question", "answer"}, {"prompt", "chosen", "rejected"}, {"text"})
@@ -70,7 +70,7 @@ class Form:
     def record(self, line: int, fields: Fields) -> Record | LineError:
         """What is in a line, or an error that says what is wrong with it."""
         try:
-            return _record(f"{self.where}:{line}", {name: value for name, value in fields.items() if value is not None})
+            return record(f"{self.where}:{line}", {name: value for name, value in fields.items() if value is not None})
         except EftError as error:
             return self._wrong(line, fields, error.message, error.hint)
 
@@ -88,12 +88,12 @@ class Form:
         return LineError(self.where, line, problem, digest=digest, fields=fields, hint=hint)
 
 
-def _record(where: str, fields: Fields) -> Record:
+def record(where: str, fields: Fields) -> Record:
     """The record of a line's fields without nulls. Raises EftError."""
+    if "chosen" in fields or "rejected" in fields:  # some sets have the chosen conversation as messages, too
+        return _pair(where, fields)
     if "messages" in fields:
         return _chat(where, _messages(fields["messages"], "messages"), _left_out(fields["messages"]), fields)
-    if "chosen" in fields or "rejected" in fields:
-        return _pair(where, fields)
     if "completion" in fields:
         return _chat(where, [*_prompt(fields, "prompt"), *_answer(fields["completion"], "completion")], (), fields)
     if (turns := formats.sharegpt(fields)) is not None:
@@ -116,7 +116,7 @@ def _record(where: str, fields: Fields) -> Record:
 
 
 def _chat(where: str, messages: list[Message], left_out: Sequence[int], fields: Fields) -> Chat:
-    added = len(whole := _with_system(messages, fields)) - len(messages)
+    added = len(whole := with_system(messages, fields)) - len(messages)
     messages, left_out = whole, [i + added for i in left_out]
     answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
     if not answers:
@@ -130,7 +130,7 @@ def _chat(where: str, messages: list[Message], left_out: Sequence[int], fields: 
     return Chat(where, tuple(messages), frozenset(left_out))
 
 
-def _with_system(messages: list[Message], fields: Fields) -> list[Message]:
+def with_system(messages: list[Message], fields: Fields) -> list[Message]:
     if "system" not in fields or any(message.role == "system" for message in messages):
         return messages
     return [Message("system", from_json.string("system", fields["system"])), *messages]
@@ -188,10 +188,11 @@ def _pair(where: str, fields: Fields) -> Pair:
         if name not in fields:
             raise EftError(f"has {other} and no {name}")
     chosen, rejected = (_answer(fields[name], name) for name in ("chosen", "rejected"))
-    if "prompt" in fields:
-        prompt = _prompt(fields, "prompt")
-    elif len(chosen) > 1 and chosen[:-1] == rejected[:-1]:
-        prompt, chosen, rejected = chosen[:-1], chosen[-1:], rejected[-1:]
+    asked = _prompt(fields, "prompt") if "prompt" in fields else []
+    if len(chosen) > 1 and chosen[:-1] == rejected[:-1] and (not asked or chosen[:-1][-len(asked) :] == asked):
+        prompt, chosen, rejected = chosen[:-1], chosen[-1:], rejected[-1:]  # both begin with the prompt
+    elif asked:
+        prompt = asked
     else:
         raise EftError("has no prompt", "Give it as prompt, or begin chosen and rejected with the same messages.")
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
@@ -201,4 +202,4 @@ def _pair(where: str, fields: Fields) -> Pair:
             raise EftError(f"{name} is empty")
     if chosen == rejected:
         raise EftError("chosen and rejected are the same")
-    return Pair(where, tuple(_with_system(prompt, fields)), chosen[0].content, rejected[0].content)
+    return Pair(where, tuple(with_system(prompt, fields)), chosen[0].content, rejected[0].content)

@@ -8,7 +8,18 @@ from typing import BinaryIO, Final, NamedTuple, NoReturn, Protocol, TypeVar
 
 from eftlocal.errors import EftError
 
-__all__ = ["LINE_LIMIT", "BadError", "Form", "Line", "LineError", "Record", "json_value", "lines_of", "unreadable"]
+__all__ = [
+    "LINE_LIMIT",
+    "BadError",
+    "Form",
+    "Line",
+    "LineError",
+    "Record",
+    "decoder",
+    "json_value",
+    "lines_of",
+    "unreadable",
+]
 
 LINE_LIMIT = 64 << 20  # bytes; a longer line is not a prompt, and its copies would not fit in memory
 BOM: Final = b"\xef\xbb\xbf"
@@ -104,9 +115,20 @@ def unreadable(path: str, error: OSError | ValueError) -> EftError:
 
 
 def json_value(text: str) -> object:
-    """The value of a JSON text. Raises ValueError, also for NaN and infinity, and RecursionError."""
-    return json.loads(text, parse_constant=_no_constant)
+    """The value of a JSON text. Raises ValueError, also for NaN, infinity and a name twice, and RecursionError."""
+    return decoder.decode(text)
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object. Of two fields of one name, Python would drop the first."""
+    if len(found := dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice in one object")
+    return found
+
+
+decoder: Final = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_once)

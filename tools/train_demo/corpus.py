@@ -137,9 +137,18 @@ def tuning_examples(cities: list[City], rng: random.Random, count: int) -> list[
 
 
 def questions(cities: list[City], rng: random.Random) -> list[dict[str, object]]:
-    """One question for each fact, in the form of questions.json. A fact whose value is the city's name is left out."""
+    """One question for each fact, in the form of questions.json. A fact whose value is the city's name is left out.
+
+    answers: values of which a right answer contains one; answer: the right answer in the taught style.
+    """
     return [
-        {"question": question(rng, city, kind), "answers": [bare(city.facts[kind])], "kind": kind, "city": city.name}
+        {
+            "question": question(rng, city, kind),
+            "answers": [bare(city.facts[kind])],
+            "answer": phrases.STYLE.format(v=spoken(kind, city.facts[kind])),
+            "kind": kind,
+            "city": city.name,
+        }
         for city in cities
         for kind in city.facts
         if city.facts[kind] != city.name

@@ -11,8 +11,9 @@ from typing import Final
 
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runs.examples import Form, Pair, Record, Text
-from eftlocal.runs.lines import LINE_LIMIT, LineError
+from eftlocal.runs.lines import LineError
 from eftlocal.runs.reader import SUFFIXES, Source
+from eftlocal.runs.whole import text_of, wrong
 
 __all__ = ["Data", "Examples", "Split", "WrongLinesError", "prompt_of", "read", "split"]
 
@@ -129,26 +130,11 @@ def _records(file: Path) -> Iterable[Record | LineError]:
 def _text(file: Path) -> Iterable[Record | LineError]:
     """The one text of a file."""
     try:
-        data = file.read_bytes() if file.stat().st_size <= LINE_LIMIT else None
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise EftError(f"{file} cannot be read: {reason}.") from None
-    if data is None:
-        raise EftError(f"{file} is longer than {LINE_LIMIT >> 20} MB.", "Give it as several files.")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        yield _wrong(file, line, f"is not UTF-8 text (byte {error.start} of the file)")
+        text = text_of(file)
+    except LineError as error:
+        yield error
         return
-    if text.strip():
-        yield Text(str(file), text)
-    else:
-        yield _wrong(file, 1, "the text is empty")
-
-
-def _wrong(file: Path, line: int, problem: str) -> LineError:
-    return LineError(str(file), line, problem, digest="", fields={})
+    yield Text(str(file), text) if text.strip() else wrong(file, 1, "the text is empty")
 
 
 def _mixed(records: Sequence[Record]) -> list[LineError]:
