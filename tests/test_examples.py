@@ -4,7 +4,7 @@ from pathlib import Path
 
 from eftlocal.apps.tune.check import Prepared, notes
 from eftlocal.apps.tune.data import Data, prompt_of, read
-from eftlocal.apps.tune.records import Chat
+from eftlocal.runs.examples import Chat
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
