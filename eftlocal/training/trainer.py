@@ -19,7 +19,7 @@ from eftlocal.training.network import Network
 from eftlocal.training.objectives import Objective
 from eftlocal.training.tunable import Tunable
 
-__all__ = ["Progress", "Recipe", "Trainer", "mean_loss", "mean_losses", "parts"]
+__all__ = ["Progress", "Recipe", "Trainer", "drawn", "mean_loss", "mean_losses", "parts", "steps_of"]
 
 FLOOR: Final = 0.1  # the learning rate ends at this share of its highest value
 
@@ -96,7 +96,7 @@ class Trainer:
     @property
     def steps(self) -> int:
         """The steps of the whole run, if it does not end early."""
-        return max(1, round(self.recipe.epochs * math.ceil(len(self.objective) / self.recipe.batch)))
+        return steps_of(self.recipe, len(self.objective))
 
     def run(self) -> Iterator[Progress]:
         """Takes the steps that are left. Raises TrainingError for a loss that is no number; `best` stays as it was."""
@@ -116,7 +116,7 @@ class Trainer:
         parameters = self.tunable.parameters.values()
         for parameter in parameters:
             parameter.grad = None
-        items = self._items(self.taken)
+        items = drawn(self.recipe, len(self.objective), self.taken)
         weight = sum(self.objective.weight(item) for item in items)
         loss = 0.0
         network = self.tunable.network(self.tunable.parameters)
@@ -130,13 +130,6 @@ class Trainer:
         self._optimizer.step(self._lr(self.taken))
         self.taken += 1
         return loss
-
-    def _items(self, step: int) -> Sequence[int]:
-        """The items of a step. Each epoch has an order of its own, which the seed and its number give."""
-        n = len(self.objective)
-        epoch, at = divmod(step, math.ceil(n / self.recipe.batch))
-        order = random.Random(f"{self.recipe.seed} {epoch}").sample(range(n), n)
-        return order[at * self.recipe.batch : (at + 1) * self.recipe.batch]
 
     def _lr(self, step: int) -> float:
         warm = max(1, round(self.recipe.warmup * self.steps))
@@ -209,6 +202,18 @@ class Trainer:
                 self._optimizer.first[name].copy_(state["first"][name])
                 self._optimizer.second[name].copy_(state["second"][name])
         self._optimizer.taken = state["optimizer_taken"]
+
+
+def steps_of(recipe: Recipe, n: int) -> int:
+    """The steps of a whole run on `n` items."""
+    return max(1, round(recipe.epochs * math.ceil(n / recipe.batch)))
+
+
+def drawn(recipe: Recipe, n: int, step: int) -> Sequence[int]:
+    """The items of a step, of `n`. Each epoch has an order of its own, which the seed and its number give."""
+    epoch, at = divmod(step, math.ceil(n / recipe.batch))
+    order = random.Random(f"{recipe.seed} {epoch}").sample(range(n), n)
+    return order[at * recipe.batch : (at + 1) * recipe.batch]
 
 
 def parts(objective: Objective, items: Sequence[int], fed: int) -> Iterator[list[int]]:

@@ -15,7 +15,7 @@ from eftlocal.training import checkpoint, trainer
 from eftlocal.training.examples import NOTHING, Example
 from eftlocal.training.network import Network
 from eftlocal.training.objectives import Supervised
-from eftlocal.training.trainer import Progress, Recipe, Trainer, mean_loss
+from eftlocal.training.trainer import Progress, Recipe, Trainer, drawn, mean_loss
 from eftlocal.training.tunable import Tunable, adapted, copied
 from tests.families import write_model
 from tests.training.test_network import network
@@ -81,9 +81,8 @@ def test_the_models_own_tensors_do_not_change(model: Network) -> None:
     assert same(before, dict(model.weights))
 
 
-def test_every_item_is_seen_once_in_an_epoch_in_an_order_of_its_own(model: Network) -> None:
-    run = made(model)
-    epochs = [[item for step in range(first, first + 5) for item in run._items(step)] for first in (0, 5, 10)]
+def test_every_item_is_seen_once_in_an_epoch_in_an_order_of_its_own() -> None:
+    epochs = [[i for step in range(first, first + 5) for i in drawn(RECIPE, 18, step)] for first in (0, 5, 10)]
     assert all(sorted(epoch) == list(range(18)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
