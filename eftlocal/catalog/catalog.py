@@ -150,6 +150,19 @@ class Catalog:
             local_path(model)
             local_lora(model)
 
+    def alone(self, name: str) -> Emulator:
+        """Returns the emulator that is one model alone: the one of that name, or one made of a model or a file.
+
+        Its view is the model's own chat template if it has one. Raises CatalogError, also for an emulator with rewards.
+        """
+        name = as_unicode(name)
+        if (found := self.emulators.get(name)) is not None and name not in self.models:
+            if found.rewards:
+                problem = f'"{name}" is an emulator with rewards; one model alone is needed here'
+                raise CatalogError(problem, "Name a model, or a .gguf file.")
+            return found
+        return Emulator(name=name, base=self._typed(name).name, views={**DEFAULT_VIEWS, "base": View("auto")})
+
     def with_trio(self, base: str, tuned: str | None = None, reference: str | None = None) -> "Catalog":
         """Returns this catalogue with an emulator of these models added as its default.
 

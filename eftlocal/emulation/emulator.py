@@ -15,6 +15,7 @@ from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.decoding.step import Step
 from eftlocal.decoding.thinking import Splitter
 from eftlocal.emulation.batch import Answer, Batch, Job, answers
+from eftlocal.emulation.forced import Forced, Forcing
 from eftlocal.emulation.loading import Loaded, LoadOptions, load
 from eftlocal.emulation.members import Members
 from eftlocal.emulation.prepare import Ids, Preparer, Prompt, Raw, as_messages, new_seed
@@ -98,6 +99,8 @@ class Emulator:
         split       how to use several devices: "none" (each model on one), "layer", "row", or proportions like "3,1"
         force       load also if the memory is too small
         date        the date that chat templates see; None is today
+        upper       a truly tuned large model that only stands beside, in the role `upper`, for comparisons: the name of
+                    a model, of an emulator without rewards, or a file
         others      settings that differ from the emulator's: the fields of `Settings` and `Sampling`
 
         Raises CatalogError, ModelFileError, FitError, ModelLoadError, VocabularyError, ViewError or SettingError.
@@ -336,6 +339,17 @@ class Emulator:
 
     def _task(self, prompt: Prompt, completion: str | Sequence[int], top: int, dials: Dials) -> Task:
         return self._preparer.task(prompt, completion, self.mix(self.settings.turned(**dials)), top)
+
+    def forced(self, prompt: Prompt, completion: str | Sequence[int], *, ends: bool = False) -> Forced:
+        """Every member's prompt and the completion's tokens, for `forcing`. Errors as `score`.
+
+        `ends` adds the token that ends an answer, if the models have one.
+        """
+        return self._preparer.forced(prompt, completion, ends=ends)
+
+    def forcing(self, at_once: int) -> Forcing:
+        """Decodes along known answers, `at_once` at a time; `reserve` must have made room for so many sequences."""
+        return Forcing(self._engine, self._members.n_real, at_once)
 
     # --- its end ------------------------------------------------------------------------------------------------------
 

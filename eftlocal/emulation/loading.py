@@ -35,6 +35,7 @@ class LoadOptions(Dials, total=False):
     split: str | None
     force: bool
     date: datetime.date | None
+    upper: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ def load(name: str | None, **options: Unpack[LoadOptions]) -> Loaded:
     cat = models if isinstance(models, catalog.Catalog) else catalog.load(None if models is None else Path(models))
     emulator = cat.emulator(name)
     cat.must_be_here(emulator)
-    members = assemble(cat, emulator, date=options.get("date"))
+    members = assemble(cat, emulator, date=options.get("date"), upper=options.get("upper"))
     if kv_type not in KV_TYPES:
         raise SettingError(f"kv_type is {kv_type!r}; it must be one of {', '.join(KV_TYPES)}.")
     threads = options.get("threads")

@@ -48,6 +48,7 @@ class Members:
     n_real   number of token ids that all members share (runtime.vocab.shared)
     skipped  token ids below n_real that differ between members; rewards do not apply to them
     system   the system text of a conversation that has none of its own
+    upper    index of a truly tuned large model that only stands beside, for a comparison; None if there is none
     """
 
     specs: tuple[MemberSpec, ...]
@@ -57,15 +58,19 @@ class Members:
     n_real: int
     skipped: NDArray[np.intp]
     system: str | None = None
+    upper: int | None = None
 
     @property
     def roles(self) -> Mapping[str, int]:
-        """Role name -> member index: base, tuned, reference; with several rewards NAME.tuned and NAME.reference."""
+        """Role name -> member index: base, tuned, reference; with several rewards NAME.tuned and NAME.reference.
+
+        A truly tuned large model has the role `upper`.
+        """
         roles = {"base": self.base}
         for reward in self.rewards:
             prefix = f"{reward.name}." if len(self.rewards) > 1 else ""
             roles |= {f"{prefix}tuned": reward.tuned, f"{prefix}reference": reward.reference}
-        return roles
+        return roles | ({} if self.upper is None else {"upper": self.upper})
 
     @property
     def date(self) -> datetime.date | None:
@@ -194,20 +199,26 @@ def assemble(
     *,
     find: Callable[[catalog.Model], Found] = on_this_machine,
     date: datetime.date | None = None,
+    upper: str | None = None,
 ) -> Members:
     """Assemble the members of `emulator`: check files, compare vocabularies, resolve views. No weights are loaded.
 
     `find` gives each model's header; the default reads the file on this machine. `date` is what templates see as today.
+    `upper` names a model, or an emulator that is a model alone, to stand beside in the role `upper`.
     Raises CatalogError, ModelFileError, VocabularyError or ViewError.
     """
-    files = {name: find(cat.model(name)) for name in emulator.models}
+    beside = None if upper is None else cat.alone(upper)
+    names = emulator.models if beside is None else tuple(dict.fromkeys((*emulator.models, beside.base)))
+    if beside is not None:
+        cat = replace(cat, models={**cat.models, beside.base: cat.model(beside.base)})
+    files = {name: find(cat.model(name)) for name in names}
     headers = {name: found.header for name, found in files.items()}
     vocabularies = {name: vocab.Vocabulary.of(header) for name, header in headers.items()}
     shared = vocab.shared(vocabularies, special_tokens_differ=emulator.special_tokens_differ)
     found: list[tuple[MemberSpec, View]] = []
     texts = cache(lambda name: _token_texts(headers[name]))
 
-    def member(role: str, name: str, reward: catalog.Reward | None = None) -> int:
+    def member(role: str, name: str, reward: catalog.Reward | None = None, whose: catalog.Emulator = emulator) -> int:
         model = cat.model(name)
         spec = MemberSpec(
             name=f"{name} ({role}{f' of {reward.name}' if reward else ''})",
@@ -216,7 +227,7 @@ def assemble(
             gpu_layers=model.gpu_layers,
             model=name,
         )
-        view = replace(_view(role, name, reward, emulator, headers, texts), date=date)
+        view = replace(_view(role, name, reward, whose, headers, texts), date=date)
         for i, (other, others_view) in enumerate(found):
             if other.header is spec.header and other.lora == spec.lora and others_view == view:
                 return i
@@ -228,6 +239,10 @@ def assemble(
         RewardMembers(r.name, member("tuned", r.tuned, r), member("reference", r.reference, r), r.beta)
         for r in emulator.rewards
     )
+    above = None
+    if beside is not None:
+        whose = replace(beside, views={"upper": beside.views["base"]}, template_args=emulator.template_args)
+        above = member("upper", beside.base, whose=whose)
     return Members(
         specs=tuple(spec for spec, _ in found),
         views=tuple(view for _, view in found),
@@ -236,6 +251,7 @@ def assemble(
         n_real=shared.n_real,
         skipped=shared.differing,
         system=emulator.system,
+        upper=above,
     )
 
 

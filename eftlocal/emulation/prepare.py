@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
@@ -17,12 +18,14 @@ from eftlocal.decoding.logprobs import Places
 from eftlocal.decoding.settings import Settings
 from eftlocal.decoding.stream import TextStream
 from eftlocal.decoding.thinking import ANSWER, MARKERS, START, Splitter, opened_by, spoken
+from eftlocal.emulation.forced import Forced
 from eftlocal.emulation.members import Members
 from eftlocal.emulation.scoring import Task
 from eftlocal.engine.workers import Workers
-from eftlocal.errors import SettingError, ViewError
+from eftlocal.errors import SettingError, TrainingError, ViewError
 from eftlocal.runtime.plan.memory import Sizes
 from eftlocal.runtime.views import RAW, Message, View
+from eftlocal.training.examples import Asked
 
 __all__ = ["Ids", "Preparer", "Prompt", "Raw", "as_messages", "new_seed"]
 
@@ -223,14 +226,31 @@ class Preparer:
         """
         if isinstance(top, bool) or not isinstance(top, Integral) or top < 0:
             raise SettingError(f"top is {top!r}; it must be a whole number, 0 or above.")
+        return Task(mix, *self.forced(prompt, completion), top)
+
+    def forced(self, prompt: Prompt, completion: str | Sequence[int], *, ends: bool = False) -> Forced:
+        """Every member's prompt, and the completion's tokens; with `ends` also the token that ends an answer.
+
+        Raises ContextError if it does not fit, ViewError, and SettingError for an empty completion.
+        """
         prompts = {member: self.prompt(member, prompt) for member in range(len(self._members.specs))}
         tokens = self._workers.model(0).tokenize(completion) if isinstance(completion, str) else list(completion)
         if not tokens:
             raise SettingError("The completion is empty.", "Give at least one character to score.")
         self._check_ids("The completion", tokens)
+        tokens += [self.end] if ends and self.end is not None else []
         lengths = {role: len(prompts[m]) + len(tokens) - 1 for role, m in self._members.roles.items()}
         must_fit(lengths, self._workers.n_ctx)
-        return Task(mix, prompts, tokens, top)
+        return Forced(prompts, tokens)
+
+    @cached_property
+    def end(self) -> int | None:
+        """The token that ends an answer of the first reward's tuned model, or else of the base; None if it has none."""
+        member = next((reward.tuned for reward in self._members.rewards), self._members.base)
+        try:
+            return Asked(self._members.views[member], self._workers.model(member)).end
+        except TrainingError:
+            return None
 
     def _stops(self, prompt: Prompt, mix: Mix, settings: Settings) -> tuple[str, ...]:
         """All stop strings of an answer. With a constraint, those of the views do not count: its text may hold them."""

@@ -44,7 +44,8 @@ class Item:
 class Question(Item):
     """A prompt with accepted answers. The likelihood is the first answer's; it has none without answers (IFEval).
 
-    Its end counts as a token of the answer, but for a Raw prompt. Without a check nothing is generated.
+    Its end counts as a token of the answer, but for a Raw prompt. Without a check nothing is generated; `max_tokens`
+    is the most of an answer, where the user does not say it.
     """
 
     shape = "question"
@@ -52,6 +53,7 @@ class Question(Item):
     prompt: Prompt
     answers: tuple[str, ...]
     check: Check | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
