@@ -228,24 +228,25 @@ class Calibrated:
     """What `--calibrate` found on one half of the items, and whether it helps on the other.
 
     betas    reward -> its strength
-    end      reward -> what is added to its end-of-answer tokens, in nats
-    unseen   reward -> what is added to tokens that the fine-tuning data never showed; None without that data
-    before   loss on the judging half as configured, in nats a token
-    after    loss with what was found
+    end      what is added to the tokens that end an answer, in nats
+    unseen   what is added to tokens that the fine-tuning data never showed; None where that is not known
+    steps    "as configured", then what was fitted, each with more than the one before it -> loss on the other half
+    before   loss on the other half as configured, in nats a token
+    after    loss there with all that was found
     change   after minus before, over the same items
     helps    whether the whole interval of `change` is below 0
     """
 
     betas: Mapping[str, float]
-    end: Mapping[str, float]
-    unseen: Mapping[str, float] | None
+    end: float
+    unseen: float | None
     n_fitted: int
     n_judged: int
+    steps: Mapping[str, Estimate]
     before: Estimate
     after: Estimate
     change: Estimate
     helps: bool
-    toml: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
