@@ -6,8 +6,8 @@ and nothing is reused between calls. `numpy_llama` does not even use llama.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import llama_cpp
@@ -31,11 +31,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Reward:
-    """beta * (log p_tuned - log p_reference)."""
+    """beta * (log p_tuned - log p_reference) + bias, where the bias maps tokens to what is added to them."""
 
     tuned: Member
     reference: Member
     beta: float
+    bias: Mapping[int, float] = field(default_factory=dict)
 
 
 def log_softmax(logits: NDArray[np.floating]) -> Rows:
@@ -100,14 +101,16 @@ def combined(
         return all_rows[len(member.prompt) - 1 :]
 
     base_rows = rows(base)
-    reward_rows = [(rows(reward.tuned), rows(reward.reference), reward.beta) for reward in rewards]
+    reward_rows = [(rows(reward.tuned), rows(reward.reference), reward) for reward in rewards]
     if n_real is None:
         n_real = min(each.shape[1] for each in [base_rows, *(r for t, f, _ in reward_rows for r in (t, f))])
 
     total = log_softmax(base_rows[:, :n_real])
-    for tuned_rows, reference_rows, beta in reward_rows:
+    for tuned_rows, reference_rows, given in reward_rows:
         tuned = log_softmax(tuned_rows[:, :n_real])
-        reward = beta * (tuned - log_softmax(reference_rows[:, :n_real]))
+        reward = given.beta * (tuned - log_softmax(reference_rows[:, :n_real]))
+        for token, added in given.bias.items():
+            reward[:, token] += added
         if reward_top_p is not None:
             for t in range(len(tuned)):
                 reward[t, ~nucleus(tuned[t], reward_top_p)] = 0.0

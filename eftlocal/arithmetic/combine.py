@@ -1,14 +1,15 @@
 """The weighted sum of the members' logits: the arithmetic of emulated fine-tuning.
 
-    z = sum_i w_i * logits_i        w(base) = 1;  w(tuned_k) += beta_k;  w(reference_k) -= beta_k
+    z = sum_i w_i * logits_i + sum_k bias_k        w(base) = 1;  w(tuned_k) += beta_k;  w(reference_k) -= beta_k
 
-This is log p_base + sum_k beta_k (log p_tuned_k - log p_reference_k) up to a constant for each row. The members'
-normalisers only add to that constant, so none is computed (EFT, arXiv 2310.12962, equation 4; proxy-tuning,
+This is log p_base + sum_k (beta_k (log p_tuned_k - log p_reference_k) + bias_k) up to a constant for each row. The
+members' normalisers only add to that constant, so none is computed (EFT, arXiv 2310.12962, equation 4; proxy-tuning,
 arXiv 2401.08565, equation 1). The module uses numpy and imports only `errors` from eftlocal.
 """
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,24 +25,52 @@ Ids = NDArray[np.intp]
 DAMAGED = "Its file may be damaged, or its weights overflow on this device."
 OVERFLOW = "The members' own logits are, so the sum overflows: choose a smaller beta or mix."
 
+BIASES = 16  # rows that are kept: one for each bias at each strength that is in use
 BLOCK = 512  # weights in a block: a search looks at the sums of the blocks first, then inside one block
 
 
 @dataclass(frozen=True, slots=True)
+class Bias:
+    """What a reward adds to some tokens, in nats: calibration, after arXiv 2409.16223.
+
+    end        to tokens that end an answer
+    unseen     to tokens that its fine-tuning data never showed: the ascending `ids`
+    """
+
+    end: float = 0.0
+    unseen: float = 0.0
+    ids: Ids = field(default_factory=lambda: np.empty(0, np.intp), repr=False, compare=False)
+
+    def as_json(self) -> dict[str, float | str]:
+        """The bias as JSON values: its ids as a fingerprint, the same wherever they are the same."""
+        end: dict[str, float | str] = {"end": self.end} if self.end else {}
+        if not len(self.ids):
+            return end
+        ids = hashlib.sha256(self.ids.astype("<i8").tobytes()).hexdigest()[:16]
+        return {**end, "unseen": self.unseen, "unseen_tokens": ids}
+
+    def scaled(self, factor: float) -> "Bias | None":
+        """The bias times a factor; None if nothing is left of it."""
+        end, unseen = self.end * factor, self.unseen * factor * bool(len(self.ids))
+        return Bias(end, unseen, self.ids) if end or unseen else None
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
-    """One reward: the indices of its two members, and its strength `beta`."""
+    """One reward: the indices of its two members, its strength `beta`, and what it adds to some tokens besides."""
 
     tuned: int
     reference: int
     beta: float
+    bias: Bias | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
     """What is summed for one sequence: the base and the rewards, as member indices and strengths.
 
-    With a `reward_top_p`, each reward counts only on its tuned model's top-p nucleus and is 0 elsewhere. This is the
-    conservative decoding of arXiv 2310.12962, section 3.3 ("top-p filtering of the up-scaling weights").
+    With a `reward_top_p`, each reward and its bias count only on its tuned model's top-p nucleus, and are 0 elsewhere.
+    This is the conservative decoding of arXiv 2310.12962, section 3.3 ("top-p filtering of the up-scaling weights").
     """
 
     n_members: int
@@ -50,6 +79,7 @@ class Mix:
     reward_top_p: float | None = None
     weights: NDArray[np.float32] = field(init=False, repr=False, compare=False)  # (members,)
     active: tuple[int, ...] = field(init=False, compare=False)  # members that have to run
+    biases: tuple[Bias, ...] = field(init=False, repr=False, compare=False)  # those of the pairs that have one
 
     def __post_init__(self) -> None:
         weights = np.zeros(self.n_members, np.float64)
@@ -65,6 +95,7 @@ class Mix:
         with np.errstate(over="ignore"):  # the combiner finds what overflows
             object.__setattr__(self, "weights", weights.astype(np.float32))
         object.__setattr__(self, "active", tuple(sorted(active)))
+        object.__setattr__(self, "biases", tuple(pair.bias for pair in self.pairs if pair.bias is not None))
 
 
 class Combiner:
@@ -74,11 +105,20 @@ class Combiner:
     n_real   rows are cut to the first `n_real` ids
     skipped  ids on which every reward is 0: special tokens that the members' vocabularies name differently. They
              only have an effect on mixes with a reward_top_p
+    ends     members -> ids that end an answer of those members, for biases; it is asked when there is one
     """
 
-    def __init__(self, names: Sequence[str], n_real: int, skipped: NDArray[np.intp] | None = None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        n_real: int,
+        skipped: NDArray[np.intp] | None = None,
+        ends: Callable[[tuple[int, ...]], Ids] | None = None,
+    ) -> None:
         self.names = names
         self.n_real = n_real
+        self._ends = ends
+        self._biases: dict[tuple[object, ...], tuple[Bias, Logits]] = {}
         self._skipped = np.empty(0, np.intp) if skipped is None else skipped
         self._total = np.empty((0, n_real), np.float32)
         self._term = np.empty((0, n_real), np.float32)
@@ -101,6 +141,10 @@ class Combiner:
         if len(filtered) < n:
             with np.errstate(over="ignore", invalid="ignore"):  # the check below finds the result of either
                 self._sum(total, parts, weights)
+                for row, mix in enumerate(mixes):
+                    if mix.reward_top_p is None:
+                        for bias in mix.biases:
+                            total[row] += self._bias(bias, mix.active)
         # A finite sum means finite members, except for a member that was subtracted: its +inf becomes -inf.
         doubtful = bool(filtered) or not _finite(total)
         for member, (logits, _) in parts.items():
@@ -159,8 +203,25 @@ class Combiner:
             reward = tuned[kept] - reference[kept]
             reward -= apart  # the difference of the two normalisers
             reward *= np.float32(pair.beta)
+            if pair.bias is not None:
+                reward += self._bias(pair.bias, mix.active)[kept]
             out[kept] += reward
         out[self._skipped] = base[self._skipped]
+
+    def _bias(self, bias: Bias, active: tuple[int, ...]) -> Logits:
+        """(n_real,) what is added to each token. `active`: the members whose ends count. Those of late are kept."""
+        key = (bias.end, bias.unseen, id(bias.ids), active)
+        if (known := self._biases.get(key)) is not None:
+            return known[1]
+        row = np.zeros(self.n_real, np.float32)
+        row[bias.ids] += np.float32(bias.unseen)
+        if bias.end:
+            assert self._ends is not None, "a bias on the end needs the tokens that end an answer"
+            row[self._ends(active)] += np.float32(bias.end)
+        if len(self._biases) >= BIASES:
+            del self._biases[next(iter(self._biases))]
+        self._biases[key] = bias, row  # with the bias, so that the id of its ids stays theirs
+        return row
 
 
 def _column(weights: list[float]) -> Logits:

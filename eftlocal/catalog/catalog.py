@@ -135,7 +135,7 @@ class Catalog:
         return True
 
     def must_be_here(self, emulator: Emulator) -> None:
-        """Raises CatalogError when a model of `emulator` is not downloaded, or when its path does not exist."""
+        """Raises CatalogError when a model of `emulator` is not downloaded, or when a file at a path does not exist."""
         models = [self.model(name) for name in emulator.models]
         far = [
             model.name for model in models for file in model.files if isinstance(file, HubFile) and not _is_here(file)
@@ -149,6 +149,10 @@ class Catalog:
         for model in models:
             local_path(model)
             local_lora(model)
+        for reward in emulator.rewards:
+            if reward.bias is not None and (file := reward.bias.unseen_tokens) is not None and not file.is_file():
+                problem = f"{emulator.source}: [emulators.{emulator.name}] bias.unseen_tokens: {file}: no such file"
+                raise CatalogError(problem, BESIDE)
 
     def alone(self, name: str) -> Emulator:
         """Returns the emulator that is one model alone: the one of that name, or one made of a model or a file.

@@ -12,7 +12,7 @@ from eftlocal.catalog.tables import Table, expanded, kind_of, nearest
 from eftlocal.errors import CatalogError
 from eftlocal.text import path_of
 
-__all__ = ["Emulator", "Lora", "Model", "Reward", "View", "parse_view", "read_emulator", "read_model"]
+__all__ = ["Bias", "Emulator", "Lora", "Model", "Reward", "View", "parse_view", "read_emulator", "read_model"]
 
 ROLES: Final = ("base", "tuned", "reference")
 REWARD_ROLES: Final = ("tuned", "reference")
@@ -27,7 +27,8 @@ SAMPLING_INTEGERS: Final = ("top_k", "repeat_last_n", "max_tokens", "seed")
 
 HUB_KEYS: Final = ("repo", "file", "revision", "sha256", "size", "gated")
 MODEL_KEYS: Final = (*HUB_KEYS, "path", "lora", "gpu_layers")
-REWARD_KEYS: Final = ("name", "tuned", "reference", "beta", "views", "system")
+REWARD_KEYS: Final = ("name", "tuned", "reference", "beta", "bias", "views", "system")
+BIAS_KEYS: Final = ("end", "unseen", "unseen_tokens")
 EMULATOR_KEYS: Final = (
     *("description", "base", "rewards", "views", "system", "template_args"),
     *("sampling", "context", "special_tokens_differ", "stop", "example"),
@@ -76,8 +77,22 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bias:
+    """What a reward adds to some tokens besides beta x (log p_tuned - log p_reference), in nats.
+
+    end            to the tokens that end an answer
+    unseen         to the tokens that its fine-tuning data never showed
+    unseen_tokens  the file that lists those (catalog.token_ids); None where `unseen` is 0
+    """
+
+    end: float = 0.0
+    unseen: float = 0.0
+    unseen_tokens: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reward:
-    """One reward: beta x (log p_tuned - log p_reference).
+    """One reward: beta x (log p_tuned - log p_reference) + bias.
 
     `views` and `system` map a role (tuned, reference) to its view and system text; a role that is not in them has the
     emulator's.
@@ -89,6 +104,7 @@ class Reward:
     beta: float = 1.0
     views: Mapping[str, View] = field(default_factory=dict)
     system: Mapping[str, str] = field(default_factory=dict)
+    bias: Bias | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +226,25 @@ def _file(table: Table, what: str) -> File:
     )
 
 
+def _bias(table: Table) -> Bias | None:
+    """The reward's bias. It is scaled as its beta is, so a reward without strength has none."""
+    if "bias" not in table.values:
+        return None
+    inner = table.table("bias", BIAS_KEYS)
+    if "unseen" in inner.values and "unseen_tokens" not in inner.values:
+        raise inner.error("unseen_tokens", "is missing: the file of the tokens that `unseen` is added to")
+    if "unseen_tokens" in inner.values and "unseen" not in inner.values:
+        raise inner.error("unseen", "is missing: what is added to the tokens of `unseen_tokens`")
+    if table.number("beta", 1.0) == 0:
+        raise table.error("bias", "has no effect: beta is 0, and a bias is scaled with its reward")
+    path = expanded(path_of(inner.name("unseen_tokens"))) if "unseen_tokens" in inner.values else None
+    return Bias(
+        end=inner.number("end", 0.0),
+        unseen=inner.number("unseen", 0.0),
+        unseen_tokens=None if path is None else expanded(table.file).absolute().parent / path,
+    )
+
+
 def _reward(table: Table) -> Reward:
     tuned = table.name("tuned")
     name = table.name("name") if "name" in table.values else tuned
@@ -223,6 +258,7 @@ def _reward(table: Table) -> Reward:
         beta=table.number("beta", 1.0),
         views=_views(table, REWARD_ROLES),
         system={role: system.text(role) or "" for role in system.values},
+        bias=_bias(table),
     )
 
 

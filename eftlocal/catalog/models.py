@@ -12,7 +12,7 @@ from pathlib import Path
 import platformdirs
 
 from eftlocal.catalog.catalog import TRIO, Catalog, Mistake, local_lora, local_path
-from eftlocal.catalog.entries import Emulator, Lora, Model, Reward, View, parse_view
+from eftlocal.catalog.entries import Bias, Emulator, Lora, Model, Reward, View, parse_view
 from eftlocal.catalog.files import File, HubFile, local
 from eftlocal.catalog.merge import merged
 from eftlocal.catalog.tables import document
@@ -20,6 +20,7 @@ from eftlocal.errors import CatalogError
 
 __all__ = [
     "TRIO",
+    "Bias",
     "Catalog",
     "Emulator",
     "File",

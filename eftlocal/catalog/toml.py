@@ -51,11 +51,20 @@ def _reward(reward: catalog.Reward) -> str:
         "reference": _string(reward.reference),
         "beta": str(float(reward.beta)),
     }
+    if reward.bias is not None:
+        keys["bias"] = _inline(_bias(reward.bias))
     if reward.views:
         keys["views"] = _inline({role: _view(view) for role, view in reward.views.items()})
     if reward.system:
         keys["system"] = _inline({role: _string(text) for role, text in reward.system.items()})
     return _inline(keys)
+
+
+def _bias(bias: catalog.Bias) -> dict[str, str]:
+    keys = {"end": str(float(bias.end))} if bias.end else {}
+    if bias.unseen_tokens is not None:
+        keys |= {"unseen": str(float(bias.unseen)), "unseen_tokens": _value(str(bias.unseen_tokens))}
+    return keys
 
 
 def _file(file: File, folder: Path) -> dict[str, str]:

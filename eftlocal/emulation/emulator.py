@@ -1,6 +1,5 @@
 """The public interface: `Emulator` is loaded by name, and generates, streams and scores."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from numbers import Integral
@@ -8,7 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, Unpack
 
-from eftlocal.arithmetic.combine import Combiner, Mix
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal.arithmetic.combine import Bias, Combiner, Mix
 from eftlocal.decoding.generation import Generation, Reply
 from eftlocal.decoding.scheduler import Scheduler
 from eftlocal.decoding.settings import Dials, Settings
@@ -22,6 +24,7 @@ from eftlocal.emulation.prepare import Ids, Preparer, Prompt, Raw, as_messages, 
 from eftlocal.emulation.scoring import Score, ScoredToken, Scorer, Task
 from eftlocal.emulation.tokenizer import Tokenizer
 from eftlocal.errors import EftError, SettingError
+from eftlocal.runtime import vocab
 from eftlocal.runtime.llama.context import MAX_SEQUENCES
 from eftlocal.runtime.plan.parallel import sequences_at_once
 from eftlocal.runtime.plan.placement import Plan
@@ -80,7 +83,8 @@ class Emulator:
         self.load_s = loaded.load_s
         self._members = members = loaded.members
         self._engine = loaded.engine
-        combiner = Combiner([spec.name for spec in members.specs], members.n_real, members.skipped)
+        names = [spec.name for spec in members.specs]
+        combiner = Combiner(names, members.n_real, members.skipped, self._ends)
         self._step = Step(loaded.engine, combiner)
         self._scorer = Scorer(loaded.engine, combiner, members)
         self._preparer = Preparer(members, loaded.engine.workers)
@@ -120,6 +124,11 @@ class Emulator:
         return {reward.name: reward.beta for reward in self._members.rewards}
 
     @property
+    def biases(self) -> Mapping[str, Bias]:
+        """Reward name -> what it adds to some tokens; only rewards that add something."""
+        return {reward.name: reward.bias for reward in self._members.rewards if reward.bias is not None}
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """Role names, as the setting `alone` takes them: base, tuned, reference; with several rewards NAME.tuned ..."""
         return tuple(self._members.roles)
@@ -132,11 +141,7 @@ class Emulator:
     @cached_property
     def vocabulary(self) -> str:
         """A fingerprint of the token ids with their texts. Where it is the same, token ids mean the same."""
-        tokens = self._members.specs[self._members.base].header.array("tokenizer.ggml.tokens")
-        sha = hashlib.sha256()
-        for text in tokens.strings()[: self._members.n_real] if tokens else ():
-            sha.update(len(text).to_bytes(4, "little") + text)
-        return sha.hexdigest()[:16]
+        return vocab.fingerprint(self._members.specs[self._members.base].header, self._members.n_real)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -193,6 +198,15 @@ class Emulator:
     def mix(self, settings: Settings) -> Mix:
         """The members' weights under `settings`. Raises SettingError for an unknown reward or role."""
         return self._members.mix(settings)
+
+    def ends(self, members: Iterable[int] | None = None) -> NDArray[np.intp]:
+        """The shared token ids that end an answer of one of these members (None: of all), ascending."""
+        chosen = range(len(self._members.specs)) if members is None else members
+        return self._ends(tuple(chosen))
+
+    def _ends(self, members: tuple[int, ...]) -> NDArray[np.intp]:
+        ends = self._engine.workers.end_tokens(members)
+        return np.array([token for token in ends if token < self._members.n_real], np.intp)
 
     # --- answers ------------------------------------------------------------------------------------------------------
 

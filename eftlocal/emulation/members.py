@@ -10,12 +10,13 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.arithmetic.combine import Mix, Pair
+from eftlocal.arithmetic.combine import Bias, Mix, Pair
 from eftlocal.catalog import models as catalog
+from eftlocal.catalog import token_ids
 from eftlocal.decoding.settings import Settings
 from eftlocal.emulation import notes
 from eftlocal.engine.workers import MemberSpec
-from eftlocal.errors import ModelFileError, SettingError, ViewError
+from eftlocal.errors import CatalogError, ModelFileError, SettingError, ViewError
 from eftlocal.runtime import adapters, gguf, templates, vocab
 from eftlocal.runtime.plan.machine import Machine
 from eftlocal.runtime.plan.memory import Cache
@@ -29,12 +30,18 @@ DEFAULT_CONTEXT = 4096
 
 @dataclass(frozen=True, slots=True)
 class RewardMembers:
-    """One reward of an emulator: the indices of its two members, and its configured strength `beta`."""
+    """One reward of an emulator: the indices of its two members, its configured strength `beta` and its bias."""
 
     name: str
     tuned: int
     reference: int
     beta: float
+    bias: Bias | None = None
+
+    def pair(self, beta: float) -> Pair:
+        """The reward at another strength. Its bias is scaled in the same way, so that nothing of it is left at 0."""
+        bias = self.bias.scaled(beta / self.beta) if self.bias is not None and self.beta else None
+        return Pair(self.tuned, self.reference, beta, bias)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +110,7 @@ class Members:
                 raise SettingError(
                     f"There is no reward named {name!r}.", f"Rewards: {', '.join(names) or 'none'}.", setting="mix"
                 )
-        pairs = tuple(
-            Pair(r.tuned, r.reference, settings.beta * settings.mix.get(r.name, r.beta)) for r in self.rewards
-        )
+        pairs = tuple(r.pair(settings.beta * settings.mix.get(r.name, r.beta)) for r in self.rewards)
         # The combiner leaves `skipped` out only with a reward_top_p; 1.0 keeps all other ids.
         reward_top_p = 1.0 if len(self.skipped) and settings.reward_top_p is None else settings.reward_top_p
         found = Mix(len(self.specs), self.base, pairs, reward_top_p)
@@ -236,7 +241,13 @@ def assemble(
 
     base = member("base", emulator.base)
     rewards = tuple(
-        RewardMembers(r.name, member("tuned", r.tuned, r), member("reference", r.reference, r), r.beta)
+        RewardMembers(
+            r.name,
+            member("tuned", r.tuned, r),
+            member("reference", r.reference, r),
+            r.beta,
+            None if r.bias is None else _bias(r.bias, headers[emulator.base], shared.n_real),
+        )
         for r in emulator.rewards
     )
     above = None
@@ -253,6 +264,17 @@ def assemble(
         system=emulator.system,
         upper=above,
     )
+
+
+def _bias(bias: catalog.Bias, header: gguf.Header, n_real: int) -> Bias:
+    """The bias with its tokens. Raises CatalogError for a file of tokens that is damaged or of another vocabulary."""
+    if bias.unseen_tokens is None:
+        return Bias(bias.end)
+    tokens = token_ids.read(bias.unseen_tokens, n_real)
+    if tokens.vocabulary != (own := vocab.fingerprint(header, n_real)):
+        problem = f"{bias.unseen_tokens}: its tokens are of the vocabulary {tokens.vocabulary}, not of this one, {own}"
+        raise CatalogError(problem, "Calibrate this emulator again, or take `unseen` out of its bias.")
+    return Bias(bias.end, bias.unseen, np.array(tokens.ids, np.intp))
 
 
 def _view(

@@ -119,6 +119,10 @@ class Workers:
 
         return is_end
 
+    def end_tokens(self, members: Iterable[int]) -> list[int]:
+        """The tokens that end a generation in the vocabulary of one of these members, ascending."""
+        return sorted({token for member in members for token in self.model(member).ends})
+
     def _offload(self, member: int) -> Offload | None:
         return None if self.plan is None else self.plan.members[member].offload
 

@@ -4,6 +4,7 @@ The members' logits are added id by id, so an id must mean the same text in all 
 token is not compared. The vocabularies come from GGUF headers; no model is loaded.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from eftlocal.errors import ModelFileError, VocabularyError
 from eftlocal.runtime.gguf import Header
 
-__all__ = ["Shared", "Vocabulary", "shared"]
+__all__ = ["Shared", "Vocabulary", "fingerprint", "shared"]
 
 # llama.h, enum llama_token_type.
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
@@ -100,6 +101,15 @@ def _n_real(raw: bytes, offsets: NDArray[np.int64], types: NDArray[np.int32]) ->
     while n and (types[n - 1] == UNUSED or re.fullmatch(rb"\[PAD.*\]", _text(raw, offsets, n - 1), re.DOTALL)):
         n -= 1
     return n
+
+
+def fingerprint(header: Header, n: int) -> str:
+    """A fingerprint of the first n token ids with their texts. Where it is the same, token ids mean the same."""
+    tokens = header.array("tokenizer.ggml.tokens")
+    sha = hashlib.sha256()
+    for text in tokens.strings()[:n] if tokens else ():
+        sha.update(len(text).to_bytes(4, "little") + text)
+    return sha.hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from eftlocal.apps.chat.record import opened
 from eftlocal.apps.chat.repl import chat
+from eftlocal.arithmetic.combine import Bias
 from eftlocal.catalog import models
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Settings
@@ -169,6 +170,7 @@ class FakeEmulator:
         self.notes: tuple[str, ...] = ()
         self.delay = delay
         self.betas: Mapping[str, float] = {"helpful": 1.0, "brief": 0.5}
+        self.biases: Mapping[str, Bias] = {}
         self.roles = ("base", "helpful.tuned", "helpful.reference", "brief.tuned", "brief.reference")
         self.fed_tokens: Mapping[str, int] = {"base": 7}
         self.members = SimpleNamespace(

@@ -11,7 +11,7 @@ import pytest
 from eftlocal.arithmetic.sample import Sampling
 from eftlocal.catalog import models
 from eftlocal.catalog.entries import SAMPLING_FLOATS, SAMPLING_INTEGERS
-from eftlocal.catalog.models import Catalog, Model, View, load, local_path, packaged, parse_view
+from eftlocal.catalog.models import Bias, Catalog, Model, View, load, local_path, packaged, parse_view
 from eftlocal.errors import CatalogError
 
 WHOLE = """
@@ -34,7 +34,7 @@ path = "/abs/small.gguf"
 description = "for the test"
 base = "big"
 rewards = [
-  { name = "helpful", tuned = "mine", reference = "small", beta = 2 },
+  { name = "helpful", tuned = "mine", reference = "small", beta = 2, bias = { end=1, unseen=-1, unseen_tokens="u" } },
   { tuned = "small", reference = "small", views = { tuned = "chat:tuned" }, system = { tuned = "Be brief." } },
 ]
 views = { base = "raw", reference = { template = "{{ messages[0].content }}" } }
@@ -115,6 +115,8 @@ def test_everything_a_models_toml_may_say(tmp_path: Path) -> None:
     assert (helpful.name, helpful.tuned, helpful.reference, helpful.beta) == ("helpful", "mine", "small", 2.0)
     assert (brief.name, brief.beta, dict(brief.system)) == ("small", 1.0, {"tuned": "Be brief."})
     assert brief.views == {"tuned": View("chat", role="tuned")}
+    assert emulator.rewards[0].bias == Bias(end=1.0, unseen=-1.0, unseen_tokens=tmp_path / "u")
+    assert emulator.rewards[1].bias is None
     assert emulator.views["base"] == View("raw") and emulator.views["tuned"] == View("chat")
     assert emulator.views["reference"] == View("template", template="{{ messages[0].content }}")
     assert emulator.sampling == {"temperature": 0.7, "top_p": 1.0, "seed": 3}
@@ -208,6 +210,27 @@ MISTAKES = {
     "beta nan": (
         SMALL + f"[emulators.e]\n{REWARD}, beta = nan }} ]\n",
         ["rewards[0].beta: must be a finite number, not nan"],
+    ),
+    "bias key": (
+        SMALL + f"[emulators.e]\n{REWARD}, bias = {{ ende = 1 }} }} ]\n",
+        ["[emulators.e] rewards[0].bias.ende: unknown key", '"end"?'],
+    ),
+    "bias text": (SMALL + f"[emulators.e]\n{REWARD}, bias = 1 }} ]\n", ["rewards[0].bias: must be a table"]),
+    "bias infinite": (
+        SMALL + f"[emulators.e]\n{REWARD}, bias = {{ end = inf }} }} ]\n",
+        ["bias.end: must be a f"],
+    ),
+    "bias without tokens": (
+        SMALL + f"[emulators.e]\n{REWARD}, bias = {{ unseen = 1 }} }} ]\n",
+        ["bias.unseen_tokens: is missing: the file"],
+    ),
+    "bias of tokens": (
+        SMALL + f'[emulators.e]\n{REWARD}, bias = {{ unseen_tokens = "x.txt" }} }} ]\n',
+        ["bias.unseen: is missing"],
+    ),
+    "bias of nothing": (
+        SMALL + f"[emulators.e]\n{REWARD}, beta = 0, bias = {{ end = 1 }} }} ]\n",
+        ["rewards[0].bias: has no effect: beta is 0"],
     ),
     "beta infinite": (SMALL + f"[emulators.e]\n{REWARD}, beta = -inf }} ]\n", ["must be a finite number, not -inf"]),
     "beta too long": (

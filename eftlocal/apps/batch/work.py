@@ -33,6 +33,7 @@ class _Origin:
         self._form = form
         self._seed: Dials = {} if seed is None else {"seed": seed}
         self._models = models(emulator.members.specs, emulator.members.views)
+        self._biases = {name: bias.as_json() for name, bias in emulator.biases.items()}
 
     def dials(self, record: Record | None) -> Dials:
         return {**self._seed, **(record.dials if record is not None else {})}
@@ -42,6 +43,8 @@ class _Origin:
         settings = self._emulator.settings.turned(**self.dials(record))
         found = _flat(settings) | {"mix": {n: settings.mix.get(n, b) for n, b in self._emulator.betas.items()}}
         found = {name: value for name, value in found.items() if only is None or name in only}
+        if self._biases:
+            found["bias"] = self._biases
         if self._form.raw:
             found["raw"] = True
         elif (day := self._emulator.members.date) is not None:

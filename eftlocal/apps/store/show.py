@@ -136,7 +136,8 @@ def _json(emulator: catalog.Emulator, files: Sequence[Mapping[str, object]], fou
         "description": emulator.description,
         "base": emulator.base,
         "rewards": [
-            {"name": r.name, "tuned": r.tuned, "reference": r.reference, "beta": r.beta} for r in emulator.rewards
+            {"name": r.name, "tuned": r.tuned, "reference": r.reference, "beta": r.beta, **_bias(r)}
+            for r in emulator.rewards
         ],
         "models": files,
         "roles": [] if members is None else [_role(r, m, members) for r, m in members.roles.items()],
@@ -146,6 +147,14 @@ def _json(emulator: catalog.Emulator, files: Sequence[Mapping[str, object]], fou
         "memory": None if found.memory is None else found.memory.as_json(),
         "problem": None if found.problem is None else str(found.problem),
     }
+
+
+def _bias(reward: catalog.Reward) -> dict[str, object]:
+    """What the reward adds to some tokens, as models.toml has it; nothing where it adds nothing."""
+    if (bias := reward.bias) is None:
+        return {}
+    file = None if bias.unseen_tokens is None else str(bias.unseen_tokens)
+    return {"bias": {"end": bias.end, "unseen": bias.unseen, "unseen_tokens": file}}
 
 
 def _print(emulator: catalog.Emulator, files: Sequence[Mapping[str, object]], found: Findings) -> None:
@@ -172,6 +181,12 @@ def _print(emulator: catalog.Emulator, files: Sequence[Mapping[str, object]], fo
     out.print(table)
     out.print()
     out.print(printable(f"vocabulary: {found.vocabulary}"))
+    for made, reward in zip(emulator.rewards, members.rewards, strict=True):
+        if made.bias is not None and reward.bias is not None:
+            parts = [f"{made.bias.end:+g} nats on the end of an answer"] if made.bias.end else []
+            if made.bias.unseen:
+                parts.append(f"{made.bias.unseen:+g} on {len(reward.bias.ids):,} tokens that its data never showed")
+            out.print(printable(f"bias of {made.name}: {', '.join(parts) or 'none'}"))
     for note in members.notes:
         out.print(printable(f"note: {note}"))
     if found.memory is not None:

@@ -22,6 +22,6 @@ def entry(made: Setup, path: Path, *, adapter: bool) -> tuple[Catalog, catalog.E
         model = catalog.Model(name=name, file=small.file, lora=catalog.Lora(file=file), gpu_layers=small.gpu_layers)
     else:
         model = catalog.Model(name=name, file=file)
-    rewards = tuple(replace(reward, tuned=name) for reward in made.emulator.rewards)
+    rewards = tuple(replace(reward, tuned=name, bias=None) for reward in made.emulator.rewards)
     emulator = replace(made.emulator, rewards=rewards, base=made.emulator.base if rewards else name)
     return replace(made.catalog, models={**made.catalog.models, name: model}), emulator

@@ -128,6 +128,11 @@ class Model:
             known = self._ends[token] = inside and bool(lib.llama_vocab_is_eog(self._vocab, token))
         return known
 
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """All tokens that end a generation."""
+        return tuple(token for token in range(self.n_vocab) if lib.llama_vocab_is_eog(self._vocab, token))
+
     def lora(self, path: Path) -> lib.llama_adapter_lora_p:
         """Returns the LoRA adapter at `path`, which is loaded once for these weights. Raises ModelLoadError."""
         if path not in self._loras:

@@ -9,6 +9,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, cast
 
 from eftlocal.apps.batch import Options
+from eftlocal.arithmetic.combine import Bias
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.batch import Answer, Job
@@ -32,6 +33,7 @@ class Scripted:
 
     name = "scripted"
     betas: Mapping[str, float] = {"kind": 1.0}
+    biases: Mapping[str, Bias] = {}
     context = 512
     kv_type = "f32"
 

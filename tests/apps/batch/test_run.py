@@ -10,9 +10,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import pytest
 
 from eftlocal.apps import batch
+from eftlocal.arithmetic.combine import Bias
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runs import runner
 from tests.apps.batch.fake import Scripted, over
@@ -268,6 +270,23 @@ def test_settings_of_the_lines_own_are_no_difference(go: Go) -> None:
     again = go(lines)
     assert again.code == 0 and again.lines[:2] == some
     assert again.lines[2]["settings"]["seed"] == some[1]["settings"]["seed"]
+
+
+def test_another_bias_is_a_difference_and_each_line_names_it(go: Go) -> None:
+    plain = go(prompts(2)).lines
+    assert "bias" not in plain[0]["settings"]
+    other = Scripted()
+    other.biases = {"kind": Bias(0.5, -1.0, np.array([3, 4]))}
+    with pytest.raises(EftError, match=r"made with bias none, this run has \{\"kind\": \{\"end\": 0.5"):
+        go(prompts(2), other)
+    (line, _) = go(prompts(2), Scripted(), overwrite=True).lines
+    assert "bias" not in line["settings"]
+    again = Scripted()
+    again.biases = other.biases
+    (line, _) = go(prompts(2), again, overwrite=True).lines
+    assert line["settings"]["bias"]["kind"].keys() == {"end", "unseen", "unseen_tokens"}
+    others = Bias(0.5, -1.0, np.array([3, 5])).as_json()
+    assert line["settings"]["bias"]["kind"] != others
 
 
 def test_another_emulator_is_a_difference(go: Go) -> None:
