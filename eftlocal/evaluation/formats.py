@@ -53,6 +53,7 @@ class Form:
         """The items of a line, or an error that says what is wrong with it. Raises MissingPackageError."""
         given = {name: value for name, value in fields.items() if value is not None}
         try:
+            _must_be_text(fields)
             return self._items(f"{self.where}:{line}", given)
         except MissingPackageError:
             raise
@@ -103,6 +104,14 @@ class Form:
             f"is not in the form of {self.public.name}, as the lines before it are: its fields are {_names(fields)}",
             "Give data of different forms as different files.",
         )
+
+
+def _must_be_text(fields: Fields) -> None:
+    """Raises EftError for half of a surrogate pair: escaped JSON can hold it, and no model can read it."""
+    try:
+        json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise EftError("has half of a surrogate pair (as \\ud800), which is no character") from None
 
 
 def _names(names: Sequence[str] | Fields) -> str:

@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypedDict, cast
 
+from eftlocal.emulation import from_json
 from eftlocal.emulation.from_json import kind
 from eftlocal.emulation.prepare import Prompt, Raw
 from eftlocal.errors import EftError
@@ -86,7 +87,8 @@ def _arc(marks: Marks, fields: Fields) -> tuple[Item, ...]:
     """The Hub's form has lists of texts and labels, the original one choices as objects inside of the question."""
     inside = fields["question"] if isinstance(fields.get("question"), dict) else fields
     inside = cast(Fields, inside)
-    given = inside.get("choices")
+    if (given := inside.get("choices")) is None:
+        raise EftError("has no choices")
     if isinstance(given, list) and all(isinstance(each, dict) for each in given):
         given = {name: [each.get(name) for each in given] for name in ("text", "label")}
     if not isinstance(given, dict):
@@ -105,7 +107,7 @@ def _mmlu(marks: Marks, fields: Fields) -> tuple[Item, ...]:
     choices = texts(fields, "choices", 2)
     asked = listed(prompt(fields, "question"), choices)
     letters, answer = LETTERS[: len(choices)], fields.get("answer")
-    if answer is None:
+    if answer in (None, ""):
         raise EftError("has no answer")
     named = choices if isinstance(answer, str) and answer in choices and len(answer) > 1 else letters
     return (_choices(marks, asked, letters, frozenset({place("answer", answer, named)})),)
@@ -132,13 +134,13 @@ def range_of(choices: Sequence[str]) -> tuple[str, ...]:
 
 def _hellaswag(marks: Marks, fields: Fields) -> tuple[Item, ...]:
     if fields.get("ctx_a") is not None:
-        after = fields.get("ctx_b") or ""
-        context = f"{text(fields, 'ctx_a')} {after.capitalize() if isinstance(after, str) else ''}"
+        after = from_json.string("ctx_b", fields.get("ctx_b", ""))
+        context = f"{text(fields, 'ctx_a')} {after.capitalize()}"
     else:
         context = text(fields, "ctx")
     if fields.get("activity_label") is not None:
         context = f"{text(fields, 'activity_label')}: {context}"
-    endings = [_without_artefacts(ending) for ending in texts(fields, "endings", 2)]
+    endings = texts({"endings": [_without_artefacts(each) for each in texts(fields, "endings", 2)]}, "endings", 2)
     label = _given(fields, "label")
     return (hellaswag(marks, _without_artefacts(context), endings, label),)
 
@@ -153,6 +155,10 @@ def _winogrande(marks: Marks, fields: Fields) -> tuple[Item, ...]:
     before, blank, after = sentence.partition("_")
     if not blank or not after.strip():
         raise EftError("the sentence has no blank (_) with a text after it")
+    if "_" in after:
+        raise EftError(f"the sentence has {sentence.count('_')} blanks (_); it must have one")
+    if options[0] == options[1]:
+        raise EftError(f"both options are {kind(options[0])}")
     answer = _given(fields, "answer")
     if str(answer).strip() not in ("1", "2"):
         raise EftError(f"answer is {kind(answer)}; it must be 1 or 2")
@@ -184,6 +190,8 @@ def _truthfulqa(marks: Marks, fields: Fields) -> tuple[Item, ...]:
             choices, labels = _targets(name, fields[name])
             right = frozenset(i for i, label in enumerate(labels) if label == 1)
             found.append(_task(marks, task, prompt(fields, "question"), choices, right))
+    if not found:
+        raise EftError("has no mc1_targets and no mc2_targets")
     return tuple(found)
 
 

@@ -38,9 +38,9 @@ def text_items(path: Path, source: str) -> Iterator[tuple[Item, ...] | LineError
 
 
 def _is_tasks(lines: Sequence[str]) -> bool:
-    """Whether the second line of the first tasks is a label: a digit alone, which no text has there twice."""
-    labels = lines[1 : 2 * TASK : TASK]
-    return len(lines) > 2 and all(label.strip().isdigit() and len(label.strip()) == 1 for label in labels)
+    """Whether the second line is a label, a digit alone, and that of half the tasks is: a text has none there."""
+    labels = [label.strip() in ("0", "1", "2", "3") for label in lines[1::TASK]]
+    return bool(labels) and labels[0] and 2 * sum(labels) >= len(labels)
 
 
 def _tasks(path: Path, source: str, lines: Sequence[str]) -> Iterator[tuple[Item, ...] | LineError]:

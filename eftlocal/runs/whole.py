@@ -59,6 +59,8 @@ def objects(path: Path, form: Form[Record]) -> Iterator[Record | LineError]:
             at = _skip(text, end)
             if text[at : at + 1] == ",":
                 at = _skip(text, at + 1)
+                if text[at : at + 1] == "]":
+                    raise json.JSONDecodeError("expecting an object after ','", text, at)
             elif text[at : at + 1] != "]":
                 raise json.JSONDecodeError("expecting ',' or ']'", text, at)
         if (rest := _skip(text, at + 1)) < len(text):
