@@ -17,6 +17,7 @@ from eftlocal.runs.whole import text_of, wrong
 __all__ = ["table_items", "text_items"]
 
 TASK: Final = 6  # lines of a HellaSwag task: context, label, four endings
+LABELS: Final = ("0", "1", "2", "3")
 WINOGRANDE: Final = b"index,sentence,option1,option2,answer\n"
 MMLU: Final = b"question,A,B,C,D,answer\n"
 
@@ -38,9 +39,9 @@ def text_items(path: Path, source: str) -> Iterator[tuple[Item, ...] | LineError
 
 
 def _is_tasks(lines: Sequence[str]) -> bool:
-    """Whether the second line is a label, a digit alone, and that of half the tasks is: a text has none there."""
-    labels = [label.strip() in ("0", "1", "2", "3") for label in lines[1::TASK]]
-    return bool(labels) and labels[0] and 2 * sum(labels) >= len(labels)
+    """Whether the second line is a label, and half of the labels are there that so many lines would have."""
+    labels = [line.strip() in LABELS for line in lines]
+    return len(lines) > 1 and labels[1] and 2 * TASK * sum(labels) >= len(lines)
 
 
 def _tasks(path: Path, source: str, lines: Sequence[str]) -> Iterator[tuple[Item, ...] | LineError]:
@@ -50,7 +51,7 @@ def _tasks(path: Path, source: str, lines: Sequence[str]) -> Iterator[tuple[Item
             yield wrong(path, start + 1, f"the task has {len(rest) + 1} of its {TASK} lines")
             return
         label, *endings = rest
-        if label.strip() not in ("0", "1", "2", "3"):  # after a line too many or too few, all tasks would be wrong
+        if label.strip() not in LABELS:  # after a line too many or too few, all tasks would be wrong
             yield wrong(path, start + 2, f"is no label from 0 to 3; the second of each {TASK} lines must be one")
             return
         if empty := [i for i, line in enumerate((context, *rest)) if not line.strip()]:
