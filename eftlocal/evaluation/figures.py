@@ -48,8 +48,9 @@ class _Figure:
 
     def less(self, other: "_Figure") -> Estimate:
         """This figure minus another one over the same items."""
-        both = None if self.samples is None or other.samples is None else self.samples - other.samples
-        return _estimate(self.value - other.value, both, self.n)
+        with np.errstate(invalid="ignore"):
+            both = None if self.samples is None or other.samples is None else self.samples - other.samples
+            return _estimate(float(np.subtract(self.value, other.value)), both, self.n)
 
 
 def group(by: Literal["all", "source", "kind"], name: str, lines: Sequence[Line], seed: int) -> Group:
@@ -197,25 +198,29 @@ def _ranks(margin: float) -> Fact:
 def _figures(facts: Sequence[Mapping[str, Mapping[str, Fact]]], seed: int, name: str) -> dict[str, dict[str, _Figure]]:
     """Column -> metric -> figure. All columns of a metric go over the same items: those that have it in all of them."""
     columns = dict.fromkeys(column for each in facts for column in each)
-    found: dict[str, dict[str, _Figure]] = {column: {} for column in columns}
+    by_items: dict[tuple[int, ...], list[tuple[str, str]]] = {}  # items -> (metric, column) that go over them
     for metric in METRICS:
         able = [c for c in columns if any(metric in each.get(c, {}) for each in facts)]
-        items = [each for each in facts if all(metric in each.get(c, {}) for c in able)]
-        if not able or not items:
-            continue
-        values = np.array([[each[c][metric] for c in able] for each in items], np.float64)  # (items, columns, 2)
-        sums = values.sum(axis=0)
-        drawn = resampled(values.reshape(len(items), -1), seed, name).reshape(-1, len(able), 2) if items[1:] else None
-        for i, column in enumerate(able):
-            samples = None if drawn is None else _ratio(metric, drawn[:, i])
-            value = float(_ratio(metric, sums[None, i])[0])
-            found[column][metric] = _Figure(value, samples, float(sums[i, 0]), len(items))
-    return found
+        items = tuple(i for i, each in enumerate(facts) if all(metric in each.get(c, {}) for c in able))
+        if able and items:
+            by_items.setdefault(items, []).extend((metric, column) for column in able)
+    found: dict[str, dict[str, _Figure]] = {column: {} for column in columns}
+    for items, figures in by_items.items():
+        values = np.array([[facts[i][column][metric] for metric, column in figures] for i in items], np.float64)
+        sums = values.sum(axis=0)  # (figures, 2)
+        drawn = (
+            resampled(values.reshape(len(items), -1), seed, name).reshape(-1, len(figures), 2) if items[1:] else None
+        )
+        for k, (metric, column) in enumerate(figures):
+            samples = None if drawn is None else _ratio(metric, drawn[:, k])
+            value = float(_ratio(metric, sums[None, k])[0])
+            found[column][metric] = _Figure(value, samples, float(sums[k, 0]), len(items))
+    return {column: {metric: own[metric] for metric in METRICS if metric in own} for column, own in found.items()}
 
 
 def _ratio(metric: str, sums: Floats) -> Floats:
     """(n,) a metric's values from (n, 2) sums."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         found: Floats = sums[:, 0] / sums[:, 1]
         return np.exp(found) if metric == "perplexity" else found
 

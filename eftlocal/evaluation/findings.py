@@ -1,10 +1,13 @@
 """What follows from the figures, in sentences: whether the pair helps, at which strength, and on what."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from eftlocal.evaluation.results import METRICS, ActsOn, Best, Calibrated, ColumnFigures, Estimate, Group
 
 __all__ = ["findings", "shown"]
+
+FEW: Final = 10  # with fewer items, resamples of them are too alike for an interval to mean what it says
 
 
 def findings(
@@ -61,8 +64,8 @@ def _helps(group: Group, head: str) -> Iterator[str]:
 
 
 def _verdict(better: str | None, change: Estimate, other: str) -> str:
-    if change.low is None or change.high is None:
-        return f"One item alone does not say whether it differs from {other}."
+    if change.low is None or change.high is None or change.n < FEW:
+        return f"{change.n} item{'s are' if change.n != 1 else ' is'} too few to tell it from {other}."
     if change.low <= 0 <= change.high:
         return f"No difference from {other} is certain."
     up = change.value > 0

@@ -39,7 +39,8 @@ def resampled(values: Floats, seed: int, name: str = "", n_resamples: int = RESA
     same (seed, name, number of items) draws the same items, whatever the columns are.
     """
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    return np.concatenate([counts @ values for counts in _draws(rng, len(values), n_resamples)])
+    with np.errstate(invalid="ignore"):  # what is not finite makes its own sums not a number, and no others
+        return np.concatenate([counts @ values for counts in _draws(rng, len(values), n_resamples)])
 
 
 def _draws(rng: np.random.Generator, n: int, n_resamples: int) -> Iterator[Floats]:
@@ -53,7 +54,21 @@ def _draws(rng: np.random.Generator, n: int, n_resamples: int) -> Iterator[Float
 
 
 def percentiles(samples: Floats) -> tuple[float, float]:
-    """The 95 % interval of resampled figures: their 2.5th and 97.5th percentile. NaN where one is not a number."""
+    """The 95 % interval of resampled figures: their 2.5th and 97.5th percentile. NaN where one is not a number.
+
+    As np.percentile, at a tenth of its price for a few thousand figures.
+    """
+    places = [(len(samples) - 1) * share for share in (0.025, 0.975)]
+    below = [math.floor(place) for place in places]
+    ends = [min(at + 1, len(samples) - 1) for at in below]
+    ordered = np.partition(samples, sorted({*below, *ends, len(samples) - 1}))  # what is not a number goes to the end
+    if math.isnan(ordered[-1]):
+        return math.nan, math.nan
     with np.errstate(invalid="ignore"):
-        low, high = np.percentile(samples, [2.5, 97.5])
-    return float(low), float(high)
+        low, high = (
+            float(ordered[a] + (place - a) * (ordered[b] - ordered[a]))
+            if ordered[a] != ordered[b]
+            else float(ordered[a])
+            for place, a, b in zip(places, below, ends, strict=True)
+        )
+    return low, high
