@@ -100,7 +100,12 @@ def said(model: Network, examples: Sequence[Example], dtype: torch.dtype = torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How one run is trained. share: of the examples that is kept back, to stop by; beta: of the consistent loss."""
+    """How one run is trained.
+
+    method  lora, full, mofo, or lora+mofo: an adapter, of whose entries a fraction moves at a step
+    share   of the examples that is kept back, to stop by
+    beta    of the consistent loss
+    """
 
     method: str = "lora"
     consistent: bool = False
@@ -124,7 +129,7 @@ class Setting:
             epochs=self.epochs,
             batch=self.batch,
             lr=self.lr,
-            fraction=self.fraction if self.method == "mofo" else 1.0,
+            fraction=self.fraction if "mofo" in self.method else 1.0,
             decay=self.decay,
             looks=self.looks,
             patience=self.patience,
@@ -132,7 +137,7 @@ class Setting:
         )
 
     def tunable(self, small: Network) -> Tunable:
-        if self.method == "lora":
+        if "lora" in self.method:
             return adapted(small.shape, small.weights, rank=self.rank, alpha=self.alpha, seed=self.seed)
         return copied(small.shape, small.weights)
 

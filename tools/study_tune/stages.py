@@ -46,6 +46,8 @@ def sizes() -> Iterator[Setting]:
             for lr in RATES[1:4]:
                 for fraction in (0.01, 0.02, 0.1, 0.15, 0.3):
                     yield replace(common, method="mofo", lr=lr, fraction=fraction)
+                for fraction in (0.05, 0.15, 0.3):
+                    yield replace(common, method="lora+mofo", lr=lr, fraction=fraction)
                 for rank, alpha in ((4, 8.0), (8, 16.0), (16, 16.0), (16, 64.0), (32, 64.0), (64, 128.0)):
                     yield replace(common, lr=lr, rank=rank, alpha=alpha)
                 for beta in (0.5, 1.5, 2.0):
