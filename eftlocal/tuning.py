@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Final, Unpack
 
 from eftlocal.apps.store.check import Checked
 from eftlocal.apps.store.init import add, must_be_possible
@@ -16,6 +16,8 @@ from eftlocal.catalog.files import HubFile
 from eftlocal.catalog.models import Catalog, load, users_file
 
 __all__ = ["TuneProgress", "Tuned", "added", "dry", "tune"]
+
+OTHER_NAMES: Final = {"mofo": "fraction", "type": "kind"}  # of options, for the fields of Options
 
 Given = str | Path | Sequence[str | Path | Mapping[str, object]]
 
@@ -72,15 +74,14 @@ def tune(
     progress   is called with a TuneProgress at each step, and for each thing that is found
 
     Options: method ("lora", "full", "mofo", "dpo"), beta (the strength while it is trained), view ("chat" or
-    "transcript"), rank, alpha, mofo (the fraction that moves), epochs, lr, batch, length, seed and threads.
+    "transcript"), rank, alpha, mofo (the fraction that moves), type (of a whole model that is written: "f16", "q8_0" or
+    another of the command's), epochs, lr, batch, length, seed and threads.
 
     What was interrupted goes on: make the same call again. Ctrl-C raises KeyboardInterrupt when the step is done and
     what was reached is on the disk. Raises EftError: TrainingError where the extra `tune` is not installed, for a model
     that cannot be trained, and for a full disk; SettingError; FitError; and what `Emulator.load` raises.
     """
-    settings = dict(options)
-    if "mofo" in settings:
-        settings["fraction"] = settings.pop("mofo")
+    settings = {OTHER_NAMES.get(name, name): value for name, value in options.items()}
     wanted = Options(
         data=_examples(examples),
         output=gguf_path(Path(output)),

@@ -9,6 +9,7 @@ import pytest
 import eftlocal
 from eftlocal.apps.tune.options import Options, TuneOptions
 from eftlocal.catalog import models
+from eftlocal.tuning import OTHER_NAMES
 from tests.families import Family
 
 EXAMPLES: list[dict[str, object]] = [{"prompt": f"Say {i}", "completion": f"{i % 3} on, mate"} for i in range(30)]
@@ -66,5 +67,5 @@ def test_wrong_examples_and_settings_are_errors(family: Family, tmp_path: Path, 
 
 
 def test_its_options_are_those_of_a_run() -> None:
-    names = {"fraction" if name == "mofo" else name for name in TuneOptions.__annotations__}
+    names = {OTHER_NAMES.get(name, name) for name in TuneOptions.__annotations__}
     assert names < {field.name for field in fields(Options)}

@@ -60,6 +60,16 @@ def tune(
     alpha: Annotated[
         float | None, typer.Option(help="Alpha of the adapter (default: twice its rank).", rich_help_panel=TRAINING)
     ] = None,
+    kind: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"] | None,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="Type of a whole model that is written: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m or q4_0 "
+            "(default: the reference's own, but q8_0 for one of fewer bits).",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     epochs: Annotated[
         float | None,
         typer.Option(help="How often each example is seen, at most (default: 2 to 10).", rich_help_panel=TRAINING),
@@ -110,6 +120,7 @@ def tune(
         rank=rank,
         alpha=alpha,
         fraction=mofo,
+        kind=kind,
         epochs=epochs,
         lr=lr,
         batch=batch,

@@ -71,7 +71,7 @@ def test_llama_cpp_computes_a_written_model_as_our_network_does(wide: Path, tmp_
     values = moved(tunable, 0.01)
     path = tmp_path / "tuned.gguf"
     del values["token_embd.weight"]  # what is not given is copied as it is
-    output.write_model(path, header, values, name="mine", record=RECORD)
+    output.write_model(path, header, values, kind="f16", name="mine", record=RECORD)
     written = gguf.check(path)
     types = {tensor.name: tensor.type for tensor in written.tensors}
     assert types["blk.0.attn_q.weight"] == "F16" and types["blk.0.attn_norm.weight"] == "F32"
@@ -83,11 +83,43 @@ def test_llama_cpp_computes_a_written_model_as_our_network_does(wide: Path, tmp_
     assert found.divergence < 0.01
 
 
+@pytest.mark.parametrize(
+    ("kind", "matrix", "near"),
+    [("f32", "F32", 1e-4), ("f16", "F16", 0.01), ("bf16", "BF16", 0.06), ("q8_0", "Q8_0", 0.2), ("q6_k", "Q6_K", 0.5),
+     ("q4_k_m", "Q4_K", 1.5), ("q4_0", "Q4_0", 1.5)],
+)  # fmt: skip
+def test_each_type_is_written_and_loads(
+    wide: Path, tmp_path: Path, kind: output.Kind, matrix: str, near: float
+) -> None:
+    header = gguf.check(wide)
+    tunable = copied(shape_of(header), tensors(header))
+    values = moved(tunable, 0.01)
+    path = tmp_path / "out" / "tuned.gguf"
+    path.parent.mkdir()
+    output.write_model(path, header, values, kind=kind, name="mine", record=RECORD)
+    assert [file.name for file in path.parent.iterdir()] == ["tuned.gguf"]  # nothing half is left beside it
+    written = gguf.check(path)
+    types = {tensor.name: tensor.type for tensor in written.tensors}
+    assert types["blk.0.attn_q.weight"] == matrix and types["blk.0.attn_norm.weight"] == "F32"
+    assert written.text("eftlocal.tune.settings") == '{"lr": 0.001}'
+    z = parity.llama_cpps(written, TOKENS)
+    assert np.abs(z - ours(tunable.network(values))).mean() < near
+    first = path.read_bytes()
+    output.write_model(path, header, values, kind=kind, name="mine", record=RECORD)
+    assert path.read_bytes() == first
+
+
+def test_a_model_is_written_in_its_references_type_but_not_in_fewer_than_eight_bits(wide: Path, tmp_path: Path) -> None:
+    assert output.kind_of(gguf.check(wide)) == "f32"
+    for ftype, kind in ((llama_cpp.LLAMA_FTYPE_MOSTLY_F16, "f16"), (llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M, "q8_0")):
+        assert output.kind_of(gguf.check(quantized(wide, ftype, tmp_path / f"{ftype}.gguf"))) == kind
+
+
 def test_a_written_model_keeps_its_tokenizer_and_template_and_says_how_it_was_made(wide: Path, tmp_path: Path) -> None:
     header = gguf.check(wide)
     tunable = copied(shape_of(header), tensors(header))
     path = tmp_path / "tuned.gguf"
-    output.write_model(path, header, tunable.parameters, name="mine", record=RECORD)
+    output.write_model(path, header, tunable.parameters, kind="q8_0", name="mine", record=RECORD)
     written = gguf.check(path)
     changed = {"general.name", "general.file_type", "eftlocal.tune.data", "eftlocal.tune.settings"}
     for key, value in header.metadata.items():
@@ -100,7 +132,8 @@ def test_a_written_model_keeps_its_tokenizer_and_template_and_says_how_it_was_ma
 def test_a_value_beyond_half_precision_is_kept_whole(wide: Path, tmp_path: Path) -> None:
     header = gguf.check(wide)
     large = torch.full((512, 256), 1e6)
-    output.write_model(tmp_path / "x.gguf", header, {"blk.0.ffn_up.weight": large}, name="x", record={})
+    changed = {"blk.0.ffn_up.weight": large}
+    output.write_model(tmp_path / "x.gguf", header, changed, kind="f16", name="x", record={})
     written = gguf.check(tmp_path / "x.gguf")
     assert weights.read(written, ["blk.0.ffn_up.weight"])["blk.0.ffn_up.weight"].max() == 1e6
 
@@ -120,4 +153,4 @@ def test_a_disk_that_is_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(output, "write", full)
     with pytest.raises(TrainingError, match=r"tuned\.gguf: could not be written: No space left on device"):
-        output.write_model(tmp_path / "tuned.gguf", header, {}, name="x", record={})
+        output.write_model(tmp_path / "tuned.gguf", header, {}, kind="f16", name="x", record={})

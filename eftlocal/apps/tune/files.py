@@ -27,7 +27,8 @@ def write(options: Options, header: Header, trainer: Trainer, digest: str) -> No
         adapter = trainer.tunable.network(trainer.best).adapter
         output.write_adapter(options.output, header, adapter, name=options.name, record=record)
     else:
-        output.write_model(options.output, header, trainer.best, name=options.name, record=record)
+        kind = options.kind or output.kind_of(header)
+        output.write_model(options.output, header, trainer.best, kind=kind, name=options.name, record=record)
 
 
 def _record(options: Options, header: Header, trainer: Trainer, digest: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Final, Literal, TypedDict
 
 from eftlocal.apps.tune.data import Examples
 from eftlocal.errors import SettingError
+from eftlocal.training.output import KINDS, Kind
 from eftlocal.training.trainer import Recipe
 
 __all__ = ["METHODS", "Method", "Options", "TuneOptions", "gguf_path"]
@@ -24,7 +25,7 @@ LEAST_LENGTH: Final = 16
 
 
 class TuneOptions(TypedDict, total=False):
-    """The options of `eftlocal.tune`, as `Options` has them; `mofo` is its `fraction`."""
+    """The options of `eftlocal.tune`, as `Options` has them; `mofo` is its `fraction`, `type` its `kind`."""
 
     method: Method
     view: str | None
@@ -32,6 +33,7 @@ class TuneOptions(TypedDict, total=False):
     rank: int
     alpha: float | None
     mofo: float
+    type: Kind | None
     epochs: float | None
     lr: float | None
     batch: int
@@ -52,6 +54,7 @@ class Options:
     view       how the small model is asked: chat (its own template) or transcript
     beta       the strength of the reward in consistent training
     fraction   of each matrix that moves at a step (mofo)
+    kind       the type of the matrices of a whole model that is written
     length     the most tokens of an example
     """
 
@@ -69,6 +72,7 @@ class Options:
     fraction: float = 0.05
     preference: float = 0.1
     likelihood: float = 0.2
+    kind: Kind | None = None
     epochs: float | None = None
     lr: float | None = None
     batch: int = 8
@@ -87,6 +91,8 @@ class Options:
             raise SettingError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}.")
         if self.view not in (None, "chat", "transcript"):
             raise SettingError(f"view is {self.view!r}; it must be chat or transcript.")
+        if self.kind is not None:
+            self._must_have_kinds(self.kind)
         for name, value in (("rank", self.rank), ("batch", self.batch)):
             if value < 1:
                 raise SettingError(f"{name} is {value}; it must be at least 1.")
@@ -99,6 +105,16 @@ class Options:
             raise SettingError(f"mofo is {self.fraction:g}; it must be above 0 and at most 1.")
         if not math.isfinite(self.beta) or self.beta == 0:
             raise SettingError(f"beta is {self.beta:g}; it must be a number other than 0.")
+
+    def _must_have_kinds(self, kind: str) -> None:
+        """Raises SettingError for a type that nothing is written in."""
+        if kind not in KINDS:
+            raise SettingError(f"type is {kind!r}; it must be one of {', '.join(KINDS)}.")
+        if self.adapts:
+            raise SettingError(
+                f"{self.method} writes an adapter, a few MB that are always f32: --type is of a whole model.",
+                "Leave it out, or train a whole model: --method full or mofo.",
+            )
 
     @property
     def name(self) -> str:
@@ -147,7 +163,8 @@ class Options:
 
     def identity(self, *others: str) -> str:
         """A hash of all that the trained parameters depend on; `others` stand for data and models."""
-        own = {n: str(v) for n, v in asdict(self).items() if n not in ("data", "output", "valid", "dry_run")}
+        left_out = ("data", "output", "valid", "kind", "dry_run")
+        own = {name: str(value) for name, value in asdict(self).items() if name not in left_out}
         return hashlib.sha256(json.dumps([own, others]).encode()).hexdigest()
 
 

@@ -17,7 +17,10 @@ from eftlocal.text import printable
 QUANTIZED = {
     "F16": lib.LLAMA_FTYPE_MOSTLY_F16,
     "Q8_0": lib.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "Q6_K": lib.LLAMA_FTYPE_MOSTLY_Q6_K,
+    "Q5_K_M": lib.LLAMA_FTYPE_MOSTLY_Q5_K_M,
     "Q4_K_M": lib.LLAMA_FTYPE_MOSTLY_Q4_K_M,
+    "Q4_0": lib.LLAMA_FTYPE_MOSTLY_Q4_0,
 }
 
 recent: deque[str] = deque(maxlen=50)  # the last warnings and errors in the log; they explain a load that failed

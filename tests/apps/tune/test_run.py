@@ -183,6 +183,8 @@ def test_too_little_memory_is_refused_before_anything_is_read(
         ({"lr": math.inf}, "lr is inf; it must be above 0"),
         ({"length": 4}, "length is 4; it must be at least 16"),
         ({"beta": 0.0}, "beta is 0"),
+        ({"kind": "q9"}, "type is 'q9'; it must be one of f32, f16,"),
+        ({"kind": "q8_0"}, "lora writes an adapter, a few MB that are always f32"),
     ],
 )
 def test_what_is_not_possible_is_refused(options: Options, changes: dict[str, Any], message: str) -> None:
