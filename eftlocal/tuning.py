@@ -103,11 +103,12 @@ def added(cat: Catalog, options: Options, target: Path, *, force: bool, tell: Te
     Raises what `run.tune` and `init.add` raise.
     """
     force = _must_be_free(cat, options, target, force=force)
-    outcome = run.tune(cat, options, tell)
-    assert outcome is not None, "a dry run trains nothing"
-    made, entry = replace(cat, models=outcome.catalog.models), outcome.emulator
-    checked = add(made, options.name, entry, target, force=force, views=entry.views)
-    files.clean(options)
+    with files.held(options):
+        outcome = run.tune(cat, options, tell)
+        assert outcome is not None, "a dry run trains nothing"
+        made, entry = replace(cat, models=outcome.catalog.models), outcome.emulator
+        checked = add(made, options.name, entry, target, force=force, views=entry.views)
+        files.clean(options)
     return Tuned(options.output, options.name, outcome.before, outcome.after, outcome.verdict), checked
 
 

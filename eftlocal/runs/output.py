@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from eftlocal.errors import EftError
+from eftlocal.runs.lock import lock
 
 __all__ = ["Earlier", "Output", "encoded"]
 
@@ -61,7 +62,7 @@ class Output:
         self.resumable = self._path is not None and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
         if self.resumable:
             try:
-                _lock(self._file, self.name)
+                lock(self._file, self.name)
             except BaseException:
                 self._file.close()
                 raise
@@ -229,25 +230,3 @@ def _date(settings: object) -> datetime.date | None:
         return datetime.date.fromisoformat(settings["date"]) if isinstance(settings, dict) else None
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _lock(file: BinaryIO, name: str) -> None:
-    """Lock the file until it is closed or the process ends. Nothing happens on a file system without locks."""
-    busy = EftError(f"{name} is being written by another run.", "Wait for it, or name another file.")
-    if sys.platform == "win32":
-        import msvcrt
-
-        file.seek(1 << 62)  # lock a byte that nobody reads, so that the content stays readable
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            raise busy from None
-    else:
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise busy from None
-        except OSError:  # a file system without locks
-            return

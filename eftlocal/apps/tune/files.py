@@ -1,18 +1,21 @@
 """The files of a run: what it writes, how that was made, and what is removed at its end."""
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import metadata
 
 from eftlocal.apps.tune.options import Options
+from eftlocal.errors import EftError, TrainingError
+from eftlocal.runs.lock import lock
 from eftlocal.runtime.gguf_header import Header
 from eftlocal.training import output
 from eftlocal.training.here import version
 from eftlocal.training.rows import remove
 from eftlocal.training.trainer import Trainer
 
-__all__ = ["clean", "write"]
+__all__ = ["clean", "held", "write"]
 
 NOT_OF_IT = ("data", "valid", "output", "threads", "dry_run")  # settings that do not change what is trained
 
@@ -44,10 +47,42 @@ def _record(options: Options, header: Header, trainer: Trainer, digest: str) -> 
     }
 
 
+@contextmanager
+def held(options: Options) -> Iterator[None]:
+    """Within this context the folder of a run is there, and this process's. It stays where a run has to go on.
+
+    Raises EftError if another process trains there, and TrainingError if the folder cannot be made.
+    """
+    path = options.folder / "lock"
+    try:
+        options.folder.mkdir(exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise TrainingError(
+            f"{options.folder} cannot be written: {error.strerror}.", "Give another --output."
+        ) from None
+    try:
+        lock(file, str(options.folder))
+    except EftError:
+        file.close()
+        raise
+    try:
+        yield
+    finally:
+        file.close()
+        with suppress(OSError):
+            path.unlink()
+        _remove_empty(options)
+
+
 def clean(options: Options) -> None:
     """Removes what a finished run does not need any more."""
     options.checkpoint.unlink(missing_ok=True)
     remove(options.rows)
+    _remove_empty(options)
+
+
+def _remove_empty(options: Options) -> None:
     for folder in (options.rows, options.folder):
-        with suppress(OSError):  # something of the user's is in it, or it was never made
+        with suppress(OSError):  # something is in it that a run needs, or something of the user's
             folder.rmdir()

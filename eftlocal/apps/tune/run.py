@@ -116,7 +116,6 @@ class _Run:
         if self.options.dry_run:
             self._dry(rows, tunable)
             return None
-        self.options.folder.mkdir(parents=True, exist_ok=True)
         with Stop(lambda: self._say("stopping after this step; Ctrl-C again stops at once")) as stop:
             objectives = self._objectives(network, trained, held_out, stop)
             if objectives is None:

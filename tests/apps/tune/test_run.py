@@ -47,7 +47,10 @@ def options(family: Family, data: Path, tmp_path: Path) -> Options:
 
 
 def tune(options: Options, tell: Callable[[TuneProgress], None] = lambda _: None) -> Outcome | None:
-    return run.tune(Catalog(), options, tell)
+    if options.dry_run:
+        return run.tune(Catalog(), options, tell)
+    with files.held(options):
+        return run.tune(Catalog(), options, tell)
 
 
 def finished(options: Options, tell: Callable[[TuneProgress], None] = lambda _: None) -> Outcome:
@@ -248,6 +251,12 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
 def test_a_finished_run_leaves_its_file_alone(options: Options, family: Family, data: Path) -> None:
     finished(replace(options, base=str(family.base)))
     assert sorted(path.name for path in options.output.parent.iterdir()) == [data.name, "voice.gguf"]
+
+
+def test_two_runs_do_not_write_to_the_same_place(options: Options) -> None:
+    with files.held(options), pytest.raises(EftError, match=r"voice\.tune is being written by another run"):
+        tune(options)
+    assert not options.folder.exists()  # nothing is left of a run that did not begin
 
 
 def test_a_stopped_run_leaves_its_best(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
