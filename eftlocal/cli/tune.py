@@ -77,7 +77,7 @@ def tune(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Highest learning rate (default: 1e-3; 3e-4 for full, 1e-4 for dpo).", rich_help_panel=TRAINING
+            help="Highest learning rate (default: what a short trial on your data finds).", rich_help_panel=TRAINING
         ),
     ] = None,
     batch: Annotated[int, typer.Option(help="Examples of one step.", rich_help_panel=TRAINING)] = 8,

@@ -18,7 +18,7 @@ from eftlocal.training.objectives import Objective
 from eftlocal.training.trainer import Recipe, Trainer, drawn, parts, steps_of
 from eftlocal.training.tunable import Tunable
 
-__all__ = ["Found", "Tried", "find", "short_steps"]
+__all__ = ["EXPECTED", "SHARE", "Found", "Tried", "find", "short_steps"]
 
 STEP: Final = 3.0  # between two rates
 SHARE: Final = 0.2  # of the whole run's steps, which the trial may take

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from eftlocal.apps.common import size, span
 from eftlocal.apps.tune.options import Options
+from eftlocal.apps.tune.plan import Plan
 from eftlocal.errors import FitError
 from eftlocal.runtime.gguf_header import Header
 from eftlocal.runtime.machine import here
@@ -13,36 +14,43 @@ from eftlocal.training.memory import Way, estimate, ways
 from eftlocal.training.objectives import Supervised
 from eftlocal.training.shape import shape_of
 from eftlocal.training.trainer import Recipe
+from eftlocal.training.trial import SHARE
 from eftlocal.training.tunable import Tunable
 
 __all__ = ["duration", "way_that_fits"]
 
 
-def way_that_fits(options: Options, header: Header, rows: Sequence[Example], *, fixed: bool) -> tuple[Way, str]:
+def way_that_fits(
+    options: Options, header: Header, rows: Sequence[Example], *, fixed: bool, plan: Plan | None
+) -> tuple[Way, str]:
     """How a step is computed in the memory that is free, and a line that says so. Raises FitError.
 
     fixed  whether the loss is the emulator's
+    plan   of a run that goes on: its way is taken, or none
     """
     free, longest = here().free, max(len(row.tokens) for row in rows)
     share = sum(row.trained for row in rows) / sum(len(row.tokens) for row in rows)
     rank = options.rank if options.adapts else None
     shape = shape_of(header)
-    needs = [(way, estimate(shape, header, way, rank=rank, share=share, fixed=fixed).total) for way in ways(longest)]
+    able = ways(longest) if plan is None else [Way(plan.fed, plan.checkpointed)]
+    needs = [(way, estimate(shape, header, way, rank=rank, share=share, fixed=fixed).total) for way in able]
     for way, need in needs:
         if not free or need <= free:
             return way, f"about {size(need)} of memory; {size(free)} are free"
+    smaller = "Take --method lora, a smaller --length, or a smaller reference."
     raise FitError(
         f"Training {header.path.name} takes about {size(needs[-1][1])} of memory; {size(free)} are free.",
-        "Take --method lora, a smaller --length, or a smaller reference.",
+        smaller if plan is None else "Free some memory: a run that goes on computes its steps as it began.",
     )
 
 
-def duration(rows: Sequence[Example], tunable: Tunable, recipe: Recipe) -> str:
-    """How long the training takes, by one step that is not kept."""
+def duration(rows: Sequence[Example], tunable: Tunable, recipe: Recipe, *, tried: bool) -> str:
+    """How long the training takes, by one step that is not kept. tried: whether a trial finds the learning rate."""
     some = rows[: recipe.batch]
     started = time.monotonic()
     Supervised(some).total(tunable.network(tunable.parameters), range(len(some))).backward()  # type: ignore[no-untyped-call]
     rate = sum(len(row.tokens) for row in some) / (time.monotonic() - started)
     each = sum(len(row.tokens) for row in rows)
-    total = recipe.epochs * each
-    return f"about {span(total / rate)}: {recipe.epochs:g} epochs of {each:,.0f} tokens, {rate:.0f} a second"
+    total = recipe.epochs * each * (1 + (SHARE if tried else 0))
+    trial = ", and a trial" if tried else ""
+    return f"about {span(total / rate)}: {recipe.epochs:g} epochs of {each:,.0f} tokens{trial}, {rate:.0f} a second"

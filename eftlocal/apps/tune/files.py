@@ -78,6 +78,7 @@ def held(options: Options) -> Iterator[None]:
 def clean(options: Options) -> None:
     """Removes what a finished run does not need any more."""
     options.checkpoint.unlink(missing_ok=True)
+    options.plan.unlink(missing_ok=True)
     remove(options.rows)
     _remove_empty(options)
 

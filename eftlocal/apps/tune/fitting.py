@@ -1,4 +1,4 @@
-"""Takes the steps of a training, and keeps its state on disk: after a kill it goes on from there."""
+"""Takes the steps of a training, first for a learning rate, and keeps their state on disk: a kill loses a second."""
 
 import time
 from collections.abc import Callable
@@ -7,13 +7,40 @@ from typing import Final
 
 from eftlocal.apps.tune.progress import Tell, TuneProgress
 from eftlocal.errors import TrainingError
-from eftlocal.training import checkpoint
-from eftlocal.training.trainer import Trainer
+from eftlocal.training import checkpoint, trial
+from eftlocal.training.objectives import Objective
+from eftlocal.training.trainer import Recipe, Trainer
+from eftlocal.training.tunable import Tunable
 
-__all__ = ["fit", "restore"]
+__all__ = ["fit", "restore", "tried_rate"]
 
 SAVED_S: Final = 1.0  # at most so often a checkpoint is written, but always at an interruption and at the end
 SAVING: Final = 0.05  # share of the time that writing checkpoints may take
+
+
+def tried_rate(
+    make: Callable[[], Tunable],
+    objective: Objective,
+    recipe: Recipe,
+    held_out: Objective | None,
+    tell: Tell,
+    stopped: Callable[[], bool],
+) -> float | None:
+    """The learning rate that a trial finds for this run. None if it was stopped."""
+    runs = 0
+
+    def told(tried: trial.Tried) -> None:
+        nonlocal runs
+        runs += 1
+        tell(TuneProgress(phase="trial", done=runs, total=max(runs, trial.EXPECTED), loss=tried.loss))
+
+    found = trial.find(make, objective, recipe, held_out, told=told, stop=stopped)
+    if found is None:
+        return None
+    each = ", ".join(f"{tried.lr:.2g} {tried.loss:.3f}" for tried in found.tried)
+    text = f"learning rate {found.lr:.2g}, by a trial of {found.steps} steps at each of (rate, loss after it): {each}"
+    tell(TuneProgress(phase="trial", text=text, done=runs, total=runs))
+    return found.lr
 
 
 def restore(trainer: Trainer, path: Path, identity: str, tell: Tell) -> None:

@@ -137,6 +137,11 @@ class Options:
         return self.folder / "checkpoint"
 
     @property
+    def plan(self) -> Path:
+        """How the training is done."""
+        return self.folder / "plan.json"
+
+    @property
     def rows(self) -> Path:
         """The folder of what base and reference say."""
         return self.folder / "rows"

@@ -11,9 +11,10 @@ __all__ = ["Tell", "TuneProgress"]
 class TuneProgress:
     """How far a run is.
 
-    phase         what it does: check data and model, compute what base and reference say, train, write, judge
+    phase         what it does: check data and model, compute what base and reference say, try learning rates, train,
+                  write, and judge
     text          lines for a reader; empty for a step in between
-    done, total   tokens (logits), steps (training) or answers (judging)
+    done, total   tokens (logits), short runs (trial), steps (training) or answers (judging)
     loss          of the step's batch, in nats a token (or a pair)
     held_out      the loss of what is kept back, where it was computed: the emulator's if a base is steered
     small         the small model's own loss of the same, if `held_out` is the emulator's
@@ -22,7 +23,7 @@ class TuneProgress:
     left_s        the time that the phase still takes
     """
 
-    phase: Literal["checking", "logits", "training", "writing", "judging"]
+    phase: Literal["checking", "logits", "trial", "training", "writing", "judging"]
     text: str = ""
     done: int = 0
     total: int = 0

@@ -1,20 +1,22 @@
 """One run of `eftlocal tune`: data and models in, a trained file out; what was interrupted goes on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from eftlocal.apps.common import size
-from eftlocal.apps.tune import check, setup
+from eftlocal.apps.tune import check, plan, setup
 from eftlocal.apps.tune.check import Prepared
 from eftlocal.apps.tune.data import Data, Split, WrongLinesError, read, split
 from eftlocal.apps.tune.entry import entry
 from eftlocal.apps.tune.estimates import duration, way_that_fits
 from eftlocal.apps.tune.files import write
-from eftlocal.apps.tune.fitting import fit, restore
+from eftlocal.apps.tune.fitting import fit, restore, tried_rate
 from eftlocal.apps.tune.fixed import fixed_rows
 from eftlocal.apps.tune.options import Options
+from eftlocal.apps.tune.plan import Plan
 from eftlocal.apps.tune.progress import Tell, TuneProgress
 from eftlocal.apps.tune.setup import Setup
 from eftlocal.apps.tune.stop import Stop
@@ -107,14 +109,15 @@ class _Run:
         if not trained:
             raise TrainingError("Nothing is left to train on.", "Give shorter examples, or a larger --length.")
         rows = [row for each in trained for row in each.rows]
-        way, line = way_that_fits(self.options, self.header, rows, fixed=self.consistent)
+        kept = None if self.options.dry_run else plan.load(self.options.plan, self.identity)
+        way, line = way_that_fits(self.options, self.header, rows, fixed=self.consistent, plan=kept)
         self._say(line)
         tensors = weights.read(self.header)
         self._compare(tensors, rows)
         network = Network.of(self.shape, tensors)
-        tunable = self._tunable(network, way)
+        make = partial(self._tunable, network, way)
         if self.options.dry_run:
-            self._dry(rows, tunable)
+            self._dry(rows, make())
             return None
         with Stop(lambda: self._say("stopping after this step; Ctrl-C again stops at once")) as stop:
             objectives = self._objectives(network, trained, held_out, stop)
@@ -122,8 +125,10 @@ class _Run:
                 raise self._stopped(None)
             context = self.made.loaded.engine.n_ctx
             self.made.loaded.engine.close()  # its memory is needed now
-            outcome = self._train(tunable, *objectives, way, stop)
-        del tensors, network, tunable, objectives  # and theirs for the models that are compared
+            if (done := kept or self._plan(make, *objectives, way, stop)) is None:
+                raise self._stopped(None)
+            outcome = self._train(make(), *objectives, done, stop)
+        del tensors, network, make, objectives  # and theirs for the models that are compared
         return self._judged(outcome, held_out, context)
 
     def _say(self, text: str) -> None:
@@ -165,7 +170,7 @@ class _Run:
 
     def _dry(self, rows: Sequence[Example], tunable: Tunable) -> None:
         recipe = self.options.recipe(len(rows) // (2 if self.options.method == "dpo" else 1), 1024)
-        self._say(duration(rows, tunable, recipe))
+        self._say(duration(rows, tunable, recipe, tried=self.options.lr is None))
         if self.consistent:
             room = bytes_of(sum(row.trained for row in rows), self.made.loaded.members.n_real)
             self._say(f"{size(room)} on the disk for what base and reference say")
@@ -197,10 +202,24 @@ class _Run:
 
     # --- training -----------------------------------------------------------------------------------------------------
 
+    def _plan(
+        self, make: Callable[[], Tunable], objective: Objective, held_out: Objective | None, way: Way, stop: Stop
+    ) -> Plan | None:
+        """How it is trained, with the learning rate that was given or that a trial finds. None if it was stopped."""
+        lr = self.options.lr
+        if lr is None:
+            recipe = self.options.recipe(len(objective), way.fed)
+            lr = tried_rate(make, objective, recipe, held_out, self.tell, lambda: stop.asked)
+        if lr is None:
+            return None
+        made = Plan(way.fed, way.checkpointed, lr)
+        plan.save(made, self.options.plan, self.identity)
+        return made
+
     def _train(
-        self, tunable: Tunable, objective: Objective, held_out: Objective | None, way: Way, stop: Stop
+        self, tunable: Tunable, objective: Objective, held_out: Objective | None, how: Plan, stop: Stop
     ) -> Outcome:
-        recipe = self.options.recipe(len(objective), way.fed)
+        recipe = replace(self.options.recipe(len(objective), how.fed), lr=how.lr)
         trainer = Trainer(tunable, objective, recipe, held_out)
         network = tunable.network(trainer.best)
         before = None if held_out is None else mean_loss(network, held_out, recipe.fed)

@@ -142,6 +142,15 @@ def test_an_early_end_is_told(options: Options) -> None:
     assert "ended early: nothing better came in 4 looks" in text
 
 
+def test_without_a_learning_rate_a_trial_finds_it(options: Options) -> None:
+    text, found = told(replace(options, lr=None))
+    (line,) = (line for line in text.splitlines() if line.startswith("learning rate "))
+    rate = float(line.split()[2].rstrip(","))
+    settings = json.loads(gguf.check_lora(options.output).text("eftlocal.tune.settings"))
+    assert settings["lr"] == rate and "by a trial of 4 steps at each of" in line
+    assert sum(each.phase == "trial" for each in found) >= 4
+
+
 # --- before it starts -------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +255,31 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
         except KeyboardInterrupt:
             stopped += 1
     assert stopped >= 2 and again.output.read_bytes() == wanted
+
+
+def test_a_run_goes_on_with_its_rate_and_its_way(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate is not searched for again, and other free memory does not change how steps are computed."""
+    options = replace(options, lr=None)
+    monkeypatch.setattr(run, "Stop", Impatient)
+    monkeypatch.setattr(Impatient, "looks", 40)  # the trial looks before each step, too
+    with pytest.raises(KeyboardInterrupt):
+        tune(options)
+    assert options.plan.exists() and options.checkpoint.exists()
+    before = json.loads(options.plan.read_text())
+    monkeypatch.setattr(Impatient, "looks", 1000)
+    monkeypatch.setattr(run, "tried_rate", lambda *_: pytest.fail("the rate was searched for again"))
+    monkeypatch.setattr(estimates, "ways", lambda _: pytest.fail("another way was looked for"))
+    finished(options)
+    settings = json.loads(gguf.check_lora(options.output).text("eftlocal.tune.settings"))
+    assert (settings["lr"], settings["fed"]) == (before["lr"], before["fed"])
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"identity": 3}'])
+def test_a_plan_that_is_damaged_is_an_error(options: Options, text: str) -> None:
+    options.folder.mkdir()
+    options.plan.write_text(text)
+    with pytest.raises(TrainingError, match=r"(cannot be read|other data).*\n.*[Dd]elete"):
+        tune(options)
 
 
 def test_a_finished_run_leaves_its_file_alone(options: Options, family: Family, data: Path) -> None:
