@@ -23,7 +23,7 @@ import argparse
 import time
 from pathlib import Path
 
-from . import campaign, runner, stages
+from . import campaign, runner, stages, tables
 from .results import Results
 
 BUILD = Path(__file__).parents[2] / "build"
@@ -47,7 +47,13 @@ def main() -> None:
     smollm2.add_argument("--jobs", type=int, help="runs at a time")
     smollm2.add_argument("--limit", type=float, default=1e9, help="seconds after which it stops")
     smollm2.add_argument("--only", nargs="*", help="steps to run: teach, layers, itself, forget, ...")
+    shown = commands.add_parser("table", help="the tables of a study's results")
+    shown.add_argument("study", choices=["demo", "smollm2"])
+    shown.add_argument("folder", type=Path)
     arguments = parser.parse_args()
+    if arguments.command == "table":
+        print({"demo": tables.demo, "smollm2": tables.smollm2}[arguments.study](arguments.folder))
+        return None
     until = time.monotonic() + arguments.limit
     if arguments.command == "demo":
         from . import demo  # needs a package that the other study does not
