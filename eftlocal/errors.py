@@ -9,6 +9,7 @@ EftError                 base of all: `message`, `hint`, `exit_code`
 ├── VocabularyError      the members of an emulator do not share one vocabulary
 ├── ViewError            a conversation that cannot be rendered for a member
 ├── SettingError         a sampling or run-time setting out of its range
+├── RemoteError          a server that runs a model: not reachable, another engine or vocabulary, a faulty answer
 ├── ContextError         a prompt that does not fit in the context
 ├── TrainingError        a model that cannot be trained here, or a training that went wrong
 └── DecodeError          a member failed while decoding (names the member)
@@ -27,6 +28,7 @@ __all__ = [
     "HubError",
     "ModelFileError",
     "ModelLoadError",
+    "RemoteError",
     "SettingError",
     "TrainingError",
     "ViewError",
@@ -63,6 +65,10 @@ class FitError(EftError):
 
 class ModelLoadError(EftError):
     """llama.cpp could not load a model or an adapter, or could not create its context."""
+
+
+class RemoteError(EftError):
+    """A server that runs a model cannot be used: it is not there, refuses, or does not give what is needed."""
 
 
 class VocabularyError(EftError):

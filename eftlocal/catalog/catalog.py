@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from eftlocal.catalog.entries import DEFAULT_VIEWS, Emulator, Model, Reward, View
 from eftlocal.catalog.files import BESIDE, NAMING, HubFile, local, named, typed
+from eftlocal.catalog.server import Server, is_address, server_at
 from eftlocal.catalog.tables import nearest
 from eftlocal.errors import CatalogError, HubError
 from eftlocal.text import as_unicode
@@ -69,6 +70,8 @@ class Catalog:
             return self.models[name]
         if (error := (broken := self.broken("model")).get(name)) is not None:
             raise error
+        if is_address(name):
+            return Model(name=name, file=server_at(name))
         if (file := named(name, Path.cwd())) is None:
             near = nearest(name, [*self.models, *broken])
             raise CatalogError(f'no model is named "{name}"{near}', self.why_missing(NAMING))
@@ -92,7 +95,7 @@ class Catalog:
 
     def _typed(self, name: str) -> Model:
         """The model that a user names: a file here goes before one that an emulator names by the same relative path."""
-        file = named(name, Path.cwd())
+        file = None if is_address(name) else named(name, Path.cwd())
         with suppress(OSError):
             if isinstance(file, Path) and file.exists():
                 return Model(name=name, file=file)
@@ -147,8 +150,9 @@ class Catalog:
             )
             raise CatalogError(problem, f"`eftlocal pull {emulator.words}` downloads what is missing")
         for model in models:
-            local_path(model)
-            local_lora(model)
+            if model.server is None:
+                local_path(model)
+                local_lora(model)
         for reward in emulator.rewards:
             if reward.bias is not None and (file := reward.bias.unseen_tokens) is not None and not file.is_file():
                 problem = f"{emulator.source}: [emulators.{emulator.name}] bias.unseen_tokens: {file}: no such file"
@@ -192,6 +196,8 @@ class Catalog:
 
 def local_path(model: Model) -> Path:
     """Returns the path of the model's file on this machine. Raises CatalogError, which says which file is missing."""
+    if isinstance(model.file, Server):
+        raise CatalogError(f"{model.name} is on {model.file}, and has no file on this machine", NAMING)
     if model.source is None:
         return local(model.file, f'model "{model.name}"', model.name, typed(model.name))
     return local(model.file, f"{_table(model)}{' path' if isinstance(model.file, Path) else ''}", model.name, BESIDE)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Literal, cast
 
 from eftlocal.catalog.files import REPO, REVISION, File, HubFile
+from eftlocal.catalog.server import SERVER_KEYS, Server, read_server
 from eftlocal.catalog.tables import Table, expanded, kind_of, nearest
 from eftlocal.errors import CatalogError
 from eftlocal.text import path_of
@@ -26,7 +27,7 @@ SAMPLING_FLOATS: Final = (
 SAMPLING_INTEGERS: Final = ("top_k", "repeat_last_n", "max_tokens", "seed")
 
 HUB_KEYS: Final = ("repo", "file", "revision", "sha256", "size", "gated")
-MODEL_KEYS: Final = (*HUB_KEYS, "path", "lora", "gpu_layers")
+MODEL_KEYS: Final = (*HUB_KEYS, "path", "lora", "gpu_layers", *SERVER_KEYS)
 REWARD_KEYS: Final = ("name", "tuned", "reference", "beta", "bias", "views", "system")
 BIAS_KEYS: Final = ("end", "unseen", "unseen_tokens")
 EMULATOR_KEYS: Final = (
@@ -62,18 +63,25 @@ class Lora:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """One model: a GGUF file (of a split model, its first shard), perhaps with a LoRA adapter."""
+    """One model: a GGUF file (of a split model, its first shard), perhaps with a LoRA adapter; or one on a server."""
 
     name: str
-    file: File
+    file: File | Server
     lora: Lora | None = None
     gpu_layers: int | None = None  # how many layers to offload; None: all, if this build of llama.cpp can offload
     source: Path | None = field(default=None, compare=False)  # the models.toml that defines it, for errors
 
     @property
     def files(self) -> tuple[File, ...]:
-        """The file of the weights and, if there is an adapter, its file."""
+        """The file of the weights and, if there is an adapter, its file; none of a model on a server."""
+        if isinstance(self.file, Server):
+            return ()
         return (self.file, *([self.lora.file] if self.lora else []))
+
+    @property
+    def server(self) -> Server | None:
+        """Where the model runs, if that is a server."""
+        return self.file if isinstance(self.file, Server) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +191,12 @@ def _views(table: Table, roles: tuple[str, ...]) -> dict[str, View]:
 def read_model(source: Path, name: str, value: object) -> Model:
     """Returns the model that `[models.NAME]` in the file `source` defines. Raises CatalogError."""
     table = Table(source, f"models.{name}", value, MODEL_KEYS)
+    if given := [key for key in SERVER_KEYS if key in table.values]:
+        if "url" not in table.values:
+            raise table.error(given[0], "belongs to a model on a server, which has a url")
+        if other := next((key for key in table.values if key not in SERVER_KEYS), None):
+            raise table.error(other, "a model has either a url, or a file on this machine")
+        return Model(name=name, file=read_server(table), source=source)
     lora = None
     if "lora" in table.values:
         inner = table.table("lora", (*HUB_KEYS, "path", "scale"))
@@ -205,7 +219,7 @@ def _file(table: Table, what: str) -> File:
             raise table.error("path", f"{what} has either a path, or a repo and a file; this has also {on_hub[-1]}")
         return expanded(table.file).absolute().parent / path
     if not table.values.keys() & {"repo", "file"}:
-        raise table.error("", "needs a path, or a repo and a file")
+        raise table.error("", "needs a path, or a repo and a file, or the url of a server")
     repo, file, sha256 = table.name("repo"), table.name("file"), table.text("sha256")
     if not re.fullmatch(REPO, repo, re.ASCII):
         raise table.error("repo", f'must be "owner/name", not "{repo}"')

@@ -15,6 +15,7 @@ from eftlocal.catalog.catalog import TRIO, Catalog, Mistake, local_lora, local_p
 from eftlocal.catalog.entries import Bias, Emulator, Lora, Model, Reward, View, parse_view
 from eftlocal.catalog.files import File, HubFile, local
 from eftlocal.catalog.merge import merged
+from eftlocal.catalog.server import Server
 from eftlocal.catalog.tables import document
 from eftlocal.errors import CatalogError
 
@@ -29,6 +30,7 @@ __all__ = [
     "Mistake",
     "Model",
     "Reward",
+    "Server",
     "View",
     "load",
     "local",

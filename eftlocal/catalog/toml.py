@@ -8,6 +8,7 @@ from pathlib import Path
 
 from eftlocal.catalog import entries as catalog
 from eftlocal.catalog.files import File, HubFile
+from eftlocal.catalog.server import Server
 from eftlocal.errors import CatalogError
 
 __all__ = ["emulator_lines", "model_lines", "rewards_line"]
@@ -67,8 +68,13 @@ def _bias(bias: catalog.Bias) -> dict[str, str]:
     return keys
 
 
-def _file(file: File, folder: Path) -> dict[str, str]:
-    """The keys that name a file: a path in `folder` or below is relative to it."""
+def _file(file: File | Server, folder: Path) -> dict[str, str]:
+    """The keys that name a file: a path in `folder` or below is relative to it. Or those of a server."""
+    if isinstance(file, Server):
+        given = {"url": file.url, "engine": file.engine, "api_key_env": file.api_key_env, "model": file.model}
+        keys = {name: _string(text) for name, text in given.items() if text is not None}
+        keys |= {"top": str(file.top)} if file.top is not None else {}
+        return keys | ({"insecure": "true"} if file.insecure else {})
     if isinstance(file, HubFile):
         revision = {"revision": _string(file.revision)} if file.revision else {}
         sha256 = {"sha256": _string(file.sha256)} if file.sha256 else {}

@@ -9,6 +9,7 @@ from typing import Unpack, cast
 
 from eftlocal.catalog import models as catalog
 from eftlocal.decoding.settings import Dials, Settings
+from eftlocal.emulation import remote
 from eftlocal.emulation.members import Members, assemble
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.workers import Workers
@@ -81,6 +82,7 @@ def load(name: str | None, **options: Unpack[LoadOptions]) -> Loaded:
         active = members.mix(settings).active
         for member in active:
             workers.model(member)
+        remote.must_share(workers)
         # A device may turn out too small when the KV caches are made. Make them now, not at the first prompt.
         workers.prepare(member for member in active if plan.members[member].offload.layers)
         workers.measure(active)

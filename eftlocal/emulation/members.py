@@ -1,7 +1,7 @@
 """The members of an emulator: which model files take part, in which roles, and with which views."""
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from eftlocal.arithmetic.combine import Bias, Mix, Pair
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog import token_ids
+from eftlocal.catalog.server import Server
 from eftlocal.decoding.settings import Settings
-from eftlocal.emulation import notes
-from eftlocal.engine.workers import MemberSpec
+from eftlocal.emulation import notes, remote
+from eftlocal.engine.workers import MemberSpec, Remote
 from eftlocal.errors import CatalogError, ModelFileError, SettingError, ViewError
 from eftlocal.runtime import adapters, gguf, templates, vocab
 from eftlocal.runtime.plan.machine import Machine
@@ -23,7 +24,16 @@ from eftlocal.runtime.plan.memory import Cache
 from eftlocal.runtime.plan.placement import Member, Plan, Wishes, plan
 from eftlocal.runtime.views import RAW, TRANSCRIPT, TRANSCRIPT_STOPS, View
 
-__all__ = ["Found", "Members", "RewardMembers", "assemble", "on_this_machine"]
+__all__ = [
+    "Found",
+    "Members",
+    "RewardMembers",
+    "assemble",
+    "files_of",
+    "on_its_server",
+    "on_this_machine",
+    "unasked",
+]
 
 DEFAULT_CONTEXT = 4096
 
@@ -144,7 +154,7 @@ class Members:
         strength = {mix.base: 1.0}
         for pair in mix.pairs:
             strength[pair.tuned] = strength.get(pair.tuned, 0.0) + pair.beta
-        able = [member for member in mix.active if strength.get(member, 0.0) > 0]
+        able = [m for m in mix.active if strength.get(m, 0.0) > 0 and self.specs[m].remote is None]
         return min(able, key=lambda m: (self.specs[m].header.tensor_bytes, -strength[m]), default=None)
 
     def context(self, asked: int | None) -> int:
@@ -182,10 +192,11 @@ def _trained(spec: MemberSpec) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A model's header, and its LoRA adapter as (file, scale); None if it has no adapter."""
+    """A model's header, its LoRA adapter as (file, scale) if it has one, and where it runs if that is a server."""
 
     header: gguf.Header
     lora: tuple[Path, float] | None = None
+    remote: Remote | None = None
 
 
 def on_this_machine(model: catalog.Model) -> Found:
@@ -198,25 +209,56 @@ def on_this_machine(model: catalog.Model) -> Found:
     return Found(header, lora)
 
 
+def on_its_server(server: Server, lender: gguf.Header) -> Found:
+    """Ask a server for its model. Raises RemoteError."""
+    header, link = remote.reached(server, lender)
+    return Found(header, remote=link)
+
+
+def unasked(server: Server, lender: gguf.Header) -> Found:
+    """What stands for a model on a server that is not asked."""
+    return Found(remote.stand_in(server, lender))
+
+
+def files_of(
+    models: Sequence[catalog.Model],
+    find: Callable[[catalog.Model], Found],
+    reach: Callable[[Server, gguf.Header], Found] = on_its_server,
+) -> dict[str, Found]:
+    """What each model is, by its name. Those on this machine come first: their tokens stand for those of the others."""
+    found = {model.name: find(model) for model in models if model.server is None}
+    for model in models:
+        if model.server is not None:
+            lender = next(iter(found.values()), None)
+            if lender is None:
+                problem = f"{model.name} runs on {model.server}, and no model is on this machine"
+                hint = "A server's model is steered by a pair here: name a tuned and a reference model."
+                raise CatalogError(problem, hint)
+            found[model.name] = reach(model.server, lender.header)
+    return {model.name: found[model.name] for model in models}
+
+
 def assemble(
     cat: catalog.Catalog,
     emulator: catalog.Emulator,
     *,
     find: Callable[[catalog.Model], Found] = on_this_machine,
+    reach: Callable[[Server, gguf.Header], Found] = on_its_server,
     date: datetime.date | None = None,
     upper: str | None = None,
 ) -> Members:
     """Assemble the members of `emulator`: check files, compare vocabularies, resolve views. No weights are loaded.
 
-    `find` gives each model's header; the default reads the file on this machine. `date` is what templates see as today.
-    `upper` names a model, or an emulator that is a model alone, to stand beside in the role `upper`.
-    Raises CatalogError, ModelFileError, VocabularyError or ViewError.
+    `find` gives each model's header; the default reads the file on this machine. `reach` gives what stands for a model
+    on a server, whose tokens are those of the header it is given; the default asks the server. `date` is what templates
+    see as today. `upper` names a model, or an emulator that is a model alone, to stand beside in the role `upper`.
+    Raises CatalogError, ModelFileError, VocabularyError, ViewError or RemoteError.
     """
     beside = None if upper is None else cat.alone(upper)
     names = emulator.models if beside is None else tuple(dict.fromkeys((*emulator.models, beside.base)))
     if beside is not None:
         cat = replace(cat, models={**cat.models, beside.base: cat.model(beside.base)})
-    files = {name: find(cat.model(name)) for name in names}
+    files = files_of([cat.model(name) for name in names], find, reach)
     headers = {name: found.header for name, found in files.items()}
     vocabularies = {name: vocab.Vocabulary.of(header) for name, header in headers.items()}
     shared = vocab.shared(vocabularies, special_tokens_differ=emulator.special_tokens_differ)
@@ -231,6 +273,7 @@ def assemble(
             lora=files[name].lora,
             gpu_layers=model.gpu_layers,
             model=name,
+            remote=files[name].remote,
         )
         view = replace(_view(role, name, reward, whose, headers, texts), date=date)
         for i, (other, others_view) in enumerate(found):

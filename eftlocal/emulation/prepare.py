@@ -45,6 +45,7 @@ class Ids(tuple[int, ...]):
 Prompt = str | Sequence[Message] | Ids
 
 WORTH_DRAFTING = 32_000_000  # bytes; a smaller model decodes a token about as fast as a draft model makes a guess
+FAR = 1 << 60
 DRAFTER = 0.5  # a draft model reads at most this share of what the largest member reads for a token
 
 RAW_VIEW = View(template=RAW, variables={})
@@ -127,8 +128,11 @@ class Preparer:
         return drafter if self._read(drafter) <= DRAFTER * max(map(self._read, mix.active)) else None
 
     def _read(self, member: int) -> int:
-        """Bytes of weights that the member reads for a token."""
-        header = self._members.specs[member].header
+        """Bytes of weights that the member reads for a token; more than any here for one on a server."""
+        spec = self._members.specs[member]
+        if spec.remote is not None:
+            return FAR
+        header = spec.header
         if header.path not in self._reads:
             self._reads[header.path] = Sizes.of(header).read
         return self._reads[header.path]

@@ -109,7 +109,7 @@ class Engine:
         for other in self.slots:
             held = context.held(other.index)
             alike = min(common_prefix(other.fed.get(member, []), prompt), held)
-            if alike >= shared + FORK_WORTH and (alike == held or context.model.rewinds):
+            if alike >= shared + FORK_WORTH and (alike == held or context.rewinds):
                 source, shared = other, alike
         return source, shared
 
@@ -181,7 +181,7 @@ class Engine:
             slot.fed[member] = slot.fed.get(member, [])
             slot.fed[member][kept:] = missing
             slot.valid[member] = kept
-            feeds.append(Feed(slot.index, missing, rows))
+            feeds.append(Feed(slot.index, missing, rows, request.whole))
         return feeds
 
 

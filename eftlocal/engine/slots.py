@@ -64,6 +64,8 @@ class Request(NamedTuple):
 
     With `most`, it feeds a chunk of a prompt (chunked prefill): at most so many tokens, and never the last one of the
     prompt, because its logits are needed later. `rows` is then 0, or `most` for the logits of all of these tokens.
+
+    `whole`: rows of members on a server must be of the whole vocabulary.
     """
 
     slot: Slot
@@ -71,6 +73,7 @@ class Request(NamedTuple):
     members: Sequence[int]
     known: Known | None = None
     most: int = 0
+    whole: bool = False
 
     def unknown(self, member: int) -> int:
         """How many rows `member` has to compute; they are the last ones."""

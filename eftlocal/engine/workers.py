@@ -7,21 +7,32 @@ from functools import partial
 from pathlib import Path
 
 from eftlocal.arithmetic.combine import Logits
+from eftlocal.engine.context import MemberContext
 from eftlocal.engine.executor import Executor
-from eftlocal.errors import DecodeError, ModelLoadError
+from eftlocal.errors import DecodeError, ModelLoadError, RemoteError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama.context import Context, Feed
 from eftlocal.runtime.llama.copies import SavedSequence
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.placement import Offload, Plan
 from eftlocal.runtime.plan.threads import MOST_ROWS, SINGLE_THREADED, Cost, Split, in_turn, split_threads
+from eftlocal.runtime.remote.context import RemoteContext
+from eftlocal.runtime.remote.link import Link
 from eftlocal.runtime.speeds import Speed, Speeds, measure
 
-__all__ = ["Feeds", "MemberSpec", "Workers"]
+__all__ = ["Feeds", "MemberSpec", "Remote", "Workers"]
 
 MEASURED = 32  # tokens of a sequence in the KV cache for measuring speeds
 
 Feeds = Mapping[int, Sequence[Feed]]  # member -> the tokens that continue its sequences
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A model on a server. `vocabulary`: the header of a member on this machine, whose tokens are the same."""
+
+    link: Link
+    vocabulary: Header
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +44,7 @@ class MemberSpec:
     lora        its LoRA adapter as (file, scale); None if it has no adapter
     gpu_layers  the wish in the catalogue; the plan says where the layers really run
     model       its name in the catalogue
+    remote      where it runs; None: on this machine
     """
 
     name: str
@@ -40,6 +52,7 @@ class MemberSpec:
     lora: tuple[Path, float] | None = None
     gpu_layers: int | None = None
     model: str = ""
+    remote: Remote | None = None
 
 
 class Workers:
@@ -79,7 +92,7 @@ class Workers:
         self._closed = False
         self._executor = Executor(len(self.specs))
         self._models: dict[Path, Model] = {}
-        self._contexts: dict[int, Context] = {}
+        self._contexts: dict[int, MemberContext] = {}
         self._ends: dict[tuple[int, ...], dict[int, bool]] = {}  # by members: token -> whether it is an end
         self._remembered = speeds
         self._speeds: dict[int, Speed] = {}
@@ -88,9 +101,15 @@ class Workers:
     # --- weights ----------------------------------------------------------------------------------------------------
 
     def model(self, member: int) -> Model:
-        """The member's model: weights and tokenizer. It is loaded at the first call. Raises ModelLoadError."""
+        """The member's model: weights and tokenizer. It is loaded at the first call. Raises ModelLoadError.
+
+        Of a member on a server, it is the one that shares its tokens.
+        """
         if self._closed:
             raise ModelLoadError("The emulator is closed.", "Load it again.")
+        if (remote := self.specs[member].remote) is not None:
+            paths = [spec.header.path for spec in self.specs]
+            return self.model(paths.index(remote.vocabulary.path))
         header = self.specs[member].header
         while header.path not in self._models:
             try:
@@ -164,7 +183,7 @@ class Workers:
         """The most rows of logits that all running members can return from one call; 0 without a KV cache."""
         return min((context.max_rows for context in self._contexts.values()), default=0)
 
-    def context(self, member: int) -> Context:
+    def context(self, member: int) -> MemberContext:
         """The member's KV cache. It is made at the first call. Raises ModelLoadError."""
         if member not in self._contexts:
             self._contexts[member] = self._make(member, n_ctx=self.n_ctx, n_seq=self.n_seq)
@@ -202,7 +221,13 @@ class Workers:
             context.restore(sequences)
             context.n_fed = n_fed
 
-    def _make(self, member: int, *, n_ctx: int, n_seq: int) -> Context:
+    def _make(self, member: int, *, n_ctx: int, n_seq: int) -> MemberContext:
+        """Make the context of a member: of a model on this machine, a KV cache."""
+        if (remote := self.specs[member].remote) is None:
+            return self._cache(member, n_ctx=n_ctx, n_seq=n_seq)
+        return RemoteContext(remote.link, n_vocab=self.model(member).n_vocab, n_ctx=n_ctx, n_seq=n_seq)
+
+    def _cache(self, member: int, *, n_ctx: int, n_seq: int) -> Context:
         """Make a KV cache of the member. If a device is too small for it, put fewer layers there until it fits."""
         while True:
             try:
@@ -223,6 +248,9 @@ class Workers:
         self._closed = True
         self._executor.close()
         self._close_contexts()
+        for spec in self.specs:
+            if spec.remote is not None:
+                spec.remote.link.close()
         for model in self._models.values():
             model.close()
         self._models.clear()
@@ -253,7 +281,7 @@ class Workers:
         """Decode one member. Runs in a worker's thread; no other thread uses this member or its key of `into`."""
         try:
             into[member] = self._contexts[member].feed(feeds[member])
-        except DecodeError as error:
+        except (DecodeError, RemoteError) as error:
             raise DecodeError(f"{self.specs[member].name}: {error.message}", error.hint) from error
 
     # --- threads ----------------------------------------------------------------------------------------------------
@@ -282,7 +310,7 @@ class Workers:
         name = self._identity(member)
         if not again and (known := remembered.get(name)) is not None:
             return known
-        context = self._make(member, n_ctx=MEASURED, n_seq=MOST_ROWS)
+        context = self._cache(member, n_ctx=MEASURED, n_seq=MOST_ROWS)
         try:
             speed = measure(context, self.n_threads if self._read(member) >= SINGLE_THREADED else 1)
         finally:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from eftlocal.engine.workers import MemberSpec
+from eftlocal.engine.workers import MemberSpec, Remote
 from eftlocal.errors import ModelFileError
 from eftlocal.runtime.gguf import Header, read
 from eftlocal.runtime.views import View
@@ -49,8 +49,14 @@ def models(specs: Iterable[MemberSpec], views: Iterable[View]) -> dict[str, dict
     found: dict[str, dict[str, object]] = {}
     for spec, view in zip(specs, views, strict=True):
         lora = {} if spec.lora is None else {"lora": {**described(read(spec.lora[0])), "scale": spec.lora[1]}}
-        found[spec.name] = {**described(spec.header), **lora, "view": _of_view(view)}
+        file = described(spec.header) if spec.remote is None else _on_server(spec.remote)
+        found[spec.name] = {**file, **lora, "view": _of_view(view)}
     return found
+
+
+def _on_server(remote: Remote) -> dict[str, object]:
+    facts = remote.link.facts
+    return {"url": remote.link.server.url, "engine": facts.engine, "version": facts.version, "model": facts.model}
 
 
 def _of_view(view: View) -> str:

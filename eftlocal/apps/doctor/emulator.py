@@ -10,6 +10,7 @@ from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile, parts
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.members import assemble
+from eftlocal.engine.workers import MemberSpec
 from eftlocal.errors import EftError
 
 __all__ = ["examine"]
@@ -35,6 +36,7 @@ def examine(models: Path | None, name: str) -> Iterator[Finding]:
             yield from _files(cat.model(step))
         step = "vocabulary"
         members = assemble(cat, emulator)
+        yield from map(_server, (spec for spec in members.specs if spec.remote is not None))
         differing = f"; {len(members.skipped)} special ones differ and get no reward" if len(members.skipped) else ""
         same = f"{members.n_real - len(members.skipped):,} tokens are the same for all members"
         yield Finding(step, "ok", f"{same}{differing}")
@@ -54,9 +56,23 @@ def examine(models: Path | None, name: str) -> Iterator[Finding]:
 
 def _files(model: catalog.Model) -> Iterator[Finding]:
     """The findings about the model's weights and its adapter. Raises HubError for a damaged file."""
+    if isinstance(model.file, catalog.Server):
+        return
     yield _file(model.name, model.file, catalog.local_path(model))
     if model.lora is not None and (lora := catalog.local_lora(model)) is not None:
         yield _file(f"{model.name} lora", model.lora.file, lora[0])
+
+
+def _server(spec: MemberSpec) -> Finding:
+    """What a server says of itself, and how far away it is."""
+    assert spec.remote is not None
+    link, facts = spec.remote.link, spec.remote.link.facts
+    parts = [f"{facts.engine} {facts.version}".strip(), f"model {facts.model}"]
+    parts += [f"context {facts.n_ctx:,}"] if facts.n_ctx else []
+    parts += [f"{facts.parallel} at a time", f"at most {facts.most:,} tokens of a row" if facts.most else "whole rows"]
+    parts += [f"round trip {link.round_trip() * 1000:.1f} ms", "log-probabilities are the model's own"]
+    parts += [] if link.server.is_here else ["prompts leave this machine"]
+    return Finding(spec.model, "ok", f"{link.server.url}: {', '.join(parts)}")
 
 
 def _file(name: str, file: catalog.File, path: Path) -> Finding:

@@ -221,7 +221,11 @@ def _fingerprint(emulator: Emulator) -> str:
 
     parts = [version("eftlocal"), version("llama-cpp-python"), emulator.kv_type, emulator.vocabulary]
     for spec, view in zip(emulator.members.specs, emulator.members.views, strict=True):
-        parts += [spec.header.path.name, str(spec.header.path.stat().st_size), view.template, str(spec.lora)]
+        if spec.remote is None:
+            parts += [spec.header.path.name, str(spec.header.path.stat().st_size)]
+        else:
+            parts += [spec.remote.link.server.url, str(spec.remote.link.facts)]
+        parts += [view.template, str(spec.lora)]
     parts += [f"{name}={beta}" for name, beta in emulator.betas.items()]
     parts += [f"{name}+{bias.as_json()}" for name, bias in emulator.biases.items()]
     return "fp_" + hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:12]

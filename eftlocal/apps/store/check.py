@@ -9,7 +9,7 @@ from eftlocal.apps.store.afar import Afar
 from eftlocal.apps.store.memory import memory
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile
-from eftlocal.emulation.members import Found, assemble
+from eftlocal.emulation.members import Found, assemble, files_of
 from eftlocal.errors import CatalogError
 from eftlocal.runtime import trial
 from eftlocal.runtime.gguf import Header, Tensor
@@ -37,15 +37,23 @@ def check(cat: catalog.Catalog, emulator: catalog.Emulator, given: Mapping[str, 
     HubError, what `assemble` raises, ModelLoadError, and CatalogError if nothing would be emulated.
     """
     afar = Afar()
-    found = {name: afar.find(cat.model(name)) for name in emulator.models}
+    models = {name: cat.model(name) for name in emulator.models}
+    found = files_of(list(models.values()), afar.find)
+    on_servers = {model.server: found[name] for name, model in models.items() if model.server is not None}
     chats = {name: bool(model.header.text("tokenizer.chat_template")) for name, model in found.items()}
     tuned = emulator.rewards[0].tuned if emulator.rewards else emulator.base
     speaks = CHAT if chats[tuned] else TRANSCRIPT
     suiting = {"base": TRANSCRIPT, "tuned": speaks, "reference": TRANSCRIPT} if emulator.rewards else {"base": speaks}
     views = suiting if given is None else given
-    members = assemble(cat, replace(emulator, views=views), find=lambda model: found[model.name])
+    members = assemble(
+        cat,
+        replace(emulator, views=views),
+        find=lambda model: found[model.name],
+        reach=lambda server, _: on_servers[server],
+    )
     for spec in members.specs:
-        trial.must_survive(spec.header)
+        if spec.remote is None:
+            trial.must_survive(spec.header)
     notes = list(_notes(cat, emulator, found, chats, afar))
     sizes = {name: model.header.file_bytes for name, model in found.items()}
     return Checked(views, sizes, (*notes, *members.notes, memory(emulator, members).line))

@@ -27,7 +27,7 @@ from eftlocal.apps.store.survey import held
 from eftlocal.catalog import hub
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile
-from eftlocal.emulation.members import assemble
+from eftlocal.emulation.members import assemble, unasked
 from eftlocal.errors import HubError
 from eftlocal.interrupt import raising
 from eftlocal.text import printable
@@ -74,12 +74,14 @@ def fetch(
     items = [_item(afar, file, part) for file in missing for part in afar.parts(file)]
     fits = None
     if isinstance(wanted, catalog.Emulator):
-        fits = memory(wanted, assemble(cat, wanted, find=afar.find))
+        fits = memory(wanted, assemble(cat, wanted, find=afar.find, reach=unasked))
     else:
         afar.find(wanted)  # check its header before the whole file is downloaded
     _show(wanted.name, here, items, fits)
     if isinstance(wanted, catalog.Emulator) and fits is not None and not fits.fits:
-        _offer_smaller(afar, cat.model(wanted.base).file, fits.lacking)
+        base = cat.model(wanted.base).file
+        if not isinstance(base, catalog.Server):
+            _offer_smaller(afar, base, fits.lacking)
     _must_have_room(items)
     if dry_run:
         return 0

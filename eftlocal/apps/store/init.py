@@ -179,7 +179,7 @@ def _existing(usable: Iterable[catalog.Model], model: catalog.Model) -> Entry | 
 def _same_file(one: catalog.Model, other: catalog.Model) -> bool:
     if one.lora != other.lora:
         return False
-    if isinstance(one.file, HubFile) or isinstance(other.file, HubFile):
+    if not (isinstance(one.file, Path) and isinstance(other.file, Path)):
         return _place(one.file) == _place(other.file)
     try:
         return one.file == other.file or one.file.samefile(other.file)
@@ -198,7 +198,7 @@ def _same_path(one: Path, other: Path) -> bool:
     return expanded(one).absolute() == expanded(other).absolute()
 
 
-def _place(file: catalog.File) -> object:
+def _place(file: catalog.File | catalog.Server) -> object:
     return (file.repo, file.file, file.revision) if isinstance(file, HubFile) else file
 
 

@@ -53,6 +53,16 @@ def _emulator(cat: catalog.Catalog, emulator: catalog.Emulator, memory: int | No
 
 
 def _model(model: catalog.Model) -> dict[str, object]:
+    if isinstance(model.file, catalog.Server):
+        return {
+            "name": model.name,
+            "path": None,
+            "size": None,
+            "local": False,
+            "source": str(model.file),
+            "gated": False,
+            "lora": None,
+        }
     file = held(model.file)
     adapter = held(model.lora.file) if model.lora else None
     return {

@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from eftlocal.apps.common import size
 from eftlocal.apps.store.survey import held, hub_files, models_of
@@ -36,7 +37,7 @@ def pull(
     emulator, models = models_of(cat, name)
     wanted = emulator or models[0]
     for model in models:  # a file that is not on the Hub must be here
-        if not isinstance(model.file, HubFile):
+        if isinstance(model.file, Path):
             catalog.local_path(model)
     files = hub_files(models)
     missing = [file for file in files if held(file).path is None]
@@ -74,7 +75,8 @@ def _at(cat: catalog.Catalog, name: str, revision: str) -> catalog.Catalog:
 
     def model(model: catalog.Model) -> catalog.Model:
         lora = model.lora and replace(model.lora, file=moved(model.lora.file))
-        return replace(model, file=moved(model.file), lora=lora)
+        file = model.file if isinstance(model.file, catalog.Server) else moved(model.file)
+        return replace(model, file=file, lora=lora)
 
     return replace(cat, models={**cat.models, **{found.name: model(found) for found in models}})
 

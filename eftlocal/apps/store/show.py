@@ -63,7 +63,8 @@ def _look(cat: catalog.Catalog, emulator: catalog.Emulator) -> Findings:
         return Findings(None, None, None, error)
     try:
         for spec in members.specs:
-            trial.must_survive(spec.header)
+            if spec.remote is None:
+                trial.must_survive(spec.header)
     except EftError as error:
         return replace(found, problem=error)
     return found
@@ -91,6 +92,8 @@ def _vocabulary(members: Members) -> str:
 
 
 def _file(model: catalog.Model) -> dict[str, object]:
+    if model.server is not None:
+        return {"name": model.name, "source": [str(model.server)], "path": None, "size": None, "local": False}
     files = [held(file) for file in model.files]
     return {
         "name": model.name,

@@ -30,11 +30,15 @@ KV_TYPES = {"f32": lib.GGML_TYPE_F32, "f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML
 
 
 class Feed(NamedTuple):
-    """Tokens that continue one sequence. Logits are returned for the last `rows` of them."""
+    """Tokens that continue one sequence. Logits are returned for the last `rows` of them.
+
+    `whole`: of a member on a server, rows must be of the whole vocabulary.
+    """
 
     sequence: int
     tokens: Sequence[int]
     rows: int
+    whole: bool = False
 
 
 Cell = tuple[int, int, int]  # a token, its position, its sequence
@@ -111,6 +115,11 @@ class Context:
         self._sequences = np.zeros(params.n_batch, np.int32)
         self._wanted = np.zeros(params.n_batch, np.int8)
         self._batch = _batch(self._tokens, self._positions, self._sequences, self._wanted)
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether a sequence can be cut anywhere."""
+        return self.model.rewinds
 
     def held(self, sequence: int) -> int:
         """Returns how many tokens of `sequence` the cache holds for certain. It may be fewer after an error."""
@@ -198,7 +207,7 @@ class Context:
         """
         quiet: list[Cell] = []
         wanted: list[Cell] = []
-        for sequence, tokens, rows in feeds:
+        for sequence, tokens, rows, _ in feeds:
             held = self._held[sequence]
             if held + len(tokens) > self.n_ctx:
                 raise DecodeError(

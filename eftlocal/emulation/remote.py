@@ -1,0 +1,50 @@
+"""Members on a server: a header that stands for a model without a file, and the link to it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+from eftlocal.catalog.server import Server
+from eftlocal.engine.workers import Remote, Workers
+from eftlocal.runtime.gguf import Header
+from eftlocal.runtime.remote import vocabulary
+from eftlocal.runtime.remote.link import Link, connect
+from eftlocal.runtime.vocab import Vocabulary
+
+__all__ = ["must_share", "reached", "stand_in"]
+
+ARCHITECTURE: Final = "remote"
+
+
+def reached(server: Server, lender: Header) -> tuple[Header, Remote]:
+    """The header that stands for the model on a server, and the way to it. Raises RemoteError.
+
+    `lender` is the header of a model on this machine, whose tokens are the same.
+    """
+    link = connect(server)
+    return stand_in(server, lender, link), Remote(link, lender)
+
+
+def stand_in(server: Server, lender: Header, link: Link | None = None) -> Header:
+    """A header without tensors, so that the plan gives it no memory. Without a link, its template is the lender's."""
+    kept = {key: value for key, value in lender.metadata.items() if key.startswith("tokenizer.")}
+    kept |= {"general.architecture": ARCHITECTURE}
+    context = lender.metadata.get(f"{lender.architecture}.context_length")
+    if link is not None:
+        kept["tokenizer.chat_template"] = link.facts.template or ""
+        context = link.facts.n_ctx or context
+    if isinstance(context, int):
+        kept[f"{ARCHITECTURE}.context_length"] = context
+    return replace(lender, path=Path(server.url), metadata=kept, tensors=(), file_bytes=0, shards=())
+
+
+def must_share(workers: Workers) -> None:
+    """Compares the tokens of each member on a server with those here. Raises VocabularyError and RemoteError."""
+    for member, spec in enumerate(workers.specs):
+        if spec.remote is not None:
+            model = workers.model(member)
+            remembered = platformdirs.user_cache_path("eftlocal") / "remote-vocabularies.json"
+            n_real = Vocabulary.of(spec.remote.vocabulary).n_real
+            vocabulary.must_share(spec.remote.link, (model.piece, model.tokenize), n_real, remembered)

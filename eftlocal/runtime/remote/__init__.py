@@ -1,0 +1,1 @@
+"""Models that run elsewhere, behind HTTP: connections, the engines' dialects, and a context like llama.cpp's."""

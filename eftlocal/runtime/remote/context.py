@@ -1,0 +1,97 @@
+"""The context of a member on a server: token lists are kept here, and the server's own prefix cache does the rest."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal.errors import DecodeError
+from eftlocal.runtime.llama.context import Feed
+from eftlocal.runtime.remote.engines import Asked, Row
+from eftlocal.runtime.remote.link import Link
+
+__all__ = ["TOP", "WHOLE", "RemoteContext"]
+
+Logits = NDArray[np.float32]
+
+TOP: Final = 1000  # tokens that are asked for at each position, if the user says nothing else
+WHOLE: Final = 4096  # a vocabulary of at most so many tokens is always asked for as a whole
+UNBOUNDED: Final = 1 << 30
+
+
+class RemoteContext:
+    """Holds sequences as lists of tokens, and asks a server for the rows that are wanted.
+
+    Rows are log-probabilities. Of a row that is not whole, only the likeliest tokens are known: the others are -inf
+    (arithmetic/partial.py says what follows). Tokens without rows are sent with the next that have some.
+    """
+
+    n_batch = max_rows = UNBOUNDED
+    rewinds = True
+
+    def __init__(self, link: Link, *, n_vocab: int, n_ctx: int, n_seq: int = 1) -> None:
+        """n_vocab: the width of the rows, as the vocabulary on this machine has it."""
+        self.link = link
+        self.n_vocab, self.n_ctx, self.n_fed = n_vocab, n_ctx, 0
+        most = UNBOUNDED if link.facts.most is None else link.facts.most
+        wanted = link.server.top or (n_vocab if n_vocab <= WHOLE else TOP)
+        self.top = min(wanted, most)
+        self._whole = min(max(n_vocab, link.facts.n_vocab or 0), most)
+        self._tokens: list[list[int]] = [[] for _ in range(n_seq)]
+
+    def held(self, sequence: int) -> int:
+        return len(self._tokens[sequence])
+
+    def rewind(self, sequence: int, n: int) -> int:
+        del self._tokens[sequence][n:]
+        return len(self._tokens[sequence])
+
+    def fork(self, source: int, target: int, n: int) -> int:
+        self._tokens[target] = self._tokens[source][:n]
+        return len(self._tokens[target])
+
+    def feed(self, feeds: Sequence[Feed]) -> Logits:
+        asked: list[Asked] = []
+        for sequence, tokens, rows, whole in feeds:
+            if self.held(sequence) + len(tokens) > self.n_ctx:
+                n = self.held(sequence) + len(tokens)
+                raise DecodeError(f"{self.link.server.url}: {n} tokens do not fit in a context of {self.n_ctx}")
+            known = [*self._tokens[sequence], *tokens]
+            if rows:
+                first = len(known) - rows + 1
+                asked.append(Asked(sequence, known[:first], known[first:], self._whole if whole else self.top))
+        found = [row for rows in self.link.rows(asked) for row in rows] if asked else []
+        for sequence, tokens, _, _ in feeds:
+            self._tokens[sequence] += tokens
+            self.n_fed += len(tokens)
+        return self._array(found)
+
+    def wider(self, sequence: int, tokens: Sequence[int], top: int) -> tuple[Logits, int]:
+        """One row after `tokens`, (1, n_vocab), with at least `top` tokens known if the server gives so many.
+
+        Returns it with how many were asked for.
+        """
+        top = min(top, self._whole)
+        return self._array(self.link.rows([Asked(sequence, tokens, (), top)])[0]), top
+
+    def _array(self, rows: Sequence[Row]) -> Logits:
+        out = np.full((len(rows), self.n_vocab), -np.inf, np.float32)
+        for z, row in zip(out, rows, strict=True):
+            inside = row.ids < self.n_vocab  # the server's may have more padding
+            z[row.ids[inside]] = row.logprobs[inside]
+        return out
+
+    def saved(self) -> Mapping[int, list[int]]:
+        return {i: list(tokens) for i, tokens in enumerate(self._tokens) if tokens}
+
+    def restore(self, saved: Mapping[int, list[int]]) -> None:
+        for sequence, tokens in saved.items():
+            if sequence < len(self._tokens) and len(tokens) <= self.n_ctx:
+                self._tokens[sequence] = list(tokens)
+
+    def set_threads(self, n: int) -> None:
+        """Nothing: the server has its own."""
+
+    def close(self) -> None:
+        """Nothing: the link belongs to who made it."""

@@ -1,0 +1,102 @@
+"""What an engine on a server must be able to do, and which one answers at an address."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eftlocal.errors import RemoteError
+from eftlocal.runtime.remote.connection import Connection
+
+__all__ = ["Asked", "Engine", "Facts", "Row", "array_of", "one_of"]
+
+T = TypeVar("T")
+
+
+class Row(NamedTuple):
+    """The likeliest tokens at one position, and their log-probabilities under the model: (n,) each."""
+
+    ids: NDArray[np.intp]
+    logprobs: NDArray[np.float64]
+
+
+class Asked(NamedTuple):
+    """Asks for `1 + len(forced)` rows: after `tokens`, and after each of the tokens `forced` that follow them.
+
+    sequence  whose tokens they are; an engine may keep a cache for it
+    top       how many of the likeliest tokens; the size of the vocabulary or more asks for all
+    """
+
+    sequence: int
+    tokens: Sequence[int]
+    forced: Sequence[int]
+    top: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What an engine says of itself and of its model.
+
+    engine, version  which it is
+    model            what it calls its model, by which another one is noticed
+    n_vocab          token ids with a logit, padding included; None where it does not say
+    n_ctx            the most tokens of a sequence; None where it does not say
+    parallel         how many sequences it computes at a time
+    most             the largest `top`; None: the whole vocabulary
+    template         the model's chat template; None where it does not say
+    """
+
+    engine: str
+    version: str
+    model: str
+    n_vocab: int | None
+    n_ctx: int | None
+    parallel: int
+    most: int | None
+    template: str | None
+
+
+class Engine(Protocol):
+    """One engine's dialect. All calls may come from several threads, each with a connection of its own."""
+
+    @property
+    def facts(self) -> Facts: ...
+
+    def rows(self, connection: Connection, asked: Asked) -> list[Row]:
+        """The rows, in order. Raises RemoteError."""
+        ...
+
+    def check(self, connection: Connection) -> None:
+        """Raises RemoteError where log-probabilities are not the model's own, with what to change on the server."""
+        ...
+
+    def pieces(self, connection: Connection) -> dict[int, bytes] | None:
+        """The bytes of all tokens, by id; a control token may have none. None where the engine does not tell them."""
+        ...
+
+    def tokenize(self, connection: Connection, text: str) -> list[int]:
+        """The ids of a text, without special tokens at its ends."""
+        ...
+
+
+def array_of(found: Sequence[tuple[int, float]], where: str) -> Row:
+    """A row of pairs (id, log-probability), the likeliest first. Raises RemoteError for what cannot be one."""
+    ids = np.array([i for i, _ in found], np.intp)
+    logprobs = np.array([p for _, p in found], np.float64)
+    good = len(ids) > 0 and bool(np.isfinite(logprobs).any()) and not np.isnan(logprobs).any()
+    if not good or logprobs.max() > 1e-3 or ids.min() < 0 or len(np.unique(ids)) != len(ids):
+        raise RemoteError(
+            f"{where} sent log-probabilities that cannot be any.", "Is a draft model on there? Turn it off."
+        )
+    order = np.argsort(-logprobs, kind="stable")
+    return Row(ids[order], np.minimum(logprobs[order], 0.0))
+
+
+def one_of(found: object, name: str, kind: type[T], where: str) -> T:
+    """The field of a JSON answer. Raises RemoteError where it is missing, or of another type."""
+    value = found.get(name) if isinstance(found, dict) else None
+    if not isinstance(value, kind):
+        raise RemoteError(f"{where} sent an answer without {name}.", "Another program may be listening there.")
+    return value
