@@ -123,6 +123,10 @@ class Combiner:
         self._total = np.empty((0, n_real), np.float32)
         self._term = np.empty((0, n_real), np.float32)
 
+    def another(self) -> "Combiner":
+        """A combiner of the same members with buffers of its own."""
+        return Combiner(self.names, self.n_real, self._skipped)
+
     def combine(self, parts: Mapping[int, tuple[Logits, Rows]], mixes: Sequence[Mix]) -> Logits:
         """Returns z, (rows, n_real) float32, with one row for each mix. The next call overwrites it.
 

@@ -34,6 +34,8 @@ class Reply:
     tokens         ids of the answer, without the token that ended it
     end_token      the id of the token that ended it; None if something else did
     place          where the text begins, for telling thoughts and answer apart (decoding.thinking.Splitter)
+    left_out       for each token that was drawn from a base whose row was not whole: the probability of what was not
+                   known, and how far the emulator's distribution may be off by that (total variation)
     prompt_tokens  role -> tokens in its member's rendering of the conversation
     ttft_s         seconds from the request to the first token; None if no token came
     tokens_per_s   decoding speed after the first token; None if it was not measured
@@ -69,6 +71,7 @@ class Reply:
     complete: bool | None = None
     end_token: int | None = None
     place: str = ANSWER
+    left_out: tuple[tuple[float, float], ...] = ()
 
     @property
     def thinking(self) -> str:
@@ -126,6 +129,7 @@ class Generation:
     end_token: int | None = None  # the token that ended it; None if something else did
     added: bool = False  # whether a scheduler has it
     error: EftError | None = None  # set if an error ended it; then there is no finish reason
+    left_out: list[tuple[float, float]] = field(default_factory=list)  # see Reply
     _longest: int = field(init=False)  # tokens of the longest prompt
 
     def __post_init__(self) -> None:
@@ -166,6 +170,7 @@ class Generation:
             complete=None if self.matcher is None else self.matcher.complete(self.stream.text),
             end_token=self.end_token,
             place=self.place,
+            left_out=tuple(self.left_out),
         )
 
     def splitter(self) -> Splitter:

@@ -196,7 +196,7 @@ class Scheduler:
                 chunks.append(Chunk(generation, Request(slot, 0, generation.mix.active, most=most)))
                 left -= most
             elif (most := min(room, chunk, rows, n_to_feed - 1)) > 0:
-                chunks.append(Chunk(generation, Request(slot, most, generation.mix.active, most=most)))
+                chunks.append(Chunk(generation, Request(slot, most, generation.mix.active, most=most, whole=True)))
                 left, rows = left - most, rows - most
         self._close_ranks()
         return chunks

@@ -1,7 +1,7 @@
 """One decoding step of several answers: guess, check, combine, draw, settle."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -10,11 +10,14 @@ from eftlocal.arithmetic.prefix import common_prefix
 from eftlocal.decoding.drafts.drafter import Drafter
 from eftlocal.decoding.drafts.sources import Draft
 from eftlocal.decoding.generation import Generation
+from eftlocal.decoding.partial import Completed, Completer
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.slots import Request, Slot
 from eftlocal.errors import DecodeError, EftError
 
 __all__ = ["Chunk", "Step"]
+
+NOTHING: Final = np.empty((0, 0), np.float32)
 
 
 class Chunk(NamedTuple):
@@ -27,12 +30,14 @@ class Chunk(NamedTuple):
 class Combined(NamedTuple):
     """The logits of one answer's draft.
 
-    z    (rows, n_real) combined
-    own  member -> (rows, n_real or more) its own
+    z     (rows, n_real) combined
+    own   member -> (rows, n_real or more) its own
+    slot  whose rows they are; None of a prompt that is scored
     """
 
     z: Logits
     own: Mapping[int, Logits]
+    slot: Slot | None = None
 
 
 class Step:
@@ -45,6 +50,7 @@ class Step:
         self._engine = engine
         self._combiner = combiner
         self._drafter = Drafter(engine, combiner.n_real)
+        self._completer = Completer(engine, combiner)
 
     def __call__(self, decoding: Mapping[Slot, Generation], chunks: Sequence[Chunk]) -> dict[Generation, str]:
         """Run one step of speculative decoding (arXiv 2211.17192). Returns the new text of each answer.
@@ -82,7 +88,7 @@ class Step:
         """All members' logits at the drafts' positions. A draft model on its own device guesses on in the meantime."""
         if not chunks and (logits := self._drafter.check_and_guess_on(decoding, drafts)) is not None:
             return logits
-        requests = [drafts[slot].request(slot, generation.mix.active) for slot, generation in decoding.items()]
+        requests = [drafts[slot].request(slot, generation) for slot, generation in decoding.items()]
         return self._engine.forward([*requests, *(chunk.request for chunk in chunks)])
 
     def _combine(
@@ -97,40 +103,40 @@ class Step:
         The rows of a prompt that is scored have no draft; they come after the others.
         """
         first = 0
-        places: list[tuple[Generation, Draft | None, slice, dict[int, Logits]]] = []
-        asked = [(generation, drafts[slot], drafts[slot].rows) for slot, generation in decoding.items()]
-        for generation, draft, n in [*asked, *((chunk.generation, None, chunk.request.rows) for chunk in scored)]:
+        places: list[tuple[Generation, Draft | None, slice, Combined]] = []
+        asked = [(generation, drafts[slot], drafts[slot].rows, slot) for slot, generation in decoding.items()]
+        more = [(chunk.generation, None, chunk.request.rows, None) for chunk in scored]
+        for generation, draft, n, slot in (*asked, *more):
             rows = slice(first, first := first + n)
             own = {member: _rows_of(logits[member], rows) for member in generation.mix.active}
-            places.append((generation, draft, rows, own))
+            places.append((generation, draft, rows, Combined(NOTHING, own, slot)))
         try:
             mixes = [g.mix for g, _, rows, _ in places for _ in range(rows.stop - rows.start)]
             z = self._combiner.combine(logits, mixes)
         except DecodeError:
-            for generation, draft, rows, own in places:
-                parts = {member: (part, slice(None)) for member, part in own.items()}
+            for generation, draft, rows, combined in places:
+                parts = {member: (part, slice(None)) for member, part in combined.own.items()}
                 try:
                     mixes = [generation.mix] * (rows.stop - rows.start)
-                    combined = Combined(self._combiner.combine(parts, mixes), own)
+                    combined = combined._replace(z=self._combiner.combine(parts, mixes))
                 except DecodeError as error:
                     generation.error = error
                 else:
                     yield generation, draft, combined
         else:
-            for generation, draft, rows, own in places:
-                yield generation, draft, Combined(z[rows], own)
+            for generation, draft, rows, combined in places:
+                yield generation, draft, combined._replace(z=z[rows])
 
-    def _leveled(self, generation: Generation, combined: Combined, i: int) -> Logits:
-        """Row i of z, (n_real,), at the level that penalties take for granted: the base's largest logit is the largest.
+    def _leveled(self, generation: Generation, z: Logits, own: Mapping[int, Logits]) -> Logits:
+        """z, (n_real,), at the level that penalties take for granted: the base's largest logit is the largest.
 
         A sum of raw logits has an arbitrary level, and repeat_penalty depends on it. The base by itself is penalized as
         llama.cpp does it. Where the base does not run, the first member that runs stands for it.
         """
-        z: Logits = combined.z[i]
         if not generation.settings.sampling.penalizes:
             return z
-        member = generation.mix.base if generation.mix.base in combined.own else generation.mix.active[0]
-        up: np.float32 = combined.own[member][i, : self._combiner.n_real].max() - z.max()
+        member = generation.mix.base if generation.mix.base in own else generation.mix.active[0]
+        up: np.float32 = own[member][: self._combiner.n_real].max() - z.max()
         leveled: Logits = z + up
         return leveled
 
@@ -144,15 +150,26 @@ class Step:
         generation.steps += 1
         small = None if generation.drafter is None else own[generation.drafter]
         before = len(generation.hits)
+        far = self._engine.workers.specs[generation.mix.base].remote is not None
         try:
             for i in range(draft.rows):
                 guess = draft.tokens[i] if i < len(draft.tokens) else None
                 if small is not None and (guess is None or not draft.n_made):
                     guess = generation.draw(small[i, : self._combiner.n_real])  # the draft model's own
-                token = generation.draw(self._leveled(generation, combined, i))
+                rows = {member: logits[i] for member, logits in own.items()}
+                z = combined.z[i]
+                if far and combined.slot is not None:
+                    base = generation.mix.base
+
+                    def drawn(row: Completed, rows: Mapping[int, Logits] = rows, base: int = base) -> int:
+                        return generation.draw(self._leveled(generation, row.z, {**rows, base: row.base}))
+
+                    if (done := self._completer.complete(combined.slot, generation, own, i, drawn)) is not None:
+                        z, rows[base] = done
+                token = generation.draw(self._leveled(generation, z, rows))
                 if guess is not None:
                     generation.hits.append(token == guess)
-                generation.report(token, combined.z[i], {member: logits[i] for member, logits in own.items()})
+                generation.report(token, z, rows)
                 text += generation.take(token, self._engine)
                 if generation.ended or i == len(draft.tokens) or token != draft.tokens[i]:
                     break

@@ -85,7 +85,7 @@ class Forcing:
             rows = min(ROWS - first, len(answer.tokens) - done)
             if rows > 0:
                 slot.tokens = list(answer.tokens[: done + rows - 1])  # a token is predicted by the one before it
-                requests.append(Request(slot, rows, tuple(answer.prompts)))
+                requests.append(Request(slot, rows, tuple(answer.prompts), whole=True))
                 parts.append(Part(number, done, slice(first, first := first + rows)))
         found = self._engine.forward(requests)
         for part in parts:

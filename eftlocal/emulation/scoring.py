@@ -114,7 +114,7 @@ class Scorer:
                 n = min(share, len(task.tokens) - len(scored[i]))
                 # A token is predicted by the row of the token before it.
                 slot.tokens = list(task.tokens[: len(scored[i]) + n - 1])
-                requests.append(Request(slot, n, self._everyone))
+                requests.append(Request(slot, n, self._everyone, whole=True))
             parts = self._engine.forward(requests)
             first = 0
             for i, request in zip(active, requests, strict=True):

@@ -49,6 +49,13 @@ class MemberContext(Protocol):
         """
         ...
 
+    def more(self, sequence: int, tokens: Sequence[int], known: int) -> Logits | None:
+        """The row after `tokens`, (n_vocab,), with more tokens known than `known`; None where there are no more.
+
+        A row of a model on this machine is always whole.
+        """
+        ...
+
     def set_threads(self, n: int) -> None:
         """The number of CPU threads for the following calls."""
         ...

@@ -156,6 +156,17 @@ class Engine:
         self.seconds += time.perf_counter() - began
         return Pending(self, work, future)
 
+    def more(self, slot: Slot, member: int, tokens: Sequence[int], known: int) -> Logits | None:
+        """The member's row after its prompt and `tokens`, with more tokens known than `known` (context.py).
+
+        Raises DecodeError.
+        """
+        began = time.perf_counter()
+        try:
+            return self.workers.more(member, slot.index, [*slot.prompts[member], *tokens], known)
+        finally:
+            self.seconds += time.perf_counter() - began
+
     def _feeds(self, requests: Sequence[Request]) -> Feeds:
         members = sorted({member for request in requests for member in request.members})
         self.workers.wait(members)

@@ -277,6 +277,14 @@ class Workers:
         """As decode, but all members decode in other threads. Returns a future, which raises the error."""
         return self._executor.start(self._split(feeds), partial(self._decode, feeds, into))
 
+    def more(self, member: int, sequence: int, tokens: Sequence[int], known: int) -> Logits | None:
+        """A row with more tokens known, as `MemberContext.more`. Raises DecodeError with the member's name."""
+        self.wait((member,))
+        try:
+            return self._contexts[member].more(sequence, tokens, known)
+        except (DecodeError, RemoteError) as error:
+            raise DecodeError(f"{self.specs[member].name}: {error.message}", error.hint) from error
+
     def _decode(self, feeds: Feeds, into: dict[int, Logits], member: int) -> None:
         """Decode one member. Runs in a worker's thread; no other thread uses this member or its key of `into`."""
         try:

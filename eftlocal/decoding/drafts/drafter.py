@@ -84,7 +84,7 @@ class Drafter:
         others = tuple(other for other in generation.mix.active if other != member)
         if draft.known is None or member is None or not self._engine.workers.apart(member, others):
             return None
-        pending = self._engine.start([Request(slot, draft.rows, others)])
+        pending = self._engine.start([Request(slot, draft.rows, others, whole=generation.matcher is not None)])
         try:
             rows = self._draft_model.guess_on(slot, generation, draft, lambda: pending.done)
         finally:

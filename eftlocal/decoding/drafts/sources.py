@@ -37,9 +37,10 @@ class Draft:
         """How many positions the check needs: one for each guess, and one for the token after the last guess."""
         return len(self.tokens) + 1
 
-    def request(self, slot: Slot, members: Sequence[int]) -> Request:
-        """The request for the logits that check the guesses."""
-        return Request(slot, self.rows, members, self.known)
+    def request(self, slot: Slot, generation: Generation) -> Request:
+        """The request for the logits that check the guesses. A constraint may leave only tokens that are unlikely."""
+        whole = generation.matcher is not None
+        return Request(slot, self.rows, generation.mix.active, self.known, whole=whole)
 
 
 class Source(Protocol):

@@ -167,6 +167,9 @@ class Context:
                 else:
                     self.rewind(sequence, 0)
 
+    def more(self, sequence: int, tokens: Sequence[int], known: int) -> None:
+        """Nothing: rows are whole."""
+
     def set_threads(self, n: int) -> None:
         """Sets the number of threads for the following decodes."""
         if n != self._n_threads:

@@ -17,6 +17,7 @@ Logits = NDArray[np.float32]
 
 TOP: Final = 1000  # tokens that are asked for at each position, if the user says nothing else
 WHOLE: Final = 4096  # a vocabulary of at most so many tokens is always asked for as a whole
+MORE: Final = 8  # so many times as many tokens are asked for where too few are known
 UNBOUNDED: Final = 1 << 30
 
 
@@ -57,6 +58,11 @@ class RemoteContext:
             if self.held(sequence) + len(tokens) > self.n_ctx:
                 n = self.held(sequence) + len(tokens)
                 raise DecodeError(f"{self.link.server.url}: {n} tokens do not fit in a context of {self.n_ctx}")
+            if whole and self._whole < self.n_vocab:
+                raise DecodeError(
+                    f"{self.link.server.url} gives at most {self._whole:,} tokens of a row, and all are needed here.",
+                    "Start vLLM with --max-logprobs -1.",
+                )
             known = [*self._tokens[sequence], *tokens]
             if rows:
                 first = len(known) - rows + 1
@@ -67,13 +73,13 @@ class RemoteContext:
             self.n_fed += len(tokens)
         return self._array(found)
 
-    def wider(self, sequence: int, tokens: Sequence[int], top: int) -> tuple[Logits, int]:
-        """One row after `tokens`, (1, n_vocab), with at least `top` tokens known if the server gives so many.
-
-        Returns it with how many were asked for.
-        """
-        top = min(top, self._whole)
-        return self._array(self.link.rows([Asked(sequence, tokens, (), top)])[0]), top
+    def more(self, sequence: int, tokens: Sequence[int], known: int) -> Logits | None:
+        """The row after `tokens`, (n_vocab,), with more tokens known than `known`; None where there are no more."""
+        if known >= min(self._whole, self.link.facts.n_vocab or self._whole):
+            return None
+        top = min(max(known, self.top) * MORE, self._whole)
+        row: Logits = self._array(self.link.rows([Asked(sequence, tokens, (), top)])[0])[0]
+        return row
 
     def _array(self, rows: Sequence[Row]) -> Logits:
         out = np.full((len(rows), self.n_vocab), -np.inf, np.float32)

@@ -5,6 +5,7 @@ for in one request, by a grammar that leaves one token at each (`root ::= <[17]>
 after the other, and gives the row before each. A draft model on the server would leave all rows but the first empty.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -15,14 +16,20 @@ from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, one_of
 __all__ = ["LlamaServer"]
 
 FIELDS: Final = ["completion_probabilities", "model"]
+SURELY: Final = 1000.0  # a bias with which a token is always sampled
 SURE: Final = 1e-3  # nats by which two answers to the same question may differ: a cache makes other batches
 
 
 class LlamaServer:
-    """A llama-server. `one_at_a_time`: no row but the first may be asked for, since a draft model is on."""
+    """A llama-server.
 
-    def __init__(self, facts: Facts, *, one_at_a_time: bool) -> None:
+    harmless       a token that is a whole character
+    one_at_a_time  no row but the first may be asked for: a draft model is on
+    """
+
+    def __init__(self, facts: Facts, *, harmless: int, one_at_a_time: bool) -> None:
         self.facts = facts
+        self.harmless = harmless
         self.one_at_a_time = one_at_a_time
 
     @classmethod
@@ -50,7 +57,7 @@ class LlamaServer:
             most=None,
             template=template if isinstance(template, str) and template else None,
         )
-        return cls(facts, one_at_a_time=_drafts(connection))
+        return cls(facts, harmless=_tokens(connection, "a")[-1], one_at_a_time=_drafts(connection))
 
     def rows(self, connection: Connection, asked: Asked) -> list[Row]:
         if asked.forced and not self.one_at_a_time:
@@ -66,16 +73,13 @@ class LlamaServer:
     def _rows(self, connection: Connection, asked: Asked, tries: int = TRIES) -> list[Row]:
         n = 1 + len(asked.forced)
         body: dict[str, Any] = {
-            "prompt": list(asked.tokens),
-            "n_predict": n,
-            "n_probs": asked.top,
-            "temperature": 0.0,
+            **self._probe(asked.tokens, n, asked.top),
             "cache_prompt": True,
             "id_slot": asked.sequence % self.facts.parallel,
-            "response_fields": FIELDS,
         }
         if asked.forced:
             # The last token is any: its row is taken before the grammar chooses.
+            del body["logit_bias"]
             body["grammar"] = "root ::= " + " ".join(f"<[{token}]>" for token in (*asked.forced, asked.forced[-1]))
         places = _places(self._post(connection, body, tries), connection.server.url)
         if len(places) < n:
@@ -84,6 +88,17 @@ class LlamaServer:
                 "Its version may be too old: update llama-server.",
             )
         return [_row(place, connection.server.url) for place in places[:n]]
+
+    def _probe(self, tokens: Sequence[int], n: int, top: int) -> dict[str, Any]:
+        """Asks for rows. The bias makes it sample a whole character: it reports no row for an end, or a part of one."""
+        return {
+            "prompt": list(tokens),
+            "n_predict": n,
+            "n_probs": top,
+            "temperature": 0.0,
+            "logit_bias": [[self.harmless, SURELY]],
+            "response_fields": FIELDS,
+        }
 
     def _post(self, connection: Connection, body: dict[str, Any], tries: int = TRIES) -> Any:
         try:
@@ -105,11 +120,10 @@ class LlamaServer:
 
     def check(self, connection: Connection) -> None:
         url = connection.server.url
-        tokens = [0, 1]
-        probe = {"prompt": tokens, "n_predict": 1, "n_probs": 5, "cache_prompt": False, "response_fields": FIELDS}
-        plain = self._first(connection, {**probe, "temperature": 0.0})
-        likeliest = int(plain.ids[0])
-        for change in ({"temperature": 3.0, "seed": 1}, {"temperature": 0.0, "logit_bias": [[likeliest, -5.0]]}):
+        probe = {**self._probe([0, 1], 1, 5), "cache_prompt": False}
+        plain = self._first(connection, probe)
+        biases = [*probe["logit_bias"], [int(plain.ids[0]), -5.0]]
+        for change in ({"temperature": 3.0, "seed": 1}, {"logit_bias": biases}):
             other = self._first(connection, {**probe, **change})
             if list(other.ids) != list(plain.ids) or abs(other.logprobs - plain.logprobs).max() > SURE:
                 raise RemoteError(
@@ -125,8 +139,8 @@ class LlamaServer:
         n_vocab = self.facts.n_vocab
         if n_vocab is None:
             return None
-        body = {"prompt": [0], "n_predict": 1, "n_probs": n_vocab, "temperature": 0.0, "response_fields": FIELDS}
-        first = next(iter(_places(self._post(connection, body), connection.server.url)), None)
+        answer = self._post(connection, self._probe([0], 1, n_vocab))
+        first = next(iter(_places(answer, connection.server.url)), None)
         tops = first.get("top_logprobs") if isinstance(first, dict) else None
         try:
             return {int(top["id"]): bytes(top["bytes"]) for top in tops or ()}
@@ -134,9 +148,16 @@ class LlamaServer:
             return None
 
     def tokenize(self, connection: Connection, text: str) -> list[int]:
-        answer = connection.post("/tokenize", {"content": text, "add_special": False, "parse_special": False})
-        tokens: list[object] = one_of(answer, "tokens", list, connection.server.url)
-        return [token for token in tokens if isinstance(token, int)]
+        return _tokens(connection, text)
+
+
+def _tokens(connection: Connection, text: str) -> list[int]:
+    answer = connection.post("/tokenize", {"content": text, "add_special": False, "parse_special": False})
+    tokens: list[object] = one_of(answer, "tokens", list, connection.server.url)
+    found = [token for token in tokens if isinstance(token, int)]
+    if not found:
+        raise RemoteError(f"{connection.server.url} cuts a text into no tokens.")
+    return found
 
 
 def _places(answer: object, where: str) -> list[object]:
@@ -144,12 +165,11 @@ def _places(answer: object, where: str) -> list[object]:
 
 
 def _row(place: object, where: str) -> Row:
+    """The likeliest tokens at a place. A forced one that is not among them is left out: it is no bound for others."""
     tops = place.get("top_logprobs") if isinstance(place, dict) else None
     found: list[tuple[int, float]] = []
     try:
         found = [(int(top["id"]), float(top["logprob"])) for top in tops or () if top["logprob"] is not None]
-        if isinstance(place, dict) and all(i != place.get("id") for i, _ in found):
-            found.append((int(place["id"]), float(place["logprob"])))  # the token itself is exact, also outside
     except (KeyError, TypeError, ValueError):
         found = []
     return array_of(found, where)

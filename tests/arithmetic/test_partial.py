@@ -1,0 +1,87 @@
+"""Partial rows against the whole rows that they are a part of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from eftlocal.arithmetic import partial
+from eftlocal.arithmetic.combine import Logits, log_softmax
+
+N = 300
+
+
+def rows(seed: int, sharpness: float) -> tuple[Logits, Logits, Logits]:
+    """A base's whole log-probabilities, the log of a reward's weights, and a guide, (N,) each."""
+    rng = np.random.default_rng(seed)
+    base = log_softmax((rng.normal(size=(1, N)) * sharpness).astype(np.float32))[0]
+    guide = (base + rng.normal(size=N)).astype(np.float32)
+    return base, (rng.normal(size=N) * 2).astype(np.float32), guide
+
+
+def cut(base: Logits, k: int) -> Logits:
+    """The row as a server gives it: the k likeliest tokens."""
+    row = np.full(N, -np.inf, np.float32)
+    top = np.argsort(-base)[:k]
+    row[top] = base[top]
+    return row
+
+
+def emulated(base: Logits, log_w: Logits) -> np.ndarray:
+    found: np.ndarray = np.exp(log_softmax((base + log_w)[None])[0].astype(np.float64))
+    return found
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, 100, 299])
+@pytest.mark.parametrize("sharpness", [0.5, 2.0, 6.0, 15.0])
+def test_no_distribution_is_further_off_than_the_bound(k: int, sharpness: float) -> None:
+    for seed in range(50):
+        base, log_w, guide = rows(seed, sharpness)
+        row, exact = cut(base, k), emulated(base, log_w)
+        limit = partial.bound(row, log_w)
+        for made in (row, partial.filled(row, guide), partial.filled(row, np.zeros(N, np.float32))):
+            assert np.abs(emulated(made, log_w) - exact).sum() / 2 <= limit + 1e-5
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, 100, 299])
+@pytest.mark.parametrize("sharpness", [0.5, 2.0, 6.0, 15.0])
+def test_a_known_token_that_wins_against_the_most_of_all_others_is_the_likeliest(k: int, sharpness: float) -> None:
+    certain = 0
+    for seed in range(50):
+        base, log_w, _ = rows(seed, sharpness)
+        row = cut(base, k)
+        best = int((partial.most(row) + log_w).argmax())
+        if np.isfinite(row[best]):
+            certain += 1
+            assert best == int((base + log_w).argmax())
+    assert certain > 0 or k < 20
+
+
+def test_what_is_filled_in_is_all_that_was_left_out_and_no_token_has_more_than_the_least_known() -> None:
+    for seed in range(50):
+        base, _, guide = rows(seed, 2.0)
+        row = cut(base, 20)
+        full = partial.filled(row, guide)
+        outside = np.isneginf(row)
+        assert np.exp(full.astype(np.float64)).sum() == pytest.approx(1, abs=1e-3)
+        assert full[outside].max() <= row[~outside].min() + 1e-6
+        np.testing.assert_array_equal(full[~outside], row[~outside])
+
+
+def test_a_token_that_the_reward_makes_much_of_is_never_certain_to_be_left_out() -> None:
+    """1e-8 beside a mass that rounds to 1: a weight of e^20 makes it the likeliest token."""
+    base = np.full(N, np.log(1e-8 / 298), np.float32)
+    base[:2] = np.log(1 - 2e-8), np.log(1e-8)
+    log_w = np.zeros(N, np.float32)
+    log_w[1] = 20
+    row = cut(base, 1)
+    assert not np.isfinite(row[(partial.most(row) + log_w).argmax()])
+    assert partial.bound(row, log_w) > 0.5
+
+
+def test_a_whole_row_has_nothing_left_out() -> None:
+    base, log_w, guide = rows(0, 2.0)
+    assert not partial.is_partial(base)
+    assert partial.bound(base, log_w) == 0
+    np.testing.assert_array_equal(partial.filled(base, guide), base)
+    np.testing.assert_array_equal(partial.most(base), base)
