@@ -12,7 +12,6 @@ from eftlocal.apps.tune.data import Examples
 from eftlocal.apps.tune.options import Options, TuneOptions, gguf_path
 from eftlocal.apps.tune.progress import Tell, TuneProgress
 from eftlocal.apps.tune.verdict import Verdict
-from eftlocal.catalog.files import HubFile
 from eftlocal.catalog.models import Catalog, load, users_file
 
 __all__ = ["TuneProgress", "Tuned", "added", "dry", "tune"]
@@ -137,7 +136,7 @@ def _is_of(cat: Catalog, options: Options) -> bool:
     if tuned is None:
         return False
     file = tuned.file if tuned.lora is None else tuned.lora.file
-    return not isinstance(file, HubFile) and file.absolute() == options.output.absolute()
+    return isinstance(file, Path) and file.absolute() == options.output.absolute()
 
 
 def _examples(given: Given) -> Examples:

@@ -125,7 +125,7 @@ class Combiner:
 
     def another(self) -> "Combiner":
         """A combiner of the same members with buffers of its own."""
-        return Combiner(self.names, self.n_real, self._skipped)
+        return Combiner(self.names, self.n_real, self._skipped, self._ends)
 
     def combine(self, parts: Mapping[int, tuple[Logits, Rows]], mixes: Sequence[Mix]) -> Logits:
         """Returns z, (rows, n_real) float32, with one row for each mix. The next call overwrites it.
