@@ -98,18 +98,31 @@ class Options(Given):
         return None if self.date is None else self.date.date()
 
     def load(
-        self, catalog: "Catalog", emulator: str | None, *, day: "DateType | None" = None, **more: "Unpack[Dials]"
+        self,
+        catalog: "Catalog",
+        emulator: str | None,
+        *,
+        day: "DateType | None" = None,
+        upper: str | None = None,
+        **more: "Unpack[Dials]",
     ) -> "Emulator":
         """Load the emulator of that name (None: the default) with these options; `more` overrides its settings.
 
-        `day` is the date that chat templates see; None is the option's. Raises what `Emulator.load` raises.
+        `day` is the date that chat templates see; None is the option's. `upper` names a model to compare with. Raises
+        what `Emulator.load` raises.
         """
         from eftlocal.emulation.emulator import Emulator
 
-        return Emulator(self.load_members(catalog, emulator, day=day, **more))
+        return Emulator(self.load_members(catalog, emulator, day=day, upper=upper, **more))
 
     def load_members(
-        self, catalog: "Catalog", emulator: str | None, *, day: "DateType | None" = None, **more: "Unpack[Dials]"
+        self,
+        catalog: "Catalog",
+        emulator: str | None,
+        *,
+        day: "DateType | None" = None,
+        upper: str | None = None,
+        **more: "Unpack[Dials]",
     ) -> "Loaded":
         """The same emulator's members on an engine, for `bench`, which measures the engine."""
         from eftlocal.emulation.loading import load
@@ -128,6 +141,7 @@ class Options(Given):
             split=self.split,
             force=self.force,
             date=day or self.day,
+            upper=upper,
             **(self.dials() | more),
         )
 
@@ -145,10 +159,16 @@ class Options(Given):
         return replace(catalog, emulators={**catalog.emulators, made.name: made})
 
     def load_and_tell(
-        self, catalog: "Catalog", emulator: str | None, *, day: "DateType | None" = None, **more: "Unpack[Dials]"
+        self,
+        catalog: "Catalog",
+        emulator: str | None,
+        *,
+        day: "DateType | None" = None,
+        upper: str | None = None,
+        **more: "Unpack[Dials]",
     ) -> "Emulator":
         """Load as `load` does, and print the emulator's notes on stderr: what went differently than planned."""
-        loaded = self.load(catalog, emulator, day=day, **more)
+        loaded = self.load(catalog, emulator, day=day, upper=upper, **more)
         tell(loaded.notes)
         if self.date is not None and loaded.members.date is None:
             tell([f"--date has no effect: no chat template of {loaded.name} asks for the date."])

@@ -1,6 +1,7 @@
 """Reads the values of options: --mix, --gpu-layers and the shape of an answer; refuses options that exclude others."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +21,14 @@ __all__ = [
     "no_file_options",
     "no_raw_guidance",
     "not_both",
+    "parse_betas",
     "parse_layers",
     "parse_mix",
     "parse_views",
     "shape",
 ]
+
+MOST_BETAS = 1000  # a longer series is a slip
 
 
 def shape(json_schema: str | None, grammar: Path | None, regex: str | None, choice: list[str] | None) -> "Dials":
@@ -131,6 +135,31 @@ def parse_views(texts: list[str]) -> "dict[str, View]":
         except CatalogError as error:
             raise SettingError(f"--view has {part!r}: {error.message}.", "Example: --view base=chat") from None
     return views
+
+
+def parse_betas(text: str) -> tuple[float, ...]:
+    """The value of eval's --beta: strengths, separated by commas; `a,b,...,z` goes on in steps of b - a.
+
+    Raises SettingError.
+    """
+    example = "Example: --beta 0.5,1,2 or --beta 0,0.25,...,2"
+    found: list[float] = []
+    parts = [part.strip() for part in text.split(",")]
+    for i, part in enumerate(parts):
+        try:
+            if part not in ("...", "…"):
+                found.append(float(part))
+                if not math.isfinite(found[-1]):
+                    raise ValueError
+                continue
+            step, last = found[i - 1] - found[i - 2] if i >= 2 else 0.0, float(parts[i + 1])
+            steps = round((last - found[-1]) / step) if step else 0
+            if not 1 <= steps <= MOST_BETAS:
+                raise ValueError
+            found += [round(found[-1] + step * n, 9) for n in range(1, steps)]
+        except (ValueError, IndexError, OverflowError):
+            raise SettingError(f"--beta has {part!r}; it must be strengths, separated by commas.", example) from None
+    return tuple(dict.fromkeys(found))
 
 
 def parse_mix(texts: list[str]) -> dict[str, float]:

@@ -81,6 +81,7 @@ class Emulator:
         self.name = loaded.name
         self.settings = loaded.settings
         self.load_s = loaded.load_s
+        self.rewards = loaded.rewards
         self._members = members = loaded.members
         self._engine = loaded.engine
         names = [spec.name for spec in members.specs]

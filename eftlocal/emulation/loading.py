@@ -41,13 +41,18 @@ class LoadOptions(Dials, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """An emulator's members on an engine, and its settings. `load_s`: the seconds that loading took."""
+    """An emulator's members on an engine, and its settings.
+
+    load_s   the seconds that loading took
+    rewards  its rewards, as the catalogue has them
+    """
 
     name: str
     members: Members
     engine: Engine
     settings: Settings
     load_s: float
+    rewards: tuple[catalog.Reward, ...] = ()
 
 
 def load(name: str | None, **options: Unpack[LoadOptions]) -> Loaded:
@@ -90,7 +95,14 @@ def load(name: str | None, **options: Unpack[LoadOptions]) -> Loaded:
         workers.close()
         raise
     load_s = time.perf_counter() - started
-    return Loaded(name=emulator.name, members=members, engine=Engine(workers), settings=settings, load_s=load_s)
+    return Loaded(
+        name=emulator.name,
+        members=members,
+        engine=Engine(workers),
+        settings=settings,
+        load_s=load_s,
+        rewards=emulator.rewards,
+    )
 
 
 def _dials(options: LoadOptions) -> Dials:

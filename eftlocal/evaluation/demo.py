@@ -11,6 +11,7 @@ __all__ = ["MEASURED", "NAME", "questions"]
 NAME: Final = "demo"  # among data
 MEASURED: Final = 300  # questions that the demo's figures are about: the first in their fixed random order
 
+ANSWER: Final = 32  # tokens; each right answer takes less than half of that
 FIRST_SENTENCE: Final = Check("first-sentence")
 
 
@@ -28,6 +29,7 @@ def questions(n: int | None = None) -> tuple[Question, ...]:
             prompt=asked["question"],
             answers=(asked["answer"], *asked["answers"]),
             check=FIRST_SENTENCE,
+            max_tokens=ANSWER,
         )
         for number, asked in enumerate(table["questions"][:n], 1)
     )

@@ -71,7 +71,7 @@ class Measuring:
         generates: bool = True,
     ) -> None:
         self._emulator, self._columns, self._max_tokens = emulator, columns, max_tokens
-        self._answers: Dials = {"temperature": 0.0, "draft": 0, **(answers or {})}
+        self.answers: Dials = {"temperature": 0.0, "draft": 0, **(answers or {})}
         mix = emulator.mix(emulator.settings.turned(beta=1.0, alone=None))
         self._comparer = Comparer(emulator.members, columns, mix)
         at_once = emulator.parallel if parallel is None else parallel
@@ -182,7 +182,7 @@ class Measuring:
             return
         most = self._max_tokens or item.max_tokens or ANSWER_TOKENS
         for column in self._columns:
-            dials: Dials = {**self._answers, **column.dials, "max_tokens": most}
+            dials: Dials = {**self.answers, **column.dials, "max_tokens": most}
             self._jobs.append(Job(item.prompt, dials, number, (number, column.name)))
 
     def _take(self, tag: tuple[int, str], reply: Reply | EftError) -> None:

@@ -163,7 +163,7 @@ class _Written(NamedTuple):
     line: bytes
     tokens: int
     reason: str | None
-    error: LineError | None
+    error: EftError | None
 
 
 class _Run(Generic[R]):
@@ -179,7 +179,7 @@ class _Run(Generic[R]):
         self._unread: EftError | None = None  # why the rest of the input cannot be read
 
     def run(self, lines: Lines[R | LineError], work: Work[R], stop: Asked) -> bool:
-        """Run to the end. Returns False if `stop` was set before. Raises LineError if a failed line ends the run.
+        """Run to the end. Returns False if `stop` was set before. Raises EftError if a failed line ends the run.
 
         Ctrl-C on a terminal ends the program before a pipe, too: then the pipe's end is not the input's end.
         """
@@ -231,15 +231,7 @@ class _Run(Generic[R]):
         numbered = sample if record.samples > 1 else None
         if isinstance(one.result, EftError):
             line = self._error_line(record, numbered, one.result.message, work)
-            where, _, number = self._source.place(record.line).rpartition(":")
-            error = LineError(
-                where,
-                int(number),
-                one.result.message,
-                digest=record.digest,
-                fields=record.fields,
-                hint=one.result.hint,
-            )
+            error = EftError(f"{self._source.place(record.line)}: {one.result.message}", one.result.hint)
             self._end(place, _Written(line, 0, None, error))
         else:
             line = self._source.line(record, numbered, {**one.result, **work.origin(record)})
