@@ -1,8 +1,8 @@
 """A learning rate from a short trial on the user's own data, since what suits differs tenfold between models and data.
 
-A few runs of few steps are taken at rates a factor of 3 apart, and judged by items that they were not trained on. The
-best rate of a short run is too high for a longer one: docs/tuning-study.md has the figures, and those of a range test
-(one run whose rate grows), which was the other way that was tried.
+A few runs of few steps are taken at rates a factor of 3 apart, and judged by items that they were not trained on. What
+is best for a short run is too high for a longer one: a run of n times as many steps wants a rate that is sqrt(n) times
+lower. docs/tuning-study.md has the figures, and those of a range test (one run whose rate grows), the other way tried.
 """
 
 import math
@@ -30,7 +30,10 @@ JUDGED: Final = (16, 64)  # items
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A short run. loss: the mean after it, of items that it was not trained on; infinite if it went wrong."""
+    """A short run, in place of a whole run with the rate `lr`: its own rate is higher.
+
+    loss  the mean after it, of items that it was not trained on; infinite if it went wrong
+    """
 
     lr: float
     loss: float
@@ -54,7 +57,7 @@ def find(
     told: Callable[[Tried], object] = lambda tried: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Found | None:
-    """Finds the highest learning rate for the run that `recipe` describes; its own rate is where the search starts.
+    """Finds the highest learning rate for the run that `recipe` describes; the search starts at its own rate.
 
     make      gives what is trained, as it is before the run: it is called for each short run, and nothing else changes
     objective what is trained; held_out: what is kept back, and judges together with items that no short run sees
@@ -67,26 +70,29 @@ def find(
     whole, steps = steps_of(recipe, len(objective)), short_steps(recipe, len(objective))
     short = replace(recipe, epochs=steps / math.ceil(len(objective) / recipe.batch))
     judges = _judges(objective, short, steps, held_out)
-    losses: dict[int, float] = {}  # of the rate recipe.lr * STEP ** i
+    higher = math.sqrt(whole / steps)
+    losses: dict[int, float] = {}  # of the whole run's rate recipe.lr * STEP ** i
 
     def tried(i: int) -> Tried:
-        return Tried(recipe.lr * STEP**i, losses[i])
+        return Tried(_rate(recipe, i), losses[i])
 
     while (i := _next(losses)) is not None and len(losses) < MOST:
-        loss = _after(make(), objective, replace(short, lr=recipe.lr * STEP**i), judges, stop)
+        loss = _after(make(), objective, replace(short, lr=higher * _rate(recipe, i)), judges, stop)
         if loss is None:
             return None
         losses[i] = loss
         told(tried(i))
     best = min(losses, key=lambda i: (losses[i], i))
     if not math.isfinite(losses[best]):
-        lowest = recipe.lr * STEP ** min(losses)
         raise TrainingError(
-            f"No learning rate was found: each from {lowest:.1g} on went wrong.",
+            f"No learning rate was found: each from {_rate(recipe, min(losses)):g} on went wrong.",
             "Look at the data, or give a smaller one: --lr.",
         )
-    lr = float(f"{recipe.lr * STEP**best * math.sqrt(steps / whole):.2g}")
-    return Found(lr, tuple(tried(i) for i in sorted(losses)), steps)
+    return Found(_rate(recipe, best), tuple(tried(i) for i in sorted(losses)), steps)
+
+
+def _rate(recipe: Recipe, i: int) -> float:
+    return float(f"{recipe.lr * STEP**i:.2g}")
 
 
 def short_steps(recipe: Recipe, n: int) -> int:
