@@ -23,9 +23,9 @@ from eftlocal.evaluation.best import halves
 from eftlocal.evaluation.intervals import Floats, percentiles, resampled
 from eftlocal.evaluation.results import Calibrated, Estimate
 
-__all__ = ["Condensed", "Found", "calibrated", "condensed", "fit", "loss"]
+__all__ = ["Condensed", "Found", "calibrated", "condensed", "fit", "joined", "loss"]
 
-LIKELY: Final = 1e-4  # tokens that are as likely as that, at one of the PROBES, are kept one by one
+LIKELY: Final = 1e-2  # tokens that are as likely as that, at one of the PROBES, are kept one by one
 PROBES: Final = (0.0, 0.5, 1.0, 2.0)  # strengths
 WIDEST: Final = 2**20  # cells
 CELL: Final = 0.1  # nats of reward; the other tokens of a cell are taken together, at their mean
@@ -53,7 +53,7 @@ class Condensed:
 
     right: Floats
     base: Floats
-    features: Floats
+    features: Logits
     logits: Floats
     starts: Ids
 
@@ -97,11 +97,23 @@ def condensed(
         right.append([*own[token], *flags[token]])
         bases.append(z[token])
         logits.append(entries[0])
-        features.append(entries[1])
+        features.append(entries[1].astype(np.float32))
         starts.append(n)
         n += len(entries[0])
     return Condensed(
         np.array(right), np.array(bases), np.concatenate(features), np.concatenate(logits), np.array(starts, np.intp)
+    )
+
+
+def joined(parts: Sequence[Condensed]) -> Condensed:
+    """The rows of these parts, one after the other, as one item."""
+    lengths = np.cumsum([0, *(len(part.logits) for part in parts)])
+    return Condensed(
+        np.concatenate([part.right for part in parts]),
+        np.concatenate([part.base for part in parts]),
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate([part.starts + start for part, start in zip(parts, lengths, strict=False)]),
     )
 
 
