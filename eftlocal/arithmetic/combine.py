@@ -148,7 +148,7 @@ class Combiner:
                 for row, mix in enumerate(mixes):
                     if mix.reward_top_p is None:
                         for bias in mix.biases:
-                            total[row] += self._bias(bias, mix.active)
+                            total[row] += self.added(bias, mix.active)
         # A finite sum means finite members, except for a member that was subtracted: its +inf becomes -inf.
         doubtful = bool(filtered) or not _finite(total)
         for member, (logits, _) in parts.items():
@@ -208,11 +208,11 @@ class Combiner:
             reward -= apart  # the difference of the two normalisers
             reward *= np.float32(pair.beta)
             if pair.bias is not None:
-                reward += self._bias(pair.bias, mix.active)[kept]
+                reward += self.added(pair.bias, mix.active)[kept]
             out[kept] += reward
         out[self._skipped] = base[self._skipped]
 
-    def _bias(self, bias: Bias, active: tuple[int, ...]) -> Logits:
+    def added(self, bias: Bias, active: tuple[int, ...]) -> Logits:
         """(n_real,) what is added to each token. `active`: the members whose ends count. Those of late are kept."""
         key = (bias.end, bias.unseen, id(bias.ids), active)
         if (known := self._biases.get(key)) is not None:

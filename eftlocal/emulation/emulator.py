@@ -85,7 +85,7 @@ class Emulator:
         self._members = members = loaded.members
         self._engine = loaded.engine
         names = [spec.name for spec in members.specs]
-        combiner = Combiner(names, members.n_real, members.skipped, self._ends)
+        combiner = Combiner(names, members.n_real, members.skipped, self.ends)
         self._step = Step(loaded.engine, combiner)
         self._scorer = Scorer(loaded.engine, combiner, members)
         self._preparer = Preparer(members, loaded.engine.workers)
@@ -202,11 +202,7 @@ class Emulator:
 
     def ends(self, members: Iterable[int] | None = None) -> NDArray[np.intp]:
         """The shared token ids that end an answer of one of these members (None: of all), ascending."""
-        chosen = range(len(self._members.specs)) if members is None else members
-        return self._ends(tuple(chosen))
-
-    def _ends(self, members: tuple[int, ...]) -> NDArray[np.intp]:
-        ends = self._engine.workers.end_tokens(members)
+        ends = self._engine.workers.end_tokens(range(len(self._members.specs)) if members is None else members)
         return np.array([token for token in ends if token < self._members.n_real], np.intp)
 
     # --- answers ------------------------------------------------------------------------------------------------------

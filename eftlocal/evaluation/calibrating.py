@@ -53,7 +53,7 @@ def calibrate(
     if settings.reward_top_p is not None:
         raise SettingError("With a reward_top_p nothing can be calibrated.", "Leave reward_top_p out.")
     answers = _drawn(emulator, items, seed)
-    ends, skipped = np.setdiff1d(emulator.ends(), members.skipped), members.skipped
+    ends, skipped = np.setdiff1d(emulator.ends(mix.active), members.skipped), members.skipped
     never = None if unseen is None else np.setdiff1d(np.array(unseen, np.intp), skipped)
     parts: dict[int, list[Condensed]] = {}
     forcing = emulator.forcing(emulator.reserve(min(AT_ONCE, max(1, len(answers)))))

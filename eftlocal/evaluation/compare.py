@@ -4,14 +4,14 @@ The emulator at strength beta is z_base + beta * r, with r = sum_k beta_k (z_tun
 come from the same rows. KL(emulated || base) = beta E[r] - (log Z_emulated - log Z_base), with E under the emulator.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.arithmetic.combine import Combiner, Logits, Mix, check
+from eftlocal.arithmetic.combine import Combiner, Ids, Logits, Mix, check
 from eftlocal.emulation.members import Members
 from eftlocal.evaluation.columns import Column
 
@@ -29,7 +29,7 @@ class Compared:
 
     logprobs    (columns, R) log-probability of the token
     base        (R,) the same under the base
-    reward      (R,) log p_tuned - log p_reference of the token, summed over the rewards with their betas
+    reward      (R,) log p_tuned - log p_reference of the token, summed over the rewards with their betas and biases
     moved       (R,) whether the emulator's top token at strength 1 is not the base's
     kl_base     (S, R) KL(emulated || base) in nats
     same_base   (S, R) whether both have the same top token
@@ -60,12 +60,15 @@ class Compared:
 
 
 class Comparer:
-    """Compares the columns of one emulator. `mix` is the emulator at strength 1."""
+    """Compares the columns of one emulator. `mix` is the emulator at strength 1; `ends` as for a Combiner."""
 
-    def __init__(self, members: Members, columns: Sequence[Column], mix: Mix) -> None:
+    def __init__(
+        self, members: Members, columns: Sequence[Column], mix: Mix, ends: Callable[[Sequence[int]], Ids]
+    ) -> None:
         self._members, self._columns, self._mix = members, columns, mix
         self._names = [spec.name for spec in members.specs]
-        self._combiner = Combiner(self._names, members.n_real, members.skipped)
+        self._combiner = Combiner(self._names, members.n_real, members.skipped, ends)
+        self._added = [self._combiner.added(bias, mix.active) for bias in mix.biases]  # (n_real,) each
         self._betas = [column.beta for column in columns if column.beta is not None]
 
     def compare(self, logits: Mapping[int, Logits], tokens: Sequence[int]) -> Compared:
@@ -102,6 +105,8 @@ class Comparer:
                 into.logprobs[row] = logs[column.member]
         for pair in self._mix.pairs:
             into.reward[:] += pair.beta * (logs[pair.tuned] - logs[pair.reference])
+        for added in self._added:
+            into.reward[:] += added[ids]
         if not self._betas:
             return
         reward, top = self._reward(z), z[base].argmax(1)
@@ -134,6 +139,8 @@ class Comparer:
         found = np.zeros_like(base)
         for pair in self._mix.pairs:
             found += np.float32(pair.beta) * (z[pair.tuned] - z[pair.reference])
+        for added in self._added:
+            found += added
         return found
 
 

@@ -73,7 +73,7 @@ class Measuring:
         self._emulator, self._columns, self._max_tokens = emulator, columns, max_tokens
         self.answers: Dials = {"temperature": 0.0, "draft": 0, **(answers or {})}
         mix = emulator.mix(emulator.settings.turned(beta=1.0, alone=None))
-        self._comparer = Comparer(emulator.members, columns, mix)
+        self._comparer = Comparer(emulator.members, columns, mix, emulator.ends)
         at_once = emulator.parallel if parallel is None else parallel
         places = emulator.reserve(at_once + TOGETHER // 2 if generates else TOGETHER)
         scoring = min(TOGETHER, max(1, places // 3)) if generates else places

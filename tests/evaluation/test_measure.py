@@ -40,6 +40,7 @@ SETUPS: dict[str, dict[str, Any]] = {
             {"name": "second", "tuned": "tuned2", "reference": "reference2", "beta": 0.4},
         )
     },
+    "with a bias": {"rewards": ({"tuned": "tuned", "reference": "reference", "beta": 0.7, "bias": {"end": 1.5}},)},
     "on a nucleus": {"reward_top_p": 0.8},
     "with an upper": {"upper": "no_template"},
 }
@@ -92,7 +93,9 @@ class Truth:
             for reward in members.rewards:
                 head = f"{reward.name}." if len(members.rewards) > 1 else ""
                 pair = own[f"{head}tuned"], own[f"{head}reference"]
-                rewards.append(oracle.Reward(*pair, beta * reward.beta))
+                added = 0.0 if reward.bias is None else beta * reward.bias.end
+                bias = {int(token): added for token in self.emulator.ends()}
+                rewards.append(oracle.Reward(*pair, beta * reward.beta, bias))
             top_p = settings.reward_top_p
             found[f"emulated@{beta:g}"] = oracle.combined(own["base"], rewards, tokens, reward_top_p=top_p)[:-1]
         return found
@@ -173,6 +176,8 @@ def test_every_figure_is_the_oracles(family: Family, tmp_path: Path, setup: str)
                 pairs = [(f"tuned:{n}", f"reference:{n}") for n in several] if several else [("tuned", "reference")]
                 betas = [reward.beta for reward in emulator.members.rewards]
                 reward = sum(b * (own[t][i, token] - own[r][i, token]) for b, (t, r) in zip(betas, pairs, strict=True))
+                if token in emulator.ends():
+                    reward += sum(each.bias.end for each in emulator.members.rewards if each.bias is not None)
                 assert fact.reward == near(reward)
                 assert fact.moved == (own["emulated@1"][i].argmax() != own["base"][i].argmax())
 
