@@ -85,7 +85,7 @@ def _one(model: Network, token: Tensor, at: int, keys: Tensor, values: Tensor, a
 
 
 def _drawn(z: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    likely, which = z.softmax(-1).topk(512)
+    likely, which = z.softmax(-1).topk(min(512, z.shape[-1]))
     before = likely.cumsum(-1) - likely
     likely = likely.masked_fill(before > share, 0)
     return which.gather(1, torch.multinomial(likely, 1, generator=generator))[:, 0]
