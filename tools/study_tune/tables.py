@@ -105,6 +105,8 @@ def trial_table(trials: list[Run], whole: list[Run], by: tuple[str, ...], unit: 
             lr = FROM * (TO / FROM) ** (at / (int(steps) - 1))
             for by_what in (3, 10, 30):
                 found[f"range test of {steps}, lowest / {by_what}"] = lr / by_what
+        if "found" in run:
+            found["training/trial.py"] = run["found"]["lr"]
         for way, lr in found.items():
             regrets.setdefault(way, []).append(_between(grid, lr) - best)
     lines = ["| way | data sets | mean | median | largest |", "|---|---|---|---|---|"]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from eftlocal.errors import TrainingError
+from eftlocal.training import trial
 from eftlocal.training.mofo import MoFO
 from eftlocal.training.objectives import Objective
 from eftlocal.training.trainer import Recipe, Trainer, drawn, mean_loss, parts
@@ -26,7 +27,10 @@ JUDGED = 64  # items that a short run is judged by
 
 
 def compare(lab: Lab, setting: Setting) -> dict[str, Any]:
-    """The losses after short runs, {steps: [of each rate]}, and during range tests, {steps: [of each step]}."""
+    """The losses after short runs, {steps: [of each rate]}, and during range tests, {steps: [of each step]}.
+
+    And what training/trial.py finds, from the setting's own rate on.
+    """
     part = lab.data(setting.seed)
     kept = max(1, round(setting.share * setting.n))
     beta = setting.beta if setting.consistent else None
@@ -45,7 +49,15 @@ def compare(lab: Lab, setting: Setting) -> dict[str, Any]:
         short[steps], small[steps] = [f[0] for f in found], [f[1] for f in found]
     for steps in GROWING:
         growing[steps] = _grown(tunable, train, setting.recipe, steps, start)
-    return {"short": short, "short_held_out": small, "growing": growing}
+    product = trial.find(lambda: setting.tunable(lab.small), train, setting.recipe, held_out)
+    assert product is not None
+    tried = [[each.lr, each.loss] for each in product.tried]
+    return {
+        "short": short,
+        "short_held_out": small,
+        "growing": growing,
+        "found": {"lr": product.lr, "steps": product.steps, "tried": tried},
+    }
 
 
 def _short(
