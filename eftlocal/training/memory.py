@@ -11,15 +11,22 @@ __all__ = ["Estimate", "Way", "estimate", "ways"]
 FLOAT = 4
 COPIES = 5  # of what is trained: itself, its gradient, two moments, and the best so far
 LOGITS, FIXED = 15, 6  # copies of a row of logits, and more of them with stored rows of others
-PROGRAM = 300_000_000  # torch, llama.cpp and numpy
+LOGITS_DEVICE, FIXED_DEVICE = 6, 3  # the same on a GPU, whose memory torch gives back less wastefully
+PROGRAM = 300_000_000  # torch, llama.cpp and numpy; on a GPU, its kernels and the libraries' buffers
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a step is computed: tokens that are fed at once, and whether layers are computed again for the gradient."""
+    """How a step is computed.
+
+    fed           tokens that are fed at once
+    checkpointed  whether layers are computed again for the gradient
+    half          whether they are computed in bfloat16 (precision.py), which takes about the same memory
+    """
 
     fed: int
     checkpointed: bool
+    half: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +39,13 @@ class Estimate:
 
     @property
     def total(self) -> int:
+        """On the device that trains."""
         return PROGRAM + self.weights + self.trained + self.step
+
+    @property
+    def host(self) -> int:
+        """On the CPU beside a GPU that trains: the weights as they were read, and a checkpoint while it is written."""
+        return PROGRAM + max(self.weights, self.trained)
 
 
 def ways(length: int) -> Iterable[Way]:
@@ -44,13 +57,14 @@ def ways(length: int) -> Iterable[Way]:
 
 
 def estimate(
-    shape: Shape, header: Header, way: Way, *, rank: int | None, share: float, fixed: bool = False
+    shape: Shape, header: Header, way: Way, *, rank: int | None, share: float, fixed: bool = False, gpu: bool = False
 ) -> Estimate:
     """The memory of a training.
 
     rank   of an adapter; None for copies of all tensors
     share  of the tokens that is trained, and has a row of logits
     fixed  whether the loss is the emulator's, with stored rows of others
+    gpu    whether a GPU trains
 
     The factors were fitted to SmolLM2-135M, where the process took 3.6 GB (1,024 tokens), 2.2 GB (512) and 2.4 GB
     (1,024, checkpointed), with half of the tokens trained. The estimates are 2 to 6 % above.
@@ -63,7 +77,8 @@ def estimate(
     ffn = sizes["blk.0.ffn_up.weight"][1]
     layer = 7 * max(shape.width, shape.heads * shape.head) + 4 * ffn
     kept = shape.layers * shape.width + layer if way.checkpointed else shape.layers * layer
-    rows = round(way.fed * share) * sizes["token_embd.weight"][1] * (LOGITS + (FIXED if fixed else 0))
+    copies = (LOGITS_DEVICE, FIXED_DEVICE) if gpu else (LOGITS, FIXED)
+    rows = round(way.fed * share) * sizes["token_embd.weight"][1] * (copies[0] + (copies[1] if fixed else 0))
     return Estimate(FLOAT * weights, FLOAT * COPIES * trained, FLOAT * (way.fed * kept + rows))
 
 

@@ -63,8 +63,9 @@ def largest(moment: Tensor, fraction: float) -> Tensor:
     These are floor(fraction * n) entries, at least 1, and all that equal the smallest of them.
     """
     size, n = moment.abs(), moment.numel()
-    at = n - max(1, int(fraction * n))  # of the ascending order
-    if size.device.type == "cpu":  # thirty times as fast as torch's topk and kthvalue: sizes order as their bits do
-        bits = size.view({4: torch.int32, 8: torch.int64}[size.element_size()])
-        return bits >= int(np.partition(bits.flatten().numpy(), at)[at])
-    return size >= torch.kthvalue(size.flatten(), at + 1).values
+    k = max(1, int(fraction * n))
+    if size.device.type == "cuda":  # of 28 million entries on an H100: 0.8 ms; kthvalue took 200
+        return size >= torch.topk(size.flatten(), k, sorted=False).values.min()
+    # Elsewhere on the CPU: thirty times as fast as torch's topk and kthvalue there, and MPS has no kthvalue.
+    bits = size.view({4: torch.int32, 8: torch.int64}[size.element_size()])  # sizes order as their bits do
+    return bits >= int(np.partition(bits.flatten().cpu().numpy(), n - k)[n - k])

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from eftlocal.training.devices import CPU
 from eftlocal.training.shape import ROPE_FACTORS, Shape
 from eftlocal.training.weights import Matrix
 
@@ -37,18 +38,20 @@ class Adapter:
 class Network:
     """A model's weights with an adapter, as functions of tokens. Nothing is copied; gradients reach the tensors given.
 
-    `checkpointed`: layers are computed again for the gradient, which takes less memory and a third more time.
+    checkpointed  layers are computed again for the gradient, which takes less memory and a third more time
+    half          matrices inside the layers are multiplied in bfloat16; all else is float32, as sums, norms and logits
     """
 
     shape: Shape
     weights: Weights
     adapter: Adapter = Adapter()
     checkpointed: bool = False
+    half: bool = False
 
     @classmethod
-    def of(cls, shape: Shape, matrices: Mapping[str, Matrix]) -> Self:
-        """The network of a model's tensors as weights.read gives them, without a copy."""
-        return cls(shape, {name: torch.from_numpy(matrix) for name, matrix in matrices.items()})
+    def of(cls, shape: Shape, matrices: Mapping[str, Matrix], device: torch.device = CPU) -> Self:
+        """The network of a model's tensors as weights.read gives them, on a device. On the CPU nothing is copied."""
+        return cls(shape, {name: torch.from_numpy(matrix).to(device) for name, matrix in matrices.items()})
 
     @property
     def device(self) -> torch.device:
@@ -71,7 +74,7 @@ class Network:
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., vocabulary). Take only the positions that are needed: a row may be a megabyte."""
         name = "output" if "output.weight" in self.weights else "token_embd"
-        z = self._linear(name, hidden)
+        z = functional.linear(hidden, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
         return self.shape.softcap * torch.tanh(z / self.shape.softcap) if self.shape.softcap else z
 
     # --- a layer ------------------------------------------------------------------------------------------------------
@@ -98,10 +101,12 @@ class Network:
         if group > 1:
             k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         mask = self._mask(i, length, x.device)
+        if self.half:
+            q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
         mixed = functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=shape.attention_scale
         )
-        return self._linear(f"blk.{i}.attn_output", mixed.transpose(1, 2).reshape(rows, length, -1))
+        return self._linear(f"blk.{i}.attn_output", mixed.transpose(1, 2).reshape(rows, length, -1).to(x.dtype))
 
     def _mask(self, i: int, length: int, device: torch.device) -> Tensor | None:
         """Which tokens a layer sees, (length, length); None where it sees all before."""
@@ -134,11 +139,18 @@ class Network:
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
-        out = functional.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
+        out = self._product(x, self.weights[f"{name}.weight"])
+        if (bias := self.weights.get(f"{name}.bias")) is not None:
+            out = out + bias
         if (pair := self.adapter.pairs.get(f"{name}.weight")) is not None:
             a, b = pair
-            out = out + self.adapter.scale * functional.linear(functional.linear(x, a), b)
+            out = out + self.adapter.scale * self._product(self._product(x, a), b)
         return out
+
+    def _product(self, x: Tensor, matrix: Tensor) -> Tensor:
+        if self.half:
+            return functional.linear(x.bfloat16(), matrix.bfloat16()).to(x.dtype)
+        return functional.linear(x, matrix)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         return functional.rms_norm(x, (x.shape[-1],), self.weights[f"{name}.weight"], self.shape.epsilon)

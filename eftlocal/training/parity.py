@@ -22,6 +22,8 @@ from eftlocal.runtime.gguf_write import Key, NewTensor, keys_of, write
 from eftlocal.runtime.llama.context import Context, Feed
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.memory import MAX_ROWS
+from eftlocal.runtime.plan.placement import Offload
+from eftlocal.training.devices import CPU
 from eftlocal.training.network import Network
 from eftlocal.training.shape import shape_of
 from eftlocal.training.weights import Matrix
@@ -50,11 +52,11 @@ class Parity:
     divergence: float
 
 
-def check(header: Header, weights: Mapping[str, Matrix], tokens: Sequence[int]) -> Parity:
-    """Compares a model with llama.cpp's computation of its file, on `tokens`: a hundred of them, of real text.
+def check(header: Header, weights: Mapping[str, Matrix], tokens: Sequence[int], device: torch.device = CPU) -> Parity:
+    """Compares a model, computed on `device`, with llama.cpp's computation of its file on the CPU.
 
-    `header` is from gguf.check, `weights` from weights.read. Raises TrainingError if they differ by more than rounding
-    explains.
+    `header` is from gguf.check, `weights` from weights.read; `tokens` are a hundred of real text. Raises TrainingError
+    if they differ by more than rounding explains.
     """
     with tempfile.TemporaryDirectory(prefix="eftlocal-") as folder:
         try:
@@ -64,11 +66,11 @@ def check(header: Header, weights: Mapping[str, Matrix], tokens: Sequence[int]) 
                 f"{folder}: the first layers could not be written for the comparison with llama.cpp: {error.strerror}.",
                 "Set TMPDIR to a folder with more room.",
             ) from None
-        z, expected = ours(part, weights, tokens), llama_cpps(part, tokens)
+        z, expected = ours(part, weights, tokens, device), llama_cpps(part, tokens)
     exact = float(np.abs(z - expected).max() / expected.std())
     if not exact <= (EXACT_GELU if shape_of(header).gelu else EXACT):
         raise _differs(header, f"logits of its first layers differ by {exact:.2g} of their standard deviation")
-    z, expected = ours(header, weights, tokens), llama_cpps(header, tokens)
+    z, expected = ours(header, weights, tokens, device), llama_cpps(header, tokens)
     found = Parity(exact, _divergence(expected, z))
     if not found.divergence <= _loose(header):
         most = f"expected {_loose(header):g} or less"
@@ -76,17 +78,21 @@ def check(header: Header, weights: Mapping[str, Matrix], tokens: Sequence[int]) 
     return found
 
 
-def ours(header: Header, weights: Mapping[str, Matrix], tokens: Sequence[int]) -> Matrix:
+def ours(header: Header, weights: Mapping[str, Matrix], tokens: Sequence[int], device: torch.device = CPU) -> Matrix:
     """Our logits after each token, (tokens, vocabulary)."""
     names = {tensor.name for tensor in header.tensors}
-    network = Network.of(shape_of(header), {name: matrix for name, matrix in weights.items() if name in names})
+    network = Network.of(shape_of(header), {n: matrix for n, matrix in weights.items() if n in names}, device)
     with torch.no_grad():
-        return np.asarray(network.logits(network.hidden(torch.tensor([tokens])))[0].numpy())
+        z = network.logits(network.hidden(torch.tensor([tokens], device=device)))
+    return np.asarray(z[0].cpu().numpy())
 
 
 def llama_cpps(header: Header, tokens: Sequence[int], lora: Path | None = None) -> Matrix:
-    """llama.cpp's logits after each token, (tokens, vocabulary), with an exact cache."""
-    model = Model(header)
+    """llama.cpp's logits after each token, (tokens, vocabulary), with an exact cache.
+
+    They are the CPU's: on an NVIDIA GPU, llama.cpp multiplies F32 weights in TF32, which has 10 bits after the point.
+    """
+    model = Model(header, Offload())
     try:
         adapter = None if lora is None else (lora, 1.0)
         context = Context(model, n_ctx=len(tokens), n_threads=torch.get_num_threads(), lora=adapter, kv_type="f32")

@@ -1,7 +1,7 @@
 """Trains: batches in a drawn order, steps of the optimizer, held-out losses, and the best parameters so far.
 
 A trainer's state is a value (`state`, `restore`): a run that goes on from it is the run that was not interrupted, to
-the byte on a CPU with the same number of threads.
+the byte on a CPU with the same number of threads. A state of one device can be restored on another.
 """
 
 import math
@@ -195,7 +195,8 @@ class Trainer:
             raise TrainingError("The checkpoint is of a run with other settings.", "Give another name, or delete it.")
         self.taken, self._ended, self._worse = state["taken"], state["ended"], state["worse"]
         self.best_loss = state["best_loss"]
-        self.best = {name: tensor.clone() for name, tensor in state["best"].items()}
+        here = {name: parameter.device for name, parameter in self.tunable.parameters.items()}
+        self.best = {name: tensor.to(here[name], copy=True) for name, tensor in state["best"].items()}
         with torch.no_grad():
             for name, parameter in self.tunable.parameters.items():
                 parameter.copy_(state["parameters"][name])

@@ -25,11 +25,18 @@ class Tunable:
 
 
 def adapted(
-    shape: Shape, weights: Weights, *, rank: int, alpha: float, seed: int, checkpointed: bool = False
+    shape: Shape,
+    weights: Weights,
+    *,
+    rank: int,
+    alpha: float,
+    seed: int,
+    checkpointed: bool = False,
+    half: bool = False,
 ) -> Tunable:
     """A LoRA adapter for each matrix inside the layers, which changes nothing at first (arXiv 2106.09685).
 
-    A is drawn uniformly, as torch initializes a linear layer, and B is 0.
+    A is drawn uniformly, as torch initializes a linear layer, and B is 0. `half`: see Network.
     """
     generator = torch.Generator().manual_seed(seed)
     parameters: dict[str, Tensor] = {}
@@ -42,8 +49,10 @@ def adapted(
         parameters[f"{name}{A}"] = drawn.to(weight.device).requires_grad_()
         parameters[f"{name}{B}"] = torch.zeros(outputs, rank, device=weight.device).requires_grad_()
 
+    fixed = {n: w.bfloat16() if half and w.ndim == 2 and n.startswith("blk.") else w for n, w in weights.items()}
+
     def network(values: Mapping[str, Tensor]) -> Network:
-        return Network(shape, weights, Adapter(pairs_of(values), alpha / rank), checkpointed)
+        return Network(shape, fixed, Adapter(pairs_of(values), alpha / rank), checkpointed, half)
 
     return Tunable(parameters, network)
 
@@ -54,18 +63,18 @@ def pairs_of(parameters: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor
     return {name: (parameters[f"{name}{A}"], parameters[f"{name}{B}"]) for name in names}
 
 
-def copied(shape: Shape, weights: Weights, *, checkpointed: bool = False) -> Tunable:
-    """Copies of all tensors but RoPE's factors, with embedding and output.
+def copied(shape: Shape, weights: Weights, *, checkpointed: bool = False, half: bool = False) -> Tunable:
+    """Copies of all tensors but RoPE's factors, with embedding and output. `half`: see Network.
 
     On the demo family the emulator's loss with frozen embeddings was 1.6 times as high (consistent MoFO, 1e-3).
     """
     names = [name for name in sorted(weights) if name != ROPE_FACTORS]
     parameters = {name: weights[name].detach().clone().requires_grad_() for name in names}
-    return Tunable(parameters, partial(_replaced, shape, weights, checkpointed))
+    return Tunable(parameters, partial(_replaced, shape, weights, checkpointed, half))
 
 
-def _replaced(shape: Shape, weights: Weights, checkpointed: bool, values: Mapping[str, Tensor]) -> Network:
-    return Network(shape, {**weights, **values}, checkpointed=checkpointed)
+def _replaced(shape: Shape, weights: Weights, checkpointed: bool, half: bool, values: Mapping[str, Tensor]) -> Network:
+    return Network(shape, {**weights, **values}, checkpointed=checkpointed, half=half)
 
 
 def merged(weights: Weights, adapter: Adapter) -> dict[str, Tensor]:

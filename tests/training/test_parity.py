@@ -5,6 +5,7 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 import pytest
+import torch
 
 from eftlocal.errors import TrainingError
 from eftlocal.runtime import gguf
@@ -74,8 +75,8 @@ def test_a_wrong_constant_is_refused(
 def test_a_tensor_that_is_not_used_is_noticed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, tensor: str
 ) -> None:
-    def without(shape: shape.Shape, matrices: dict[str, weights.Matrix]) -> Network:
-        return made(shape, {name: matrix for name, matrix in matrices.items() if name != tensor})
+    def without(shape: shape.Shape, matrices: dict[str, weights.Matrix], device: torch.device) -> Network:
+        return made(shape, {name: matrix for name, matrix in matrices.items() if name != tensor}, device)
 
     made = Network.of
     monkeypatch.setattr(Network, "of", without)
