@@ -74,7 +74,7 @@ def tune(
 
     Options: method ("lora", "full", "mofo", "dpo"), beta (the strength while it is trained), view ("chat" or
     "transcript"), rank, alpha, mofo (the fraction that moves), type (of a whole model that is written: "f16", "q8_0" or
-    another of the command's), epochs, lr, batch, length, seed and threads.
+    another of the command's), epochs, lr, batch, length, seed, threads and device ("auto", "cpu", "cuda" or "mps").
 
     What was interrupted goes on: make the same call again. Ctrl-C raises KeyboardInterrupt when the step is done and
     what was reached is on the disk. Raises EftError: TrainingError where the extra `tune` is not installed, for a model

@@ -86,6 +86,10 @@ def tune(
     ] = 1024,
     seed: Annotated[int, typer.Option(help="Seed of the order and of what is drawn.", rich_help_panel=TRAINING)] = 0,
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: every core).")] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"],
+        typer.Option(help="What to train on (default: a GPU where torch finds one).", rich_help_panel=TRAINING),
+    ] = "auto",
     models: ModelsOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file and an emulator of this name.")] = False,
     dry_run: Annotated[
@@ -127,6 +131,7 @@ def tune(
         length=length,
         seed=seed,
         threads=threads,
+        device=device,
         dry_run=dry_run,
     )
     cat, target = load(models), models or users_file()

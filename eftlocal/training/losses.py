@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["answer_logprobs", "consistent", "emulated", "preferred", "supervised"]
+__all__ = ["answer_logprobs", "consistent", "preferred", "supervised"]
 
 
 def supervised(z: Tensor, targets: Tensor) -> Tensor:
@@ -15,15 +15,12 @@ def supervised(z: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(z, targets, reduction="sum")
 
 
-def consistent(z: Tensor, targets: Tensor, base: Tensor, reference: Tensor, beta: float) -> Tensor:
-    """Cross-entropy of the emulator's distribution, with base and reference fixed (arXiv 2407.01155, equation 6)."""
-    return functional.cross_entropy(emulated(z, base, reference, beta), targets, reduction="sum")
+def consistent(z: Tensor, targets: Tensor, fixed: Tensor, beta: float) -> Tensor:
+    """Cross-entropy of the emulator's distribution, with base and reference fixed (arXiv 2407.01155, equation 6).
 
-
-def emulated(z: Tensor, base: Tensor, reference: Tensor, beta: float) -> Tensor:
-    """The emulator's logits: base + beta (tuned - reference). Rows are cut to the vocabulary that all three share."""
-    shared = min(z.shape[-1], base.shape[-1], reference.shape[-1])
-    return base[:, :shared] + beta * (z[:, :shared] - reference[:, :shared])
+    fixed: their part of its logits, base - beta reference. z, of tuned, is cut to the vocabulary that all three share.
+    """
+    return functional.cross_entropy(torch.add(fixed, z[:, : fixed.shape[-1]], alpha=beta), targets, reduction="sum")
 
 
 def preferred(chosen: Tensor, rejected: Tensor, chosen_before: Tensor, rejected_before: Tensor, beta: float) -> Tensor:

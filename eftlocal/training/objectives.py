@@ -91,14 +91,20 @@ class Supervised(_Likelihood):
 
 
 class Fixed(Protocol):
-    """Rows of logits of base and reference, for each trained token of the examples, in their order."""
+    """For each trained token of the examples, in order: the part of base and reference in the emulator's logits."""
 
-    def rows(self, first: int, count: int) -> tuple[Tensor, Tensor]: ...
+    def added(self, first: int, count: int, device: torch.device) -> Tensor:
+        """(count, vocabulary) from the row `first` on: base - beta reference."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Consistent(_Likelihood):
-    """The emulator's likelihood of the examples. starts: where each example's rows of `fixed` begin."""
+    """The emulator's likelihood of the examples.
+
+    fixed   rows that were made with `beta`
+    starts  where each example's rows of `fixed` begin
+    """
 
     fixed: Fixed
     beta: float
@@ -115,9 +121,8 @@ class Consistent(_Likelihood):
         return self._loss(z, made.targets, items), supervised(z, made.targets)
 
     def _loss(self, z: Tensor, targets: Tensor, items: Sequence[int]) -> Tensor:
-        parts = [self.fixed.rows(self.starts[item], self.examples[item].trained) for item in items]
-        base, reference = (torch.cat(rows).to(z.device) for rows in zip(*parts, strict=True))
-        return consistent(z, targets, base, reference, self.beta)
+        rows = [self.fixed.added(self.starts[item], self.examples[item].trained, z.device) for item in items]
+        return consistent(z, targets, torch.cat(rows), self.beta)
 
 
 @dataclass(frozen=True, slots=True)

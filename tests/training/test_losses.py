@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from eftlocal.training.examples import NOTHING, Example
-from eftlocal.training.losses import consistent, emulated, preferred, supervised
+from eftlocal.training.losses import consistent, preferred, supervised
 from eftlocal.training.network import Network
 from eftlocal.training.objectives import Consistent, Objective, Preferences, Supervised, logprobs_of
 from eftlocal.training.trainer import mean_loss, parts
@@ -41,24 +41,23 @@ def test_the_consistent_loss_is_the_emulators_cross_entropy(beta: float) -> None
     logs = [log_softmax(each.numpy()) for each in (z, base, reference)]
     whole = logs[1] + beta * (logs[0] - logs[2])  # log p_base + beta (log p_tuned - log p_reference) - log Z
     wanted = -log_softmax(whole)[np.arange(6), targets.numpy()].sum()
-    assert float(consistent(z, targets, base, reference, beta)) == pytest.approx(wanted)
+    assert float(consistent(z, targets, base - beta * reference, beta)) == pytest.approx(wanted)
     # No row's level counts, so rows may be stored as log-probabilities.
-    shifted = consistent(z + 3, targets, torch.log_softmax(base, -1), reference - 7, beta)
+    shifted = consistent(z + 3, targets, torch.log_softmax(base, -1) - beta * (reference - 7), beta)
     assert float(shifted) == pytest.approx(wanted)
 
 
 def test_padding_that_one_model_has_does_not_count() -> None:
-    z, base, reference = rows(vocabulary=17), rows(vocabulary=20), rows(vocabulary=19)
-    assert emulated(z, base, reference, 1.0).shape == (6, 17)
+    z, fixed = rows(vocabulary=20), rows(vocabulary=17)
     targets = torch.from_numpy(GENERATOR.integers(0, 17, 6))
-    cut = consistent(z, targets, base[:, :17], reference[:, :17], 0.5)
-    assert float(consistent(z, targets, base, reference, 0.5)) == pytest.approx(float(cut))
+    cut = consistent(z[:, :17], targets, fixed, 0.5)
+    assert float(consistent(z, targets, fixed, 0.5)) == pytest.approx(float(cut))
 
 
 def test_with_the_reference_as_base_and_beta_1_it_is_supervised_training() -> None:
     z, base = rows(), rows()
     targets = torch.from_numpy(GENERATOR.integers(0, 17, 6))
-    assert float(consistent(z, targets, base, base, 1.0)) == pytest.approx(float(supervised(z, targets)))
+    assert float(consistent(z, targets, base - base, 1.0)) == pytest.approx(float(supervised(z, targets)))
 
 
 def test_preferences_are_dpos_loss() -> None:
@@ -80,12 +79,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Network:
 class Stored:
     """Rows in memory."""
 
-    def __init__(self, base: torch.Tensor, reference: torch.Tensor) -> None:
-        self.both = base, reference
+    def __init__(self, base: torch.Tensor, reference: torch.Tensor, beta: float) -> None:
+        self.both, self.beta = (base, reference), beta
 
     def rows(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         base, reference = (each[first : first + count] for each in self.both)
         return base, reference
+
+    def added(self, first: int, count: int, device: torch.device) -> torch.Tensor:
+        base, reference = self.rows(first, count)
+        return (base - self.beta * reference).to(device)
 
 
 def slowly(model: Network, one: Example, *, beta: float = 1.0, fixed: Sequence[torch.Tensor] | None = None) -> float:
@@ -114,7 +117,7 @@ def test_a_batch_is_the_sum_of_its_examples_token_by_token(model: Network) -> No
 @pytest.mark.parametrize("beta", [1.0, 0.5])
 def test_stored_rows_belong_to_their_tokens(model: Network, beta: float) -> None:
     examples = [example(3), example(1, 4), example(2)]
-    stored = Stored(rows(10, 316), rows(10, 316))
+    stored = Stored(rows(10, 316), rows(10, 316), beta)
     objective = Consistent(examples, stored, beta, starts=[0, 3, 8])
     wanted = [
         slowly(model, one, beta=beta, fixed=stored.rows(start, one.trained))
@@ -140,7 +143,7 @@ def test_gradients_of_each_objective_are_those_of_finite_differences(model: Netw
     examples = [example(3), example(1, 4), example(2), example(4)]
     objectives: list[Objective] = [
         Supervised(examples),
-        Consistent(examples, Stored(rows(14, 316), rows(14, 316)), 0.7, starts=[0, 3, 8, 10]),
+        Consistent(examples, Stored(rows(14, 316), rows(14, 316), 0.7), 0.7, starts=[0, 3, 8, 10]),
         Preferences([(examples[0], examples[1]), (examples[2], examples[3])], rows(2, 2), beta=0.5, likelihood=0.2),
     ]
     name = "blk.0.ffn_up.weight"

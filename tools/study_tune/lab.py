@@ -42,8 +42,20 @@ class Said:
     base: Tensor
     reference: Tensor
 
-    def rows(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        return self.base[first : first + count].float(), self.reference[first : first + count].float()
+    def at(self, beta: float) -> "Fixed":
+        return Fixed(self, beta)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What is said, for an emulator of one beta."""
+
+    said: Said
+    beta: float
+
+    def added(self, first: int, count: int, device: torch.device) -> Tensor:
+        base, reference = (part[first : first + count].float() for part in (self.said.base, self.said.reference))
+        return (base - self.beta * reference).to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +96,7 @@ class Chosen:
         if beta is None:
             return Supervised(self.examples)
         starts = self.part.starts
-        return Consistent(self.examples, self.part.said, beta, [starts[i] for i in self.items])
+        return Consistent(self.examples, self.part.said.at(beta), beta, [starts[i] for i in self.items])
 
 
 @torch.no_grad()

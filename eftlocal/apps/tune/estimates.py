@@ -9,6 +9,7 @@ from eftlocal.apps.tune.plan import Plan
 from eftlocal.errors import FitError
 from eftlocal.runtime.gguf_header import Header
 from eftlocal.runtime.machine import here
+from eftlocal.training import devices
 from eftlocal.training.examples import Example
 from eftlocal.training.memory import Way, estimate, ways
 from eftlocal.training.objectives import Supervised
@@ -21,27 +22,43 @@ __all__ = ["duration", "way_that_fits"]
 
 
 def way_that_fits(
-    options: Options, header: Header, rows: Sequence[Example], *, fixed: bool, plan: Plan | None
+    options: Options,
+    header: Header,
+    rows: Sequence[Example],
+    device: devices.Device,
+    *,
+    fixed: bool,
+    plan: Plan | None,
 ) -> tuple[Way, str]:
     """How a step is computed in the memory that is free, and a line that says so. Raises FitError.
 
     fixed  whether the loss is the emulator's
     plan   of a run that goes on: its way is taken, or none
     """
-    free, longest = here().free, max(len(row.tokens) for row in rows)
-    share = sum(row.trained for row in rows) / sum(len(row.tokens) for row in rows)
-    rank = options.rank if options.adapts else None
-    shape = shape_of(header)
-    able = ways(longest) if plan is None else [Way(plan.fed, plan.checkpointed)]
-    needs = [(way, estimate(shape, header, way, rank=rank, share=share, fixed=fixed).total) for way in able]
-    for way, need in needs:
-        if not free or need <= free:
-            return way, f"about {size(need)} of memory; {size(free)} are free"
-    smaller = "Take --method lora, a smaller --length, or a smaller reference."
+    host, there = here().free, devices.free(device)
+    free, of = (host, "memory") if there is None else (there, f"the memory of {devices.described(device)}")
+    share, longest = sum(row.trained for row in rows) / sum(map(_length, rows)), max(map(_length, rows))
+    rank, shape = options.rank if options.adapts else None, shape_of(header)
+    able = ways(longest) if plan is None else [Way(plan.fed, plan.checkpointed, plan.half)]
+    gpu = there is not None
+    needs = [(way, estimate(shape, header, way, rank=rank, share=share, fixed=fixed, gpu=gpu)) for way in able]
+    if gpu and host and (need := needs[0][1].host) > host:
+        raise FitError(
+            f"Training {header.path.name} takes about {size(need)} of memory beside the GPU's; {size(host)} are free.",
+            "Take --method lora, or a smaller reference.",
+        )
+    for way, each in needs:
+        if not free or each.total <= free:
+            return way, f"about {size(each.total)} of {of}; {size(free)} are free"
+    smaller = f"Take --method lora, a smaller --length, or a smaller reference{', or --device cpu' if gpu else ''}."
     raise FitError(
-        f"Training {header.path.name} takes about {size(needs[-1][1])} of memory; {size(free)} are free.",
+        f"Training {header.path.name} takes about {size(needs[-1][1].total)} of {of}; {size(free)} are free.",
         smaller if plan is None else "Free some memory: a run that goes on computes its steps as it began.",
     )
+
+
+def _length(row: Example) -> int:
+    return len(row.tokens)
 
 
 def duration(rows: Sequence[Example], tunable: Tunable, recipe: Recipe, *, tried: bool) -> str:

@@ -17,7 +17,7 @@ from eftlocal.training.trainer import Trainer
 
 __all__ = ["clean", "held", "write"]
 
-NOT_OF_IT = ("data", "valid", "output", "threads", "dry_run")  # settings that do not change what is trained
+NOT_OF_IT = ("data", "valid", "output", "threads", "device", "dry_run")  # settings that do not change what is trained
 
 
 def write(options: Options, header: Header, trainer: Trainer, digest: str) -> None:

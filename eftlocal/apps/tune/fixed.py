@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+
 from eftlocal.apps.common import size
 from eftlocal.apps.tune.check import Prepared
 from eftlocal.apps.tune.progress import Tell, TuneProgress
@@ -21,19 +23,26 @@ __all__ = ["fixed_rows", "forced_answers"]
 
 
 def fixed_rows(
-    made: Setup, prepared: Sequence[Prepared], folder: Path, identity: str, tell: Tell, stopped: Callable[[], bool]
+    made: Setup,
+    prepared: Sequence[Prepared],
+    folder: Path,
+    identity: str,
+    beta: float,
+    tell: Tell,
+    stopped: Callable[[], bool],
 ) -> Rows | None:
-    """The rows of these examples, in the order of their tokens, computed where they are not in `folder` yet.
+    """The rows of these examples for a reward of this strength, in the order of their tokens.
 
-    Rows of another `identity` are dropped. None if it was stopped. Raises TrainingError, as for a full disk.
+    Those that are in `folder` are not computed again, but for rows of another `identity`, which are dropped. None if it
+    was stopped. Raises TrainingError, as for a full disk.
     """
     answers = forced_answers(made, prepared)
-    count = sum(len(answer.tokens) for answer in answers)
-    n_real = made.loaded.members.n_real
-    rows = Rows(folder, count, n_real, identity)
+    targets = np.array([token for answer in answers for token in answer.tokens])
+    count, n_real = len(targets), made.loaded.members.n_real
+    rows = Rows(folder, targets, n_real, identity, beta)
     if rows.have == count:
         return rows
-    text = f"what base and reference say of {count:,} tokens: {size(bytes_of(count, n_real))} in {folder.parent}"
+    text = f"what base and reference say of {count:,} tokens: {size(bytes_of(targets, n_real))} in {folder.parent}"
     tell(TuneProgress(phase="logits", text=text, done=rows.have, total=count))
     began, started = rows.have, time.monotonic()
     for _ in _filled(made, answers, rows):

@@ -9,6 +9,7 @@ from typing import Final, Literal, TypedDict
 
 from eftlocal.apps.tune.data import Examples
 from eftlocal.errors import SettingError
+from eftlocal.training.devices import DEVICES, DeviceName
 from eftlocal.training.output import KINDS, Kind
 from eftlocal.training.trainer import Recipe
 
@@ -40,6 +41,7 @@ class TuneOptions(TypedDict, total=False):
     length: int
     seed: int
     threads: int | None
+    device: DeviceName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,7 @@ class Options:
     fraction   of each matrix that moves at a step (mofo)
     kind       the type of the matrices of a whole model that is written
     length     the most tokens of an example
+    device     what is computed on: cpu, cuda, mps, or auto for the fastest of them that torch finds
     """
 
     data: Examples
@@ -79,6 +82,7 @@ class Options:
     length: int = 1024
     seed: int = 0
     threads: int | None = None
+    device: DeviceName = "auto"
     dry_run: bool = False
 
     def __post_init__(self) -> None:
@@ -89,6 +93,8 @@ class Options:
             raise SettingError("--for and --base were both given.", "Leave one of them out: each names a base.")
         if self.method not in METHODS:
             raise SettingError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}.")
+        if self.device not in DEVICES:
+            raise SettingError(f"device is {self.device!r}; it must be one of {', '.join(DEVICES)}.")
         if self.view not in (None, "chat", "transcript"):
             raise SettingError(f"view is {self.view!r}; it must be chat or transcript.")
         if self.kind is not None:
@@ -168,7 +174,7 @@ class Options:
 
     def identity(self, *others: str) -> str:
         """A hash of all that the trained parameters depend on; `others` stand for data and models."""
-        left_out = ("data", "output", "valid", "kind", "dry_run")
+        left_out = ("data", "output", "valid", "kind", "device", "dry_run")
         own = {name: str(value) for name, value in asdict(self).items() if name not in left_out}
         return hashlib.sha256(json.dumps([own, others]).encode()).hexdigest()
 

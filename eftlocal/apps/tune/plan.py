@@ -15,11 +15,13 @@ class Plan:
     """What a run found before its first step.
 
     fed, checkpointed  how a step is computed (training.memory.Way): it depends on the memory that was free
+    half               whether layers are computed in bfloat16 (training.precision): that depends on what was measured
     lr                 the learning rate that a trial found, or that was given
     """
 
     fed: int
     checkpointed: bool
+    half: bool
     lr: float
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+import numpy as np
+
 from eftlocal.apps.common import size
 from eftlocal.apps.tune import check, plan, setup
 from eftlocal.apps.tune.check import Prepared
@@ -26,8 +28,8 @@ from eftlocal.catalog.models import Catalog
 from eftlocal.errors import SettingError, TrainingError
 from eftlocal.runs.examples import Pair
 from eftlocal.runtime.machine import usable_cores
-from eftlocal.training import parity, weights
-from eftlocal.training.examples import Example
+from eftlocal.training import devices, parity, precision, weights
+from eftlocal.training.examples import NOTHING, Example
 from eftlocal.training.here import use_threads
 from eftlocal.training.memory import Way
 from eftlocal.training.network import Network
@@ -98,6 +100,7 @@ class _Run:
         self.header, self.shape = made.reference, shape_of(made.reference)
         self.consistent = made.base is not None and options.method != "dpo"
         self.identity = options.identity(data.digest, made.identity, str(records.held_out))
+        self.device = devices.chosen(options.device)
 
     def run(self) -> Outcome | None:
         trained, problems = check.prepare(self.records.trained, self.made.asked, self.made.length)
@@ -110,11 +113,13 @@ class _Run:
             raise TrainingError("Nothing is left to train on.", "Give shorter examples, or a larger --length.")
         rows = [row for each in trained for row in each.rows]
         kept = None if self.options.dry_run else plan.load(self.options.plan, self.identity)
-        way, line = way_that_fits(self.options, self.header, rows, fixed=self.consistent, plan=kept)
+        way, line = way_that_fits(self.options, self.header, rows, self.device, fixed=self.consistent, plan=kept)
         self._say(line)
         tensors = weights.read(self.header)
         self._compare(tensors, rows)
-        network = Network.of(self.shape, tensors)
+        network = Network.of(self.shape, tensors, self.device)
+        if kept is None:
+            way = replace(way, half=self._half(network))
         make = partial(self._tunable, network, way)
         if self.options.dry_run:
             self._dry(rows, make())
@@ -151,13 +156,19 @@ class _Run:
         """Refuses a model that llama.cpp computes differently, by the tokens of the first examples."""
         tokens = [token for row in rows for token in row.tokens.tolist()]
         most = max(PROBED, (self.shape.window or 0) + PROBED // 4)
-        found = parity.check(self.header, tensors, tokens[:most])
+        found = parity.check(self.header, tensors, tokens[:most], self.device)
         self._say(f"the model is computed as llama.cpp does it (divergence {found.divergence:.0e} nats)")
+
+    def _half(self, network: Network) -> bool:
+        """Whether layers are computed in bfloat16."""
+        chosen = precision.choose(network, precision.measured)
+        self._say(f"trained on {devices.described(self.device)}, {chosen}")
+        return chosen.half
 
     def _tunable(self, network: Network, way: Way) -> Tunable:
         options = self.options
         if not options.adapts:
-            return copied(self.shape, network.weights, checkpointed=way.checkpointed)
+            return copied(self.shape, network.weights, checkpointed=way.checkpointed, half=way.half)
         alpha = options.alpha or 2.0 * options.rank
         return adapted(
             self.shape,
@@ -166,13 +177,15 @@ class _Run:
             alpha=alpha,
             seed=options.seed,
             checkpointed=way.checkpointed,
+            half=way.half,
         )
 
     def _dry(self, rows: Sequence[Example], tunable: Tunable) -> None:
         recipe = self.options.recipe(len(rows) // (2 if self.options.method == "dpo" else 1), 1024)
         self._say(duration(rows, tunable, recipe, tried=self.options.lr is None))
         if self.consistent:
-            room = bytes_of(sum(row.trained for row in rows), self.made.loaded.members.n_real)
+            targets = np.concatenate([row.targets[row.targets != NOTHING] for row in rows])
+            room = bytes_of(targets, self.made.loaded.members.n_real)
             self._say(f"{size(room)} on the disk for what base and reference say")
         self._say("nothing was trained (--dry-run)")
 
@@ -188,11 +201,11 @@ class _Run:
         if not self.consistent:
             return Supervised(rows), Supervised(kept) if kept else None
         prepared = [*trained, *held_out]
-        fixed = fixed_rows(self.made, prepared, self.options.rows, self.identity, self.tell, lambda: stop.asked)
+        beta, folder = self.options.beta, self.options.rows
+        fixed = fixed_rows(self.made, prepared, folder, self.identity, beta, self.tell, lambda: stop.asked)
         if fixed is None:
             return None
         starts = _starts([*rows, *kept])
-        beta = self.options.beta
         judged = Consistent(kept, fixed, beta, starts[len(rows) :]) if kept else None
         return Consistent(rows, fixed, beta, starts[: len(rows)]), judged
 
@@ -212,7 +225,7 @@ class _Run:
             lr = tried_rate(make, objective, recipe, held_out, self.tell, lambda: stop.asked)
         if lr is None:
             return None
-        made = Plan(way.fed, way.checkpointed, lr)
+        made = Plan(way.fed, way.checkpointed, way.half, lr)
         plan.save(made, self.options.plan, self.identity)
         return made
 
