@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from eftlocal import Emulator, Raw
+from eftlocal.apps.serve.server import system_fingerprint
 from eftlocal.catalog import token_ids
 from eftlocal.catalog.token_ids import TokenIds
 from eftlocal.errors import CatalogError
@@ -105,6 +106,16 @@ def test_a_bias_on_the_end_ends_answers_sooner_or_never(family: Family, tmp_path
         with load(tmp_path, models(family), rewards=[reward(bias={"end": end})]) as emulator:
             lengths[end] = len(emulator.generate(Raw(PROMPT), max_tokens=12).tokens)
     assert lengths[-60.0] == 12 and lengths[60.0] <= 1
+
+
+def test_a_servers_fingerprint_changes_with_it(family: Family, tmp_path: Path) -> None:
+    prints = set()
+    for bias in ({}, {"bias": {"end": 1.0}}, {"bias": {"end": 1.5}}):
+        with load(tmp_path, models(family), rewards=[reward(**bias)]) as emulator:
+            prints.add(system_fingerprint(emulator))
+    with biased(family, tmp_path) as emulator:
+        prints.add(system_fingerprint(emulator))
+    assert len(prints) == 4
 
 
 def test_tokens_of_another_vocabulary_are_refused_before_anything_is_loaded(family: Family, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from eftlocal.emulation.emulator import Emulator, Raw
 from eftlocal.errors import EftError
 from eftlocal.text import printable
 
-__all__ = ["Options", "serve"]
+__all__ = ["Options", "serve", "system_fingerprint"]
 
 GRACE: Final = 3.0  # seconds that running answers get after Ctrl-C
 LAST: Final = 2.0  # seconds more for their responses to be sent
@@ -83,7 +83,7 @@ def serve(load: Callable[[str], Emulator], first: str, others: Mapping[str, tupl
         parallel = emulator.reserve(options.parallel)
         for _ in emulator.stream(Raw(" "), max_tokens=1):  # makes the KV caches now, not at the first request
             pass
-        service.facts[name] = Facts(_fingerprint(emulator), emulator.context)
+        service.facts[name] = Facts(system_fingerprint(emulator), emulator.context)
         service.known = Known(service.known.default, {**service.known.roles, name: emulator.roles})
         return Desk(emulator, parallel, metrics)
 
@@ -215,7 +215,7 @@ class _Server(uvicorn.Server):
                 loop.call_soon_threadsafe(loop.call_later, GRACE, self._service.owner.stop)
 
 
-def _fingerprint(emulator: Emulator) -> str:
+def system_fingerprint(emulator: Emulator) -> str:
     """A short text that changes with the models, their views and the program: equal ones answer alike."""
     from importlib.metadata import version
 

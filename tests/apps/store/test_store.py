@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from eftlocal.catalog import token_ids
+from eftlocal.catalog.token_ids import TokenIds
+from eftlocal.runtime import gguf, vocab
 from tests import families
 from tests.apps.store.conftest import World
 from tests.families import Family
@@ -80,6 +83,20 @@ def test_special_tokens_that_differ_are_shown(world: World, family: Family) -> N
     assert "314 <|User|> / <|im_start|>, 315 <|Assistant|> / <|im_end|>" in done.out
     world.run("pull", "odd")
     assert "314 tokens are the same for all members; 2 special ones differ" in world.run("doctor", "odd").out
+
+
+def test_a_bias_is_shown_and_a_file_of_tokens_that_is_missing_is_told(world: World) -> None:
+    text = world.catalog.read_text()
+    bias = 'bias = { end = -0.5, unseen = 1, unseen_tokens = "unseen.txt" }'
+    world.catalog.write_text(text.replace('reference = "small" }', f'reference = "small", {bias} }}'))
+    assert "unseen.txt: no such file" in (done := world.run("show", "tiny")).out + done.err
+    fingerprint = vocab.fingerprint(gguf.read(world.catalog.parent / "own.gguf"), 316)
+    (world.catalog.parent / "unseen.txt").write_text(token_ids.text(TokenIds(fingerprint, (1, 2, 3, 9))))
+    done = world.run("show", "tiny")
+    told = "bias of kind: -0.5 nats on the end of an answer, +1 on 4 tokens that its data never showed\n"
+    assert done.code == 0 and told in done.out
+    (reward,) = json.loads(world.run("show", "tiny", "--json").out)["rewards"]
+    assert (reward["bias"]["end"], reward["bias"]["unseen"]) == (-0.5, 1.0)
 
 
 def test_what_a_models_toml_says_is_no_markup_and_no_control_code(world: World) -> None:
