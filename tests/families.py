@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -200,6 +200,7 @@ def write_model(
     head: int | None = None,
     tied: bool = False,
     rope_factors: bool = False,
+    change: Callable[[str, NDArray[np.float32]], NDArray[np.float32]] = lambda name, tensor: tensor,
 ) -> Path:
     """Writes a random F32 model and returns `path`.
 
@@ -211,6 +212,7 @@ def write_model(
               six layers none does
       mamba   recurrent: its state cannot be cut in the middle
 
+    `change` gives each tensor, by its name and its random values, the values that it is to have.
     `head` is the size of a head, if it does not follow from `d_model`. `tied`: the output is the embedding.
     `padding` adds that many rows of type UNUSED after the vocabulary. If the vocabulary does not have the token `eos`,
     its last CONTROL token is the EOS token. The BOS token is the first CONTROL token; only with `add_bos` is it added
@@ -281,7 +283,7 @@ def write_model(
         del tensors["output.weight"]
     if rope_factors:
         tensors["rope_freqs.weight"] = np.geomspace(1, 8, head // 2, dtype=np.float32)
-    _write(writer, tensors)
+    _write(writer, {name: change(name, tensor) for name, tensor in tensors.items()})
     return path
 
 

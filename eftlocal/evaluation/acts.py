@@ -18,14 +18,15 @@ MOVED: Final = 20  # tokens that are listed
 EXAMPLES: Final = 3  # of each
 LEAST: Final = 2  # places that a listed token has, where enough tokens have so many
 HIGH: Final = 0.2
-# RAST reports that where a small pair brought reasoning to a large model, base and tuned agreed on over 95 % of tokens;
-# "The Unlocking Spell on Base LLMs" that chat tuning shifts 5 to 8 % of them; Intermediate Proxy Tuning (ICLR 2026
-# workshop) that a pair of other knowledge makes the result worse than either model.
+# RAST (arXiv 2506.15710): where a small pair brought reasoning to a large model, base and tuned model agreed on over
+# 95 % of tokens. Intermediate Proxy Tuning (ICLR 2026 workshop, openreview V4RHtOVkZ4): where the two models' knowledge
+# differs, the result can be worse than either alone. Chat tuning is another matter: 5 to 8 % of its tokens are not
+# among the base's first three (AlignTDS, arXiv 2312.01552), and more are not its first. That 20 % is much is ours.
 WARNING: Final = (
-    "The pair changes the likeliest token at {:.0%} of positions. Where a small pair carried reasoning over, it was "
-    "under 5 % (arXiv 2506.15710), and chat tuning shifts 5 to 8 % (arXiv 2312.01552). Above about 20 % the small "
-    "model decides what is said. Where it knows less, that can be worse than either model alone: compare the scores, "
-    "and try a smaller strength."
+    "The pair changes the likeliest token at {:.0%} of positions. For manners that may be right. For reasoning and "
+    "knowledge it is a warning: where small pairs carried reasoning over, it was under 5 % (arXiv 2506.15710). Above "
+    "about 20 % the small model decides what is said. Where it knows less, that can be worse than either model alone: "
+    "compare the scores, and try a smaller strength."
 )
 
 
