@@ -1,5 +1,6 @@
 """Tests of `eftlocal.tune`: a Python program's examples become an emulator that it can load."""
 
+import json
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,14 @@ def test_examples_become_an_emulator_that_loads(family: Family, tmp_path: Path, 
     assert tuned.path == tmp_path / "voice.gguf" and tuned.emulator == "voice" and home.exists()
     assert tuned.before is not None and tuned.after is not None and tuned.after < tuned.before
     assert tuned.verdict is not None and tuned.verdict.answers == 3
-    assert {each.phase for each in seen} >= {"checking", "logits", "training", "writing"}
+    assert {each.phase for each in seen} >= {"checking", "logits", "training", "writing", "judging"}
     with eftlocal.Emulator.load(tuned.emulator, max_tokens=4) as emulator:
         assert emulator.generate("Say 4").text
     with pytest.raises(FrozenInstanceError):
         tuned.emulator = "other"  # type: ignore[misc]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config", "voice.gguf"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config", "voice.gguf", "voice.report.json"]
+    report = json.loads((tmp_path / "voice.report.json").read_text())
+    assert report["emulator"] == "voice" and report["verdict"]["chosen"]["beta"] == tuned.verdict.beta
 
 
 def test_what_is_there_is_replaced_only_with_force(

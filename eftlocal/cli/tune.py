@@ -103,9 +103,10 @@ def tune(
     What was interrupted goes on: give the same command again. `rm NAME` takes the emulator out again.
     """
     from eftlocal.apps.store.init import say
+    from eftlocal.apps.tune.conclusion import conclude
     from eftlocal.apps.tune.data import WrongLinesError
     from eftlocal.apps.tune.options import Options, gguf_path
-    from eftlocal.apps.tune.report import Told, conclusion, wrong_lines
+    from eftlocal.apps.tune.report import Told, wrong_lines
     from eftlocal.catalog.models import load, users_file
     from eftlocal.runtime.llama.library import set_verbose
     from eftlocal.tuning import added, dry
@@ -144,5 +145,5 @@ def tune(
     except WrongLinesError as error:
         wrong_lines(error)
         raise typer.Exit(error.exit_code) from None
-    conclusion(tuned.verdict)
+    conclude(tuned.verdict, str(options.report))
     say(options.name, target, checked)

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 
 from eftlocal.apps.tune.options import Options
+from eftlocal.apps.tune.verdict import Verdict
 from eftlocal.errors import EftError, TrainingError
 from eftlocal.runs.lock import lock
 from eftlocal.runtime.gguf_header import Header
@@ -15,7 +17,7 @@ from eftlocal.training.here import version
 from eftlocal.training.rows import remove
 from eftlocal.training.trainer import Trainer
 
-__all__ = ["clean", "held", "write"]
+__all__ = ["clean", "held", "write", "write_report"]
 
 NOT_OF_IT = ("data", "valid", "output", "threads", "device", "dry_run")  # settings that do not change what is trained
 
@@ -45,6 +47,20 @@ def _record(options: Options, header: Header, trainer: Trainer, digest: str) -> 
         "reference": header.path.name,
         "versions": json.dumps({"torch": version(), "eftlocal": metadata.version("eftlocal")}),
     }
+
+
+def write_report(options: Options, verdict: Verdict | None, before: float | None, after: float | None) -> Path | None:
+    """Keeps what was measured beside the file, as JSON. Returns its path; None where it could not be written."""
+    found = {"emulator": options.name, "file": options.output.name, "held_out_before": before, "held_out_after": after}
+    text = json.dumps({**found, "verdict": None if verdict is None else verdict.to_json()}, indent=1)
+    part = options.report.with_name(f".{options.report.name}.part")
+    try:
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(options.report)
+    except OSError:
+        part.unlink(missing_ok=True)
+        return None
+    return options.report
 
 
 @contextmanager

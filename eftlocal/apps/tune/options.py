@@ -133,6 +133,11 @@ class Options:
         return self.output.with_name(f"{self.name}.tune")
 
     @property
+    def report(self) -> Path:
+        """Where what was measured is kept."""
+        return self.output.with_name(f"{self.name}.report.json")
+
+    @property
     def adapts(self) -> bool:
         """Whether an adapter is trained, and not a whole model."""
         return self.method in ("lora", "dpo")

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from eftlocal.apps.common import console, span
 from eftlocal.apps.tune.data import WrongLinesError
 from eftlocal.apps.tune.progress import TuneProgress
-from eftlocal.apps.tune.verdict import Verdict, table
 from eftlocal.text import printable
 
-__all__ = ["Told", "conclusion", "say", "wrong_lines"]
+__all__ = ["Told", "say", "wrong_lines"]
 
 EVERY_S = 1.0  # a status line on a terminal
 LINE_S = 10.0  # and a line in a file, where it is not of a step
@@ -32,15 +31,6 @@ def wrong_lines(error: WrongLinesError) -> None:
     n = len(error.problems) - PROBLEMS
     more = f" ({n:,} more are not shown)" if n > 0 else ""
     say(f"eftlocal: {error.message.removesuffix('.')}{more}")
-
-
-def conclusion(verdict: Verdict | None) -> None:
-    """Prints how good the trained model is."""
-    if verdict is None:
-        return
-    say(table(verdict))
-    if (better := verdict.better) is not None:
-        say(f"the {better} model alone gives these answers better than the emulator: it does not help with them")
 
 
 @dataclass(slots=True)

@@ -14,15 +14,16 @@ from eftlocal.apps.tune.check import Prepared
 from eftlocal.apps.tune.data import Data, Split, WrongLinesError, read, split
 from eftlocal.apps.tune.entry import entry
 from eftlocal.apps.tune.estimates import duration, way_that_fits
-from eftlocal.apps.tune.files import write
+from eftlocal.apps.tune.files import write, write_report
 from eftlocal.apps.tune.fitting import fit, restore, tried_rate
 from eftlocal.apps.tune.fixed import fixed_rows
+from eftlocal.apps.tune.judging import judge
 from eftlocal.apps.tune.options import Options
 from eftlocal.apps.tune.plan import Plan
 from eftlocal.apps.tune.progress import Tell, TuneProgress
 from eftlocal.apps.tune.setup import Setup
 from eftlocal.apps.tune.stop import Stop
-from eftlocal.apps.tune.verdict import Verdict, judge
+from eftlocal.apps.tune.verdict import Verdict
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import Catalog
 from eftlocal.errors import SettingError, TrainingError
@@ -277,10 +278,15 @@ class _Run:
             held_out,
             context=context,
             threads=self.options.threads,
+            tell=self.tell,
         )
-        if verdict is None or verdict.beta is None:
+        report = write_report(self.options, verdict, outcome.before, outcome.after)
+        if report is None:
+            self._say(f"the report could not be written to {self.options.report}")
+        if verdict is None or verdict.chosen is None:
             return replace(outcome, verdict=verdict)
-        rewards = tuple(replace(reward, beta=verdict.beta) for reward in outcome.emulator.rewards)
+        bias = catalog.Bias(end=verdict.chosen.end) if verdict.chosen.end else None
+        rewards = tuple(replace(r, beta=verdict.chosen.beta, bias=bias) for r in outcome.emulator.rewards)
         return replace(outcome, emulator=replace(outcome.emulator, rewards=rewards), verdict=verdict)
 
 

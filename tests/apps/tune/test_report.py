@@ -4,8 +4,7 @@ import pytest
 
 from eftlocal.apps.tune.data import WrongLinesError
 from eftlocal.apps.tune.progress import TuneProgress
-from eftlocal.apps.tune.report import Told, conclusion, wrong_lines
-from eftlocal.apps.tune.verdict import Judged, Verdict
+from eftlocal.apps.tune.report import Told, wrong_lines
 from eftlocal.runs.lines import LineError
 
 
@@ -41,13 +40,3 @@ def test_many_wrong_lines_are_counted(capfd: pytest.CaptureFixture[str]) -> None
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 21 and lines[0] == "eftlocal: a:1: is odd"
     assert lines[-1] == "eftlocal: 23 lines are wrong; nothing was trained (3 more are not shown)"
-
-
-def test_the_conclusion_warns_where_emulation_does_not_help(capfd: pytest.CaptureFixture[str]) -> None:
-    alone = {"reference": Judged(-3.5, 0.0), "tuned": Judged(-0.5, 0.25), "base": Judged(-3.0, 0.0)}
-    conclusion(Verdict(3, alone, {1.0: Judged(-0.2, 0.5)}, 0.1))
-    assert "does not help" not in capfd.readouterr().err
-    conclusion(Verdict(3, alone, {1.0: Judged(-0.7, 0.5)}, 0.1))
-    assert "the tuned model alone gives these answers better than the emulator" in capfd.readouterr().err
-    conclusion(None)
-    assert capfd.readouterr().err == ""

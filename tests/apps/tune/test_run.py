@@ -284,7 +284,11 @@ def test_a_plan_that_is_damaged_is_an_error(options: Options, text: str) -> None
 
 def test_a_finished_run_leaves_its_file_alone(options: Options, family: Family, data: Path) -> None:
     finished(replace(options, base=str(family.base)))
-    assert sorted(path.name for path in options.output.parent.iterdir()) == [data.name, "voice.gguf"]
+    assert sorted(path.name for path in options.output.parent.iterdir()) == [
+        data.name,
+        "voice.gguf",
+        "voice.report.json",
+    ]
 
 
 def test_two_runs_do_not_write_to_the_same_place(options: Options) -> None:
