@@ -100,6 +100,8 @@ def generate(emulator: Emulator, prompt: Prompt, *, as_json: bool, thoughts: boo
         print()
     if not thoughts and not as_json and reply.thinking and not reply.answer:
         print("(the answer ended within its thoughts; a larger --max-tokens may help)", file=sys.stderr)
+    if reply.doubt is not None:
+        print(f"({reply.doubt})", file=sys.stderr)
     if reply.finish_reason == "context":
         print(f"(the context of {emulator.context} tokens is full)", file=sys.stderr)
     return INTERRUPTED if reply.finish_reason == "cancelled" else 0
@@ -117,6 +119,8 @@ def _json(emulator: Emulator, reply: Reply) -> dict[str, object]:
     more: dict[str, object] = {"logprobs": [asdict(token) for token in reply.logprobs]} if reply.logprobs else {}
     if reply.complete is not None:
         more["complete"] = reply.complete
+    if unknown := reply.unknown:
+        more["unknown"] = unknown
     return {
         "text": reply.text,
         **({"parts": parts} if (parts := reply.parts) else {}),

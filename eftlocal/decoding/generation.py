@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -25,6 +25,9 @@ __all__ = ["FinishReason", "Generation", "Reply", "must_fit"]
 FinishReason = Literal["stop", "length", "context", "cancelled"]
 
 
+DOUBTFUL: Final = 0.05  # in total variation, as a mean over an answer's tokens
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """An answer, complete or cut short.
@@ -35,7 +38,8 @@ class Reply:
     end_token      the id of the token that ended it; None if something else did
     place          where the text begins, for telling thoughts and answer apart (decoding.thinking.Splitter)
     left_out       for each token that was drawn from a base whose row was not whole: the probability of what was not
-                   known, and how far the emulator's distribution may be off by that (total variation)
+                   known, and how far the emulator's distribution may be off by that (total variation); 0 for a greedy
+                   token that is certain
     prompt_tokens  role -> tokens in its member's rendering of the conversation
     ttft_s         seconds from the request to the first token; None if no token came
     tokens_per_s   decoding speed after the first token; None if it was not measured
@@ -88,6 +92,25 @@ class Reply:
         """Thoughts and answer, as JSON output has them beside the whole text; empty if there are no thoughts."""
         thinking, answer = split(self.text, self.place)
         return {"thinking": thinking, "answer": answer} if thinking else {}
+
+    @property
+    def unknown(self) -> dict[str, float]:
+        """What was not known of the base's rows, as JSON output has it: means over the answer's tokens, and the worst.
+
+        Empty for a base on this machine, and where a server gave whole rows.
+        """
+        if not self.left_out:
+            return {}
+        masses, bounds = zip(*self.left_out, strict=True)
+        n = len(masses)
+        return {"mass": sum(masses) / n, "bound": sum(bounds) / n, "worst_bound": max(bounds)}
+
+    @property
+    def doubt(self) -> str | None:
+        """A line for an answer whose tokens may be far from the emulator's, since a server left too much out."""
+        if (off := self.unknown.get("bound", 0.0)) <= DOUBTFUL:
+            return None
+        return f"the server leaves so much out that a token may be off by up to {off:.0%}; a larger top lowers it"
 
     @property
     def message(self) -> Message:

@@ -70,16 +70,16 @@ class Completer:
         tokens outside have the most that they can have is right, if it is a token that is known.
         """
         while True:
-            upper = partial.most(row)
+            known, upper = np.isfinite(row), partial.most(row)
             z = self._combined(generation.mix, upper, others)
-            known = np.isfinite(row)
             if known[draw(Completed(z, row))] or known.all():
+                generation.left_out.append((partial.left_out(row), 0.0))
                 break
             more = self._engine.more(slot, generation.mix.base, generation.tokens, int(known.sum()))
             if more is None or int(np.isfinite(more[: len(row)]).sum()) <= int(known.sum()):
-                break  # the server gives no more: the bound says how far off it may be
+                self._keep(generation, row, z, upper)
+                break  # the server gives no more
             row = more[: len(row)]
-        self._keep(generation, row, z, upper)
         dropped = np.where(known, z, np.float32(-np.inf))
         return Completed(dropped, row)
 

@@ -27,7 +27,7 @@ TEXTS: Final = frozenset({"alone", "system", "grammar", "regex", "json_schema"})
 OWN: Final = frozenset(
     {
         *("index", "sample", "digest"),
-        *("text", "parts", "finish_reason", "usage", "complete", "logprobs", "score", "scores", "error"),
+        *("text", "parts", "finish_reason", "usage", "complete", "logprobs", "unknown", "score", "scores", "error"),
         *("settings", "emulator", "models"),
     }
 )

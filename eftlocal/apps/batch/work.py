@@ -131,6 +131,8 @@ def _answer(reply: Reply) -> dict[str, object]:
         found["complete"] = reply.complete
     if reply.logprobs:
         found["logprobs"] = [asdict(token) for token in reply.logprobs]
+    if unknown := reply.unknown:
+        found["unknown"] = unknown
     return found
 
 

@@ -179,6 +179,8 @@ class Chat(Conversation):
             self.screen.note("the answer ended within its thoughts; /regen tries again")
         elif reply.finish_reason == "length":
             self.screen.note(f"max_tokens reached ({emulator.settings.max_tokens}); /continue goes on")
+        if reply.doubt is not None:
+            self.screen.note(reply.doubt)
         if reply.finish_reason == "context":
             dropped = self.drop_oldest(max(1, len(self.turns) // 4)) if self.rolling else 0
             if dropped:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from eftlocal.errors import RemoteError
 from eftlocal.runtime.remote.connection import Connection
 
-__all__ = ["Asked", "Engine", "Facts", "Row", "array_of", "one_of"]
+__all__ = ["Asked", "Engine", "Facts", "Row", "array_of", "number_in", "one_of", "same"]
+
+SURE: Final = 1e-3  # nats
 
 T = TypeVar("T")
 
@@ -92,6 +94,17 @@ def array_of(found: Sequence[tuple[int, float]], where: str) -> Row:
         )
     order = np.argsort(-logprobs, kind="stable")
     return Row(ids[order], np.minimum(logprobs[order], 0.0))
+
+
+def same(one: Row, other: Row) -> bool:
+    """Whether two answers to the same question agree, as far as another batch lets them."""
+    return list(one.ids) == list(other.ids) and bool(np.abs(one.logprobs - other.logprobs).max() <= SURE)
+
+
+def number_in(values: object, name: str) -> int | None:
+    """A whole number above 0 of a JSON object; None where it has none of that name."""
+    value = values.get(name) if isinstance(values, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def one_of(found: object, name: str, kind: type[T], where: str) -> T:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -11,6 +11,8 @@ from eftlocal.errors import RemoteError
 from eftlocal.runtime.remote.connection import Connection, Timing
 from eftlocal.runtime.remote.engines import Asked, Engine, Facts, Row
 from eftlocal.runtime.remote.llama_server import LlamaServer
+from eftlocal.runtime.remote.sglang import Sglang
+from eftlocal.runtime.remote.vllm import Vllm
 
 __all__ = ["Link", "connect"]
 
@@ -120,7 +122,11 @@ def connect(server: Server) -> Link:
 
 def _engine(connection: Connection) -> Engine:
     server = connection.server
-    dialects = {"llama-server": LlamaServer.at}
+    dialects: dict[str, Callable[[Connection], Engine | None]] = {
+        "llama-server": LlamaServer.at,
+        "vllm": Vllm.at,
+        "sglang": Sglang.at,
+    }
     for name, at in dialects.items():
         if server.engine in (None, name) and (engine := at(connection)) is not None:
             return engine

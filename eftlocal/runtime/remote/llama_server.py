@@ -11,13 +11,12 @@ from typing import Any, Final
 
 from eftlocal.errors import ContextError, RemoteError
 from eftlocal.runtime.remote.connection import TRIES, BusyError, Connection, RefusedError
-from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, one_of
+from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, number_in, one_of, same
 
 __all__ = ["LlamaServer"]
 
 FIELDS: Final = ["completion_probabilities", "model"]
 SURELY: Final = 1000.0  # a bias with which a token is always sampled
-SURE: Final = 1e-3  # nats by which two answers to the same question may differ: a cache makes other batches
 
 
 class LlamaServer:
@@ -51,9 +50,9 @@ class LlamaServer:
             engine="llama-server",
             version=str(props.get("build_info", "")),
             model=str(model.get("id", props.get("model_path", ""))),
-            n_vocab=_number(meta, "n_vocab"),
-            n_ctx=_number(settings, "n_ctx") or _number(meta, "n_ctx"),
-            parallel=max(1, _number(props, "total_slots") or 1),
+            n_vocab=number_in(meta, "n_vocab"),
+            n_ctx=number_in(settings, "n_ctx") or number_in(meta, "n_ctx"),
+            parallel=max(1, number_in(props, "total_slots") or 1),
             most=None,
             template=template if isinstance(template, str) and template else None,
         )
@@ -125,7 +124,7 @@ class LlamaServer:
         biases = [*probe["logit_bias"], [int(plain.ids[0]), -5.0]]
         for change in ({"temperature": 3.0, "seed": 1}, {"logit_bias": biases}):
             other = self._first(connection, {**probe, **change})
-            if list(other.ids) != list(plain.ids) or abs(other.logprobs - plain.logprobs).max() > SURE:
+            if not same(other, plain):
                 raise RemoteError(
                     f"{url}: its log-probabilities change with the temperature or with a bias.",
                     "They must be the model's own: use a llama-server of late 2024 or newer.",
@@ -173,11 +172,6 @@ def _row(place: object, where: str) -> Row:
     except (KeyError, TypeError, ValueError):
         found = []
     return array_of(found, where)
-
-
-def _number(values: object, name: str) -> int | None:
-    value = values.get(name) if isinstance(values, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _drafts(connection: Connection) -> bool:

@@ -1,0 +1,168 @@
+"""The engines' dialects, against answers as the engines send them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from eftlocal.catalog.server import Server
+from eftlocal.errors import ContextError, RemoteError
+from eftlocal.runtime.remote import connection as module
+from eftlocal.runtime.remote.engines import Asked
+from eftlocal.runtime.remote.link import connect
+from tests.runtime.remote.scripted import scripted, status
+
+VOCAB = 50
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSES", (0.01, 0.01))
+
+
+def model(tokens: list[int]) -> list[float]:
+    """The log-probabilities of the token after these: 2^-1, 2^-2, ... from the id that follows the last one on."""
+    last = tokens[-1]
+    return [-0.6931471805599453 * (1 + (i - last - 1) % VOCAB) for i in range(VOCAB)]
+
+
+def top(tokens: list[int], k: int) -> list[tuple[int, float]]:
+    return sorted(enumerate(model(tokens)), key=lambda pair: -pair[1])[:k]
+
+
+# --- vLLM 0.32, as it answered on a CPU -------------------------------------------------------------------------------
+
+
+def vllm(most: int = -1, shift: float = 0.0) -> Callable[[str, Any], object]:
+    def answer(path: str, body: Any) -> object:
+        if path == "/version":
+            return {"version": "0.32.0"}
+        if path == "/v1/models":
+            return {"object": "list", "data": [{"id": "big", "object": "model", "max_model_len": 64}]}
+        if path == "/tokenize":
+            return {"count": 2, "max_model_len": 64, "tokens": [3, 4]}
+        if path != "/v1/completions":
+            return status(404, {"detail": "Not Found"})
+        k = body["logprobs"]
+        if most >= 0 and (k > most or k < 0):
+            said = f"Requested sample logprobs of {VOCAB}, which is greater than max allowed: {most}"
+            return status(400, {"error": {"message": said, "type": "BadRequestError", "code": 400}})
+        if any(len(p) >= 64 for p in body["prompt"]):
+            return status(400, {"error": {"message": "This model's maximum context length is 64 tokens."}})
+        k = VOCAB if k < 0 else k
+        choices = []
+        for i, prompt in enumerate(body["prompt"]):
+            scale = 1 / (1 + shift) if body["temperature"] else 1.0
+            tops = {f"token_id:{t}": p * scale for t, p in top(prompt, k)}
+            choices.append({"index": i, "text": "", "logprobs": {"top_logprobs": [tops]}, "finish_reason": "length"})
+        return {"id": "cmpl-1", "object": "text_completion", "model": "big", "choices": choices[::-1]}
+
+    return answer
+
+
+# --- SGLang, as its source has it -------------------------------------------------------------------------------------
+
+
+def sglang(path: str, body: Any) -> object:
+    if path == "/get_model_info":
+        return {"model_path": "big", "tokenizer_path": "big", "is_generation": True}
+    if path == "/get_server_info":
+        return {"version": "0.5.23", "context_length": 64, "vocab_size": VOCAB}
+    if path != "/generate":
+        return status(404)
+    ids, start, k = (
+        body["input_ids"],
+        body.get("logprob_start_len", len(body["input_ids"]) - 1),
+        body["top_logprobs_num"],
+    )
+    rows: list[object] = [None] + [[[p, t, None] for t, p in top(ids[:i], k)] for i in range(start + 1, len(ids))]
+    return {
+        "text": "",
+        "meta_info": {"input_top_logprobs": rows, "output_top_logprobs": [[[p, t, None] for t, p in top(ids, k)]]},
+    }
+
+
+@pytest.mark.parametrize(("script", "name"), [(vllm(), "vllm"), (vllm(20), "vllm"), (sglang, "sglang")])
+def test_rows_are_those_after_each_of_the_tokens(script: Callable[[str, Any], object], name: str) -> None:
+    with scripted(script) as server:
+        link = connect(Server(url=server.url))
+        assert link.facts.engine == name and link.facts.n_ctx == 64
+        (rows,) = link.rows([Asked(0, [1, 5, 9], [20, 30], 4)])
+        wanted = [top(tokens, 4) for tokens in ([1, 5, 9], [1, 5, 9, 20], [1, 5, 9, 20, 30])]
+        assert [list(zip(row.ids.tolist(), row.logprobs.tolist(), strict=True)) for row in rows] == wanted
+        both = link.rows([Asked(0, [1], [], 2), Asked(1, [7], [], 2)])
+        assert [rows[0].ids.tolist() for rows in both] == [[2, 3], [8, 9]]
+        link.close()
+
+
+def test_vllm_tells_how_many_tokens_of_a_row_it_gives() -> None:
+    with scripted(vllm(20)) as server:
+        link = connect(Server(url=server.url))
+        assert link.facts.most == 20 and link.facts.n_vocab is None
+        link.close()
+    with scripted(vllm()) as server:
+        link = connect(Server(url=server.url))
+        assert link.facts.most is None and link.facts.n_vocab == VOCAB
+        assert len(link.rows([Asked(0, [1], [], VOCAB)])[0][0].ids) == VOCAB
+        link.close()
+
+
+def test_log_probabilities_that_change_with_the_temperature_are_refused() -> None:
+    with scripted(vllm(shift=1.0)) as server, pytest.raises(RemoteError, match="change with the temperature") as error:
+        connect(Server(url=server.url))
+    assert "--logprobs-mode raw_logprobs" in str(error.value)
+
+
+def test_a_prompt_that_is_too_long_for_the_server_says_what_to_do() -> None:
+    with scripted(vllm()) as server:
+        link = connect(Server(url=server.url))
+        with pytest.raises(ContextError, match="maximum context length is 64 tokens"):
+            link.rows([Asked(0, [1] * 64, [], 2)])
+        link.close()
+
+
+def test_a_model_that_the_server_does_not_have_is_told_with_those_that_it_has() -> None:
+    with scripted(vllm()) as server, pytest.raises(RemoteError, match="has no model large; it has big"):
+        connect(Server(url=server.url, model="large"))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [[1, 0.5]],
+        [[1, float("nan")]],
+        [[1, -1.0], [1, -2.0]],
+        [[-4, -1.0]],
+    ],
+)
+def test_rows_that_cannot_be_any_are_one_line(rows: list[list[float]]) -> None:
+    def script(path: str, body: Any) -> object:
+        answer = vllm()(path, body)
+        if path == "/v1/completions" and isinstance(answer, dict):
+            for choice in answer["choices"]:
+                choice["logprobs"]["top_logprobs"] = [{f"token_id:{int(t)}": p for t, p in rows}]
+                if rows[1:]:
+                    choice["logprobs"]["top_logprobs"] = [{"token_id:1": -1.0, "token_id:01": -2.0}]
+        return answer
+
+    with scripted(script) as server, pytest.raises(RemoteError) as error:
+        connect(Server(url=server.url))
+    assert "\n" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ({"hello": 1}, "does not answer as"),
+        ([1, 2], "does not answer as"),
+        (status(404), "does not answer as"),
+        (status(200), "not JSON"),
+        (b"HTTP/1.1 301 Moved\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", "answers with another address"),
+    ],
+)
+def test_what_is_no_engine_is_one_line(answer: object, says: str) -> None:
+    with scripted(lambda *_: answer) as server, pytest.raises(RemoteError, match=says):
+        connect(Server(url=server.url))
