@@ -10,6 +10,7 @@
 `Job`s (`answers`), and it scores completions (`score`). A prompt is a text, a list of `Message`, `Raw` text, or
 token ids (`Ids`). Results are a `Reply`, an `Answer` or a `Score`. `Settings` lists the settings of an answer; a
 `Constraint` restricts its text. `tune` trains a small model on your examples (extra `tune`), and returns a `Tuned`.
+`evaluate` measures an emulator on data, in every role and at every strength, and returns an `Evaluation`.
 Every error is an `EftError`; `eftlocal.errors` shows the tree.
 """
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
         ViewError,
         VocabularyError,
     )
+    from eftlocal.evaluation.evaluate import evaluate
+    from eftlocal.evaluation.results import Evaluation
     from eftlocal.runtime.views import Message
     from eftlocal.tuning import Tuned, TuneProgress, tune
 
@@ -46,6 +49,8 @@ _HOMES = {
     "eftlocal.emulation.emulator": ("Answer", "Emulator", "Ids", "Job", "Raw", "Stream"),
     "eftlocal.decoding.generation": ("Reply",),
     "eftlocal.emulation.scoring": ("Score", "ScoredToken"),
+    "eftlocal.evaluation.evaluate": ("evaluate",),
+    "eftlocal.evaluation.results": ("Evaluation",),
     "eftlocal.decoding.settings": ("Settings",),
     "eftlocal.runtime.views": ("Message",),
     "eftlocal.tuning": ("TuneProgress", "Tuned", "tune"),
@@ -59,6 +64,7 @@ __all__ = [
     "DecodeError",
     "EftError",
     "Emulator",
+    "Evaluation",
     "FitError",
     "HubError",
     "Ids",
@@ -78,6 +84,7 @@ __all__ = [
     "Tuned",
     "ViewError",
     "VocabularyError",
+    "evaluate",
     "tune",
 ]
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from eftlocal.emulation.from_json import kind
+from eftlocal.emulation.from_json import kind, whole
 from eftlocal.emulation.prepare import Prompt
 from eftlocal.errors import EftError
 from eftlocal.evaluation.checks import check_of
@@ -173,7 +173,16 @@ def _answers(fields: Fields) -> tuple[str, ...]:
 def _question(marks: Marks, fields: Fields) -> Question:
     asked, answers = _asked(fields), _answers(fields)
     check = check_of(fields.get("check"), answers)
-    return Question(**marks, prompt=asked, answers=answers, check=check)
+    return Question(**marks, prompt=asked, answers=answers, check=check, max_tokens=_most(fields))
+
+
+def _most(fields: Fields) -> int | None:
+    """The most tokens of an answer, where the line says it."""
+    value = fields.get("max_tokens")
+    most = None if value is None else whole("max_tokens", value)
+    if most is not None and most < 1:
+        raise EftError(f"max_tokens is {most}; it must be at least 1")
+    return most
 
 
 def _with_choices(marks: Marks, fields: Fields) -> Item:
@@ -193,7 +202,7 @@ def _with_choices(marks: Marks, fields: Fields) -> Item:
     check = check_of(fields["check"], answers, choices)
     if check is None or check.name != "choice":
         raise EftError(f"has choices and the check {kind(fields['check'])}; with choices it can be choice")
-    return Question(**marks, prompt=listed(asked, choices), answers=answers, check=check)
+    return Question(**marks, prompt=listed(asked, choices), answers=answers, check=check, max_tokens=_most(fields))
 
 
 def _of_example(marks: Marks, record: examples.Record) -> Item:

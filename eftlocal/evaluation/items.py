@@ -104,8 +104,9 @@ def fields(item: Item) -> dict[str, object]:
     found: dict[str, object] = {"where": item.where, "source": item.source, "kind": item.kind, "shape": item.shape}
     match item:
         case Question():
-            check = {} if item.check is None else {"check": item.check.to_json()}
-            return {**found, **_prompt(item.prompt), "answers": list(item.answers), **check}
+            more: dict[str, object] = {} if item.check is None else {"check": item.check.to_json()}
+            more |= {} if item.max_tokens is None else {"max_tokens": item.max_tokens}
+            return {**found, **_prompt(item.prompt), "answers": list(item.answers), **more}
         case Choices():
             prompts = [_prompt(prompt) for prompt, _ in item.pairs]
             one = all(prompt == prompts[0] for prompt in prompts)

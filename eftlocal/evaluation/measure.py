@@ -85,6 +85,11 @@ class Measuring:
         self._jobs: deque[Job] = deque()
         self._ended: list[Measured] = []
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return tuple(column.name for column in self._columns)
+
     def __len__(self) -> int:
         """How many items have not been returned yet."""
         return len(self._items) + len(self._ended)

@@ -1,6 +1,6 @@
 """What an evaluation found, as text: a table for each source and kind, and what follows in sentences."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from textwrap import wrap
 from typing import Final
 
@@ -44,8 +44,10 @@ def drawn(evaluation: Evaluation, width: int | None) -> str:
     """The tables and sentences, in lines of at most `width` columns; None is a pipe."""
     columns = width or PIPED
     lines: list[str] = []
-    for group in _groups(evaluation):
+    for group in evaluation.of("source") or [evaluation.all]:  # a score over different kinds of data says little
         lines += [_title(group), *_table(group, columns), ""]
+    if kinds := evaluation.of("kind"):
+        lines += ["By kind", *_kinds(kinds, columns), ""]
     lines += wrap(f"{BOTH} {INTERVALS}" if "both" in _metrics(evaluation.all) else INTERVALS, columns)
     lines.append("")
     for finding in evaluation.findings:
@@ -53,22 +55,14 @@ def drawn(evaluation: Evaluation, width: int | None) -> str:
     if evaluation.best is not None and evaluation.best.toml:
         lines += ["", "For its emulator in models.toml:", printable(evaluation.best.toml)]
     if evaluation.failed:
-        lines += ["", f"{evaluation.failed:,} items could not be measured; items.jsonl says why."]
+        items = "1 item" if evaluation.failed == 1 else f"{evaluation.failed:,} items"
+        lines += ["", f"{items} could not be measured; items.jsonl says why."]
     return "\n".join(lines) + "\n\n"
-
-
-def _groups(evaluation: Evaluation) -> Iterator[Group]:
-    """What is shown: each source, since a score over different kinds of data says little; then each kind."""
-    yield from evaluation.of("source") or [evaluation.all]
-    kinds = evaluation.of("kind")
-    yield from kinds if len(kinds) > 1 or (kinds and kinds[0].n < evaluation.n) else []
 
 
 def _title(group: Group) -> str:
     items = f"{group.n:,} item{'' if group.n == 1 else 's'}"
-    return {"all": items, "source": f"{printable(group.name)}: {items}"}.get(
-        group.by, f"{printable(group.name)}: {items}"
-    )
+    return items if group.by == "all" else f"{printable(group.name)}: {items}"
 
 
 def _metrics(group: Group) -> list[str]:
@@ -91,24 +85,43 @@ def _table(group: Group, width: int) -> list[str]:
     return _aligned(_rows(group, metrics[:1], []))
 
 
+def _kinds(kinds: Sequence[Group], width: int) -> list[str]:
+    """The headline of each kind in all columns, or in as many as fit: strengths far from 1 are left out first."""
+    names = list(dict.fromkeys(column.column for kind in kinds for column in kind.columns))
+    betas = {column.column: column.beta for kind in kinds for column in kind.columns if column.beta is not None}
+    far = sorted(betas, key=lambda name: abs(betas[name] - 1), reverse=True)[:-1]
+    for left_out in [*([far[:i] for i in range(len(far) + 1)]), [*far, "reference"], [*far, "reference", "tuned"]]:
+        shown = [name for name in names if name not in left_out]
+        rows = [["", "items", "", *shown], *(_kind(kind, shown) for kind in kinds)]
+        if _width(rows) <= width:
+            break
+    return _aligned(rows)
+
+
+def _kind(kind: Group, names: Sequence[str]) -> list[str]:
+    found = [kind.column(name) for name in names]
+    cells = ["" if column is None else _cell(column, kind.headline, detailed=False) for column in found]
+    return [printable(kind.name), f"{kind.n:,}", HEADS[kind.headline], *cells]
+
+
 def _rows(group: Group, metrics: Sequence[str], detailed: Sequence[str]) -> list[list[str]]:
     """The head and a row for each column; `detailed` metrics have their intervals."""
     head = ["", *(HEADS[metric] for metric in metrics)]
     return [
         head,
         *(
-            [printable(column.column), *(_cell(column, metric, metric in detailed) for metric in metrics)]
+            [printable(column.column), *(_cell(column, metric, detailed=metric in detailed) for metric in metrics)]
             for column in group.columns
         ),
     ]
 
 
-def _cell(column: ColumnFigures, metric: str, detailed: bool) -> str:
+def _cell(column: ColumnFigures, metric: str, *, detailed: bool) -> str:
     figure: Estimate | None = column.figures.get(metric)
     if figure is None:
         return ""
     share = METRICS[metric].share
-    text = _number(figure.value, share)
+    text = f"{figure.value:.1f}" if metric == "length" else _number(figure.value, share)
     if not detailed or figure.low is None or figure.high is None:
         return text
     return f"{text} ({_number(figure.low, share)}-{_number(figure.high, share)})"
