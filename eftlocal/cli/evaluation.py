@@ -12,6 +12,7 @@ from eftlocal.cli.options import JsonOption, OnErrorOption, Options, with_option
 from eftlocal.cli.values import parse_betas
 
 MEASURED = "What is measured"
+CALIBRATION = "Calibration"
 ANSWERS = "The answers"
 OWN = ("beta", "seed", "max_tokens", "temperature", "draft")  # they mean something else here, or have other defaults
 
@@ -65,6 +66,22 @@ def evaluate(
             rich_help_panel=MEASURED,
         ),
     ] = 0,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Fit the rewards' strengths and a bias on the end of answers on half of the items; judge on the rest.",
+            rich_help_panel=CALIBRATION,
+        ),
+    ] = False,
+    seen: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="What the tuned model was trained on (repeatable): fit a bias on tokens that it does not show, too.",
+            rich_help_panel=CALIBRATION,
+        ),
+    ] = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(min=1, help="Maximum number of tokens in an answer (default: 256).", rich_help_panel=ANSWERS),
@@ -112,6 +129,8 @@ def evaluate(
         roles=None if not role else tuple(part.strip() for part in ",".join(role).split(",")),
         limit=limit,
         seed=seed,
+        calibrate=calibrate,
+        seen=tuple(seen or ()),
         max_tokens=max_tokens,
         answers=dials,
         parallel=parallel,

@@ -33,12 +33,12 @@ def calibrate(
     *,
     unseen: Sequence[int] | None = None,
     seed: int = 0,
-    step: Callable[[int], None] = lambda tokens: None,
+    step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibrated:
     """Calibrates the emulator on the right answers of these items: half of them fit, the other half judges.
 
     unseen  ids that the fine-tuning data never showed (`unseen_tokens`); None where that is not known
-    step    called with the number of tokens after each decode
+    step    called with the number of tokens so far, and with that of all, after each decode
 
     The emulator's own betas, under its mix, are what it is compared with. Raises SettingError for an emulator that has
     no rewards, has a bias already, or filters its rewards; and where the items are too few.
@@ -56,6 +56,7 @@ def calibrate(
     ends, skipped = np.setdiff1d(emulator.ends(mix.active), members.skipped), members.skipped
     never = None if unseen is None else np.setdiff1d(np.array(unseen, np.intp), skipped)
     parts: dict[int, list[Condensed]] = {}
+    done, total = 0, sum(len(answer.forced.tokens) for answer in answers)
     forcing = emulator.forcing(emulator.reserve(min(AT_ONCE, max(1, len(answers)))))
     try:
         for answer in answers:
@@ -77,7 +78,8 @@ def calibrate(
                 own = [reward[part.rows] for reward in rewards]
                 base = logits[members.base][part.rows]
                 parts.setdefault(part.answer, []).append(condensed(base, own, tokens, ends, never))
-                step(len(tokens))
+                done += len(tokens)
+            step(done, total)
     finally:
         forcing.close()
     start = Found(betas=tuple(pair.beta for pair in mix.pairs))

@@ -7,6 +7,8 @@ from eftlocal.evaluation.results import METRICS, ActsOn, Best, Calibrated, Colum
 
 __all__ = ["findings", "shown"]
 
+NOT_SURE: Final = "No difference from {} is certain."
+MANY: Final = 3  # kinds that are told one by one
 FEW: Final = 10  # with fewer items, resamples of them are too alike for an interval to mean what it says
 
 
@@ -16,9 +18,13 @@ def findings(
     """The sentences, the most important first."""
     yield from _helps(groups[0], "")
     yield from _gap(groups[0])
-    for group in groups:
-        if group.by == "kind":
+    kinds = [group for group in groups if group.by == "kind"]
+    if len(kinds) <= MANY:
+        for group in kinds:
             yield from _helps(group, f"On {group.name}: ")
+    else:
+        yield from _by_kind(kinds)
+    yield from _knowledge_and_behaviour(kinds)
     if strength is not None:
         yield from _best(strength)
     if calibration is not None:
@@ -51,27 +57,83 @@ def _helps(group: Group, head: str) -> Iterator[str]:
     column, metric = configured(group), group.headline
     if column is None or metric not in column.figures:
         return
-    tuned = next((each.column for each in group.columns if each.role == "tuned"), None)
-    others = (("the base", group.column("base"), column.to_base), ("the small tuned model", tuned, column.to_tuned))
-    texts, verdicts = [f"{column.column} {shown(metric, column.figures[metric])}"], []
-    for name, place, differences in others:
-        theirs = group.column(place) if isinstance(place, str) else place
-        if theirs is not None and metric in differences:
-            texts.append(f"{name} {shown(metric, theirs.figures[metric])}")
-            verdicts.append(_verdict(METRICS[metric].better, differences[metric], name))
+    texts = [f"{column.column} {shown(metric, column.figures[metric])}"]
+    verdicts: dict[str, list[str]] = {}
+    for name, theirs, change in _others(group, column):
+        texts.append(f"{name} {shown(metric, theirs.figures[metric])}")
+        verdicts.setdefault(_verdict(METRICS[metric].better, change), []).append(name)
     label = METRICS[metric].label
-    yield f"{head}{label if head else label[0].upper() + label[1:]}: {', '.join(texts)}. {' '.join(verdicts)}".strip()
+    told = " ".join(
+        verdict.format(" or ".join(names) if "No " in verdict else " and ".join(names))
+        for verdict, names in verdicts.items()
+    )
+    yield f"{head}{label if head else label[0].upper() + label[1:]}: {', '.join(texts)}. {told}".strip()
 
 
-def _verdict(better: str | None, change: Estimate, other: str) -> str:
+def _others(group: Group, column: ColumnFigures) -> Iterator[tuple[str, ColumnFigures, Estimate]]:
+    """The base and the small tuned model: name, figures, and what the column has more than they on the headline."""
+    tuned = next((each for each in group.columns if each.role == "tuned"), None)
+    others = (("the base", group.column("base"), column.to_base), ("the small tuned model", tuned, column.to_tuned))
+    for name, theirs, differences in others:
+        if theirs is not None and group.headline in differences:
+            yield name, theirs, differences[group.headline]
+
+
+def _verdict(better: str | None, change: Estimate) -> str:
+    """A sentence with a place for the other's name."""
     if change.low is None or change.high is None or change.n < FEW:
-        return f"{change.n} item{'s are' if change.n != 1 else ' is'} too few to tell it from {other}."
+        return f"{change.n} item{'s are' if change.n != 1 else ' is'} too few to tell it from {{}}."
     if change.low <= 0 <= change.high:
-        return f"No difference from {other} is certain."
+        return NOT_SURE
     up = change.value > 0
     if better is None:
-        return f"It is {'more' if up else 'less'} than {other}'s."
-    return f"It is {'better' if up == (better == 'higher') else 'worse'} than {other}."
+        return f"It is {'above' if up else 'below'} {{}}."
+    return f"It is {'better' if up == (better == 'higher') else 'worse'} than {{}}."
+
+
+def _knowledge_and_behaviour(kinds: Sequence[Group]) -> Iterator[str]:
+    """What the EFT paper claims, on items that say what they are about."""
+    by_name = {group.name.lower(): group for group in kinds}
+    behaviour, knowledge = by_name.get("behaviour", by_name.get("behavior")), by_name.get("knowledge")
+    if behaviour is None or knowledge is None:
+        return
+    told = []
+    for name, group, other in (("behaviour", behaviour, "the base"), ("knowledge", knowledge, "the small tuned model")):
+        column = configured(group)
+        changes = {} if column is None else {who: change for who, _, change in _others(group, column)}
+        if (change := changes.get(other)) is None:
+            return
+        sign = -1 if METRICS[group.headline].better == "lower" else 1
+        told.append(f"{name} {_gained(group.headline, change, sign)} over {other}")
+    yield (
+        "Size brings knowledge and fine-tuning brings behaviour (EFT, arXiv 2310.12962), so an emulator should gain "
+        f"both. Here it gains {' and '.join(told)}."
+    )
+
+
+def _gained(metric: str, change: Estimate, sign: int) -> str:
+    share = METRICS[metric].share
+
+    def number(value: float) -> str:
+        return f"{100 * value:+.1f} points" if share else f"{value:+.3g} {METRICS[metric].unit}"
+
+    if change.low is None or change.high is None:
+        return number(sign * change.value)
+    low, high = sorted((sign * change.low, sign * change.high))
+    return f"{number(sign * change.value)} ({number(low).split()[0]} to {number(high).split()[0]})"
+
+
+def _by_kind(kinds: Sequence[Group]) -> Iterator[str]:
+    """Where there are many kinds: on which of them the emulator is better than the base and the small tuned model."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for group in kinds:
+        if (column := configured(group)) is not None:
+            for name, _, change in _others(group, column):
+                verdict = _verdict(METRICS[group.headline].better, change)
+                found.setdefault(name, {}).setdefault(verdict, []).append(group.name)
+    for name, verdicts in found.items():
+        for verdict, names in verdicts.items():
+            yield f"By kind: {', '.join(names)}. {verdict.format(name)}"
 
 
 def _gap(group: Group) -> Iterator[str]:
@@ -104,6 +166,9 @@ def _best(found: Best) -> Iterator[str]:
 
 def _calibrated(found: Calibrated) -> str:
     change = f"{found.before.value:.4g} to {found.after.value:.4g} nats a token on {found.n_judged} other items"
+    numbers = [f"{name} {beta:.3g}" for name, beta in found.betas.items()] + [f"{found.end:+.2g} on the end of answers"]
+    if found.unseen is not None:
+        numbers.append(f"{found.unseen:+.2g} on tokens that the fine-tuning never showed")
     if found.helps:
-        return f"Calibration helps: {change}."
-    return f"Calibration does not surely help ({change}): leave the emulator as it is."
+        return f"Calibration helps: {change}. It found {', '.join(numbers)}."
+    return f"Calibration does not surely help ({change}; it found {', '.join(numbers)}): leave the emulator as it is."

@@ -50,10 +50,10 @@ METRICS: Final[Mapping[str, Metric]] = {
     "mc1": Metric("MC1", "share", "higher", True),
     "mc2": Metric("MC2", "share", "higher", True),
     "preferred": Metric("ranks the preferred answer first", "share", "higher", True),
-    "logprob": Metric("log-probability of an answer", "nats", "higher"),
     "nats": Metric("loss in nats a token", "nats a token", "lower"),
     "bits": Metric("loss in bits a byte", "bits a byte", "lower"),
     "perplexity": Metric("perplexity", "", "lower"),
+    "logprob": Metric("log-probability of an answer", "nats", "higher"),
     "length": Metric("length of an answer", "tokens", None),
     "kl_base": Metric("KL from the base", "nats a token", None),
     "kl_upper": Metric("KL from the truly tuned large model", "nats a token", "lower"),
@@ -235,6 +235,7 @@ class Calibrated:
     after    loss there with all that was found
     change   after minus before, over the same items
     helps    whether the whole interval of `change` is below 0
+    toml     the line for models.toml; "" where it does not help
     """
 
     betas: Mapping[str, float]
@@ -247,6 +248,7 @@ class Calibrated:
     after: Estimate
     change: Estimate
     helps: bool
+    toml: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

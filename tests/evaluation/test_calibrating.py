@@ -126,9 +126,10 @@ def test_items_that_do_not_fit_are_left_out_and_many_are_drawn_from(
         assert found.n_fitted + found.n_judged == 11
         monkeypatch.setattr("eftlocal.evaluation.calibrating.TOKENS", 200)
         monkeypatch.setattr("eftlocal.evaluation.calibrating.ITEMS", 10)
-        told = list[int]()
-        some = calibrate(emulator, items(200), step=told.append)
-        assert 10 <= some.n_fitted + some.n_judged < 30 and 200 <= sum(told) < 250
+        told = list[tuple[int, int]]()
+        some = calibrate(emulator, items(200), step=lambda done, total: told.append((done, total)))
+        assert 10 <= some.n_fitted + some.n_judged < 30 and 200 <= told[-1][0] < 250
+        assert told[-1][0] == told[-1][1] and told == sorted(told)
 
 
 def test_a_calibration_that_does_not_help_has_nothing_to_paste() -> None:

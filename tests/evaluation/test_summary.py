@@ -368,6 +368,39 @@ def test_few_items_are_not_called_sure() -> None:
     assert "too few" in said(few).findings[0] and "better than the base" in said(many).findings[0]
 
 
+def test_knowledge_and_behaviour_are_told_against_each_other() -> None:
+    columns = {
+        "base": answered(-9, right=False),
+        "tuned": answered(-5, right=True),
+        "emulated@1": answered(-1, right=True),
+    }
+    rows = [question(i, columns, "behaviour") for i in range(20)]
+    known = {
+        "base": answered(-9, right=True),
+        "tuned": answered(-5, right=False),
+        "emulated@1": answered(-1, right=True),
+    }
+    rows += [question(i, known, "knowledge") for i in range(20, 40)]
+    (told,) = (line for line in said(rows).findings if "EFT" in line)
+    assert "gains behaviour +100.0 points (+100.0 to +100.0) over the base" in told
+    assert "and knowledge +100.0 points (+100.0 to +100.0) over the small tuned model." in told
+    assert not any("EFT" in line for line in said(rows[:20]).findings)
+    columns = {"base": answered(-9), "tuned": answered(-5), "emulated@1": answered(-1)}
+    losses = [replace(row, columns=columns) for row in rows]
+    assert any("gains behaviour +2 nats a token" in line for line in said(losses).findings)
+
+
+def test_many_kinds_are_told_together() -> None:
+    columns = {"base": answered(-9, right=False), "emulated@1": answered(-1, right=True)}
+    rows = [question(i, columns, f"kind {i % 5}") for i in range(100)]
+    rows[0] = replace(rows[0], kind="one alone")
+    found = [line for line in said(rows).findings if line.startswith("By kind")]
+    assert found == [
+        "By kind: one alone. 1 item is too few to tell it from the base.",
+        "By kind: kind 1, kind 2, kind 3, kind 4, kind 0. It is better than the base.",
+    ]
+
+
 def test_unlikely_numbers_of_choices_and_missing_pieces_are_no_trouble() -> None:
     one = Chosen(logprobs=(-1.0,), tokens=(1,), bytes=(0,))
     line = Line(

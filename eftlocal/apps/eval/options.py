@@ -10,11 +10,12 @@ from eftlocal.errors import SettingError
 from eftlocal.runs.runner import OnError
 from eftlocal.runtime.llama.context import MAX_SEQUENCES
 
-__all__ = ["ITEMS", "REPORT", "RESULTS", "Options"]
+__all__ = ["ITEMS", "REPORT", "RESULTS", "UNSEEN", "Options"]
 
 ITEMS: Final = "items.jsonl"
 RESULTS: Final = "results.json"
 REPORT: Final = "report.html"
+UNSEEN: Final = "unseen-tokens.txt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,8 @@ class Options:
     roles      the roles to measure; None is all
     limit      items of each file, drawn with `seed`; None is all
     seed       of what is drawn: the items, the halves that choose and judge, the intervals' samples
+    calibrate  fit strengths and biases on half of the items, and judge them on the others
+    seen       files of the examples that the tuned model was trained on, for the calibration
     max_tokens of an answer; None is the item's own, or 256
     answers    other settings of the answers
     parallel   answers at a time; None is what suits this machine
@@ -43,6 +46,8 @@ class Options:
     roles: tuple[str, ...] | None = None
     limit: int | None = None
     seed: int = 0
+    calibrate: bool = False
+    seen: tuple[str, ...] = ()
     max_tokens: int | None = None
     answers: Dials = field(default_factory=lambda: Dials())
     parallel: int | None = None
@@ -53,6 +58,8 @@ class Options:
     date: datetime.date | None = None
 
     def __post_init__(self) -> None:
+        if self.seen and not self.calibrate:
+            raise SettingError("--seen names data for a calibration.", "Add --calibrate.")
         if self.limit is not None and self.limit < 1:
             raise SettingError(f"limit is {self.limit}; it must be at least 1.")
         if self.parallel is not None and not 1 <= self.parallel <= MAX_SEQUENCES:

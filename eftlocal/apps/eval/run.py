@@ -12,6 +12,7 @@ from typing import Any
 
 from eftlocal.apps.common import console, print_json
 from eftlocal.apps.eval import table
+from eftlocal.apps.eval.calibrate import calibration
 from eftlocal.apps.eval.options import ITEMS, REPORT, RESULTS, Options
 from eftlocal.apps.eval.work import Items, Work
 from eftlocal.catalog.entries import Reward
@@ -22,7 +23,7 @@ from eftlocal.evaluation.data import read
 from eftlocal.evaluation.drawn import drawn
 from eftlocal.evaluation.items import Question
 from eftlocal.evaluation.line import Line
-from eftlocal.evaluation.results import Evaluation
+from eftlocal.evaluation.results import Calibrated, Evaluation
 from eftlocal.evaluation.summary import summary
 from eftlocal.interrupt import INTERRUPTED
 from eftlocal.runs.lines import LineError
@@ -85,7 +86,13 @@ def evaluate(load: Callable[[datetime.date], Emulator], options: Options) -> int
             if options.folder is not None and not options.quiet:
                 print("Run the same command again to continue.", file=sys.stderr)
             return code
-        evaluation, _ = _told(target, rewards, options)
+        records = _records(target)
+        found = None
+        if options.calibrate:
+            day = records[0]["settings"].get("date") if records else None
+            with loaded(datetime.date.fromisoformat(day) if day else datetime.date.today()) as emulator:
+                found = calibration(emulator, [item for _, item in items], options, options.folder)
+        evaluation, _ = _told(records, rewards, options, found)
         if options.folder is not None:
             _write(options.folder / RESULTS, json.dumps(evaluation.to_json(), indent=1, ensure_ascii=False) + "\n")
     if options.as_json:
@@ -115,9 +122,15 @@ def _tell(problems: Sequence[LineError], on_error: OnError) -> None:
         print(f"eftlocal: {len(problems) - SHOWN:,} more lines are left out", file=sys.stderr)
 
 
-def _told(target: Path, rewards: Sequence[Reward], options: Options) -> tuple[Evaluation, list[Line]]:
-    """What all lines of the folder say, in the order of the data."""
-    records = sorted((json.loads(line) for line in target.read_bytes().splitlines()), key=lambda each: each["index"])
+def _records(target: Path) -> list[dict[str, Any]]:
+    """All lines of the folder as JSON, in the order of the data."""
+    return sorted((json.loads(line) for line in target.read_bytes().splitlines()), key=lambda each: each["index"])
+
+
+def _told(
+    records: Sequence[dict[str, Any]], rewards: Sequence[Reward], options: Options, found: Calibrated | None
+) -> tuple[Evaluation, list[Line]]:
+    """What these lines say, with what was found by a calibration."""
     lines = [Line.from_json(record) for record in records]
     first: dict[str, Any] = records[0] if records else {"emulator": "", "settings": {}, "models": {}}
     limit = {} if options.limit is None else {"limit": options.limit}
@@ -128,6 +141,7 @@ def _told(target: Path, rewards: Sequence[Reward], options: Options) -> tuple[Ev
         rewards=rewards,
         settings=settings,
         models=first["models"],
+        calibration=found,
         seed=options.seed,
     )
     return evaluation, lines

@@ -1,0 +1,49 @@
+"""`--calibrate`: after the measuring, the emulator's strength and biases from one half of the items."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.progress import Progress
+
+from eftlocal.apps.common import console
+from eftlocal.apps.eval.options import UNSEEN, Options
+from eftlocal.catalog import token_ids
+from eftlocal.catalog.token_ids import TokenIds
+from eftlocal.emulation.emulator import Emulator
+from eftlocal.evaluation.calibrating import calibrate, shown_tokens, toml, unseen_tokens
+from eftlocal.evaluation.data import read
+from eftlocal.evaluation.items import Item
+from eftlocal.evaluation.results import Calibrated
+from eftlocal.runs.ctrl_c import cursor_comes_back
+
+__all__ = ["calibration"]
+
+
+def calibration(emulator: Emulator, items: Sequence[Item], options: Options, folder: Path | None) -> Calibrated:
+    """Calibrates the emulator, with what follows for its models.toml.
+
+    Where examples of the fine-tuning are named, the tokens that they do not show are written to a file of `folder`, and
+    only with that file does a bias on them follow. Raises EftError.
+    """
+    unseen, file = None, None
+    if options.seen:
+        data = read(options.seen)
+        if data.problems:
+            raise data.problems[0]
+        unseen = unseen_tokens(emulator, shown_tokens(emulator, data.items))
+        file = None if folder is None else folder.absolute() / UNSEEN
+    err = console(stderr=True)
+    bar = Progress(console=err, transient=True, disable=options.quiet or not err.is_terminal)
+    with cursor_comes_back(err), bar as progress:
+        task = progress.add_task("Calibrating", total=None)
+        found = calibrate(
+            emulator,
+            items,
+            unseen=unseen,
+            seed=options.seed,
+            step=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if file is not None and unseen is not None:
+        file.write_text(token_ids.text(TokenIds(emulator.vocabulary, unseen)), encoding="utf-8")
+    return replace(found, toml=toml(found, emulator.rewards, file))
