@@ -60,6 +60,7 @@ def run(
     begin: Callable[[Emulator, int, int | None], Work[R]],
     source: Input[R],
     options: Wanted,
+    after: Callable[[Emulator], None] = lambda _: None,
 ) -> int:
     """Make the lines that the output does not have yet. Returns 0, 1 if a line failed, or 130 if interrupted.
 
@@ -67,6 +68,7 @@ def run(
     lines that will be written, or None if this is not known.
 
     `load(date)` loads the emulator. A continued output keeps its date, so that all its lines have the same prompts.
+    `after` is called with it when all lines are written.
 
     A regular file is read once before any model is loaded, so that a bad line is reported first. Raises EftError.
     """
@@ -101,6 +103,8 @@ def run(
                 report.summary()
                 raise
             report.summary()
+            if whole:
+                after(emulator)
     return INTERRUPTED if not whole else 1 if report.failed else 0
 
 

@@ -76,30 +76,31 @@ def evaluate(load: Callable[[datetime.date], Emulator], options: Options) -> int
             generates=generates,
         )
 
+    found: Calibrated | None = None
+
+    def after(emulator: Emulator) -> None:
+        nonlocal found
+        if options.calibrate:
+            found = calibration(emulator, [item for _, item in items], options, options.folder)
+
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(TemporaryDirectory(prefix="eftlocal-eval-")))
         target = _folder(folder) / ITEMS
         wanted = _Wanted(str(target), options.on_error, options.overwrite, options.quiet, options.date)
         name = "the data" if options.limit is None else f"the data with --limit {options.limit}"
-        code = run(loaded, begin, Items(items, name, [path for path in options.data if path != str(target)]), wanted)
+        code = run(loaded, begin, Items(items, name, options.data), wanted, after)
         if code == INTERRUPTED:
             if options.folder is not None and not options.quiet:
                 print("Run the same command again to continue.", file=sys.stderr)
             return code
-        records = _records(target)
-        found = None
-        if options.calibrate:
-            day = records[0]["settings"].get("date") if records else None
-            with loaded(datetime.date.fromisoformat(day) if day else datetime.date.today()) as emulator:
-                found = calibration(emulator, [item for _, item in items], options, options.folder)
-        evaluation, _ = _told(records, rewards, options, found)
+        evaluation, _ = _told(_records(target), rewards, options, found)
         if options.folder is not None:
             _write(options.folder / RESULTS, json.dumps(evaluation.to_json(), indent=1, ensure_ascii=False) + "\n")
     if options.as_json:
         print_json(evaluation.to_json())
     else:
         out = console()
-        out.print(table.drawn(evaluation, out.width if out.is_terminal else None), end="")
+        out.print(table.drawn(evaluation, out.width if out.is_terminal else None), end="", soft_wrap=True)
         out.print(_files(options.folder), soft_wrap=True)
     return code
 

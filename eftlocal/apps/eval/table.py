@@ -53,7 +53,9 @@ def drawn(evaluation: Evaluation, width: int | None) -> str:
     for finding in evaluation.findings:
         lines += wrap(printable(finding), columns, break_long_words=False, break_on_hyphens=False)
     if evaluation.best is not None and evaluation.best.toml:
-        lines += ["", "For its emulator in models.toml:", printable(evaluation.best.toml)]
+        lines += ["", "With that strength, for its emulator in models.toml:", printable(evaluation.best.toml)]
+    if evaluation.calibration is not None and evaluation.calibration.toml:
+        lines += ["", "Calibrated, for its emulator in models.toml:", printable(evaluation.calibration.toml)]
     if evaluation.failed:
         items = "1 item" if evaluation.failed == 1 else f"{evaluation.failed:,} items"
         lines += ["", f"{items} could not be measured; items.jsonl says why."]

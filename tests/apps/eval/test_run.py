@@ -238,6 +238,22 @@ def test_python_gives_the_commands_figures(go: Callable[..., int], family: Famil
         assert found.to_json()[name] == written[name]
 
 
+def test_a_calibration_is_told_and_names_a_file_of_what_was_never_seen(
+    go: Callable[..., int], tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (data / "q.jsonl").write_text("".join(json.dumps(q) + "\n" for q in QUESTIONS * 6))
+    assert go("q", out, max_tokens=2, calibrate=True, seen=(str(data / "q.jsonl"),)) == 0
+    found = json.loads((out / "results.json").read_text())["calibration"]
+    assert found["betas"].keys() == {"tuned"} and found["n_fitted"] + found["n_judged"] == 48
+    assert found["helps"], "random models repeat their questions: the likelihood of six times the same answers grows"
+    shown = capsys.readouterr().out
+    assert "Calibrated, for its emulator in models.toml:\nrewards = [" in shown
+    assert f'unseen_tokens = "{out.resolve()}/unseen-tokens.txt"' in shown and (out / "unseen-tokens.txt").exists()
+    with pytest.raises(SettingError, match="--seen names data for a calibration"):
+        Options(data=("demo",), seen=("x",))
+
+
 # --- as a process -----------------------------------------------------------------------------------------------------
 
 
