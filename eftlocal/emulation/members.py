@@ -98,9 +98,9 @@ class Members:
     def notes(self) -> tuple[str, ...]:
         """One line for each adapter of which llama.cpp does not use everything, and for each reward without effect."""
         found = [notes.adapter(spec.model or spec.name, _adapter(spec), spec.header) for spec in self.specs]
-        for spec in self.specs:
-            if spec.remote is not None and not (server := spec.remote.link.server).is_here:
-                found.append(f"{spec.model} runs at {server}: what you write leaves this machine")
+        far = [(spec.model, spec.remote.link.server) for spec in self.specs if spec.remote is not None]
+        leaves = "runs at {}: what you write leaves this machine"
+        found += [f"{name} {leaves.format(server)}" for name, server in far if not server.is_here]
         for reward in self.rewards:
             tuned, reference = self.specs[reward.tuned], self.specs[reward.reference]
             views = self.views[reward.tuned], self.views[reward.reference]

@@ -23,7 +23,8 @@ from eftlocal.runtime.llama.interrupt import FLAG, Stopped
 __all__ = ["TRIES", "BusyError", "Connection", "RefusedError", "Timing"]
 
 CONNECT_S: Final = 5.0
-ANSWER_S: Final = 120.0  # without a byte; a long prompt may take so long on a slow server
+ANSWER_S: Final = 600.0  # without a byte; a long prompt may take so long on a slow server
+SILENCE_S: Final = 10.0  # without a byte, after which it is asked on another connection whether it still lives
 LOOK_S: Final = 0.05  # how often a wait looks for Ctrl-C
 MOST_BYTES: Final = 256 << 20
 PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds before each new try
@@ -120,7 +121,7 @@ class Connection:
 
     def _exchange(self, method: str, path: str, body: bytes | None) -> Any:
         if self._http is None:
-            self._http = _opened(self.server, self.answer_s)
+            self._http = _opened(self.server, self.answer_s, self._must_live)
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -150,6 +151,17 @@ class Connection:
         timing.parsed += done - read
         timing.received += len(data)
         return found
+
+    def _must_live(self) -> None:
+        """Raises OSError if the server does not answer any more: engines do so also while they compute."""
+        host = _made(self.server)
+        try:
+            host.request("GET", "/health")
+            host.getresponse().read()
+        except http.client.HTTPException as error:
+            raise TimeoutError from error
+        finally:
+            host.close()
 
     # --- what went wrong ----------------------------------------------------------------------------------------------
 
@@ -226,18 +238,19 @@ def _may_go_on() -> None:
         raise Stopped
 
 
-def _opened(server: Server, answer_s: float) -> http.client.HTTPConnection:
-    """A connection that is open. Raises OSError."""
+def _made(server: Server) -> http.client.HTTPConnection:
     parts = urlsplit(server.url)
-    host = parts.hostname or ""
-    if server.is_encrypted:
-        made: http.client.HTTPConnection = http.client.HTTPSConnection(host, parts.port, timeout=CONNECT_S)
-    else:
-        made = http.client.HTTPConnection(host, parts.port, timeout=CONNECT_S)
+    kind = http.client.HTTPSConnection if server.is_encrypted else http.client.HTTPConnection
+    return kind(parts.hostname or "", parts.port, timeout=CONNECT_S)
+
+
+def _opened(server: Server, answer_s: float, must_live: Callable[[], None]) -> http.client.HTTPConnection:
+    """A connection that is open. Raises OSError."""
+    made = _made(server)
     _may_go_on()
     made.connect()
     made.sock.settimeout(LOOK_S)
-    made.sock = _Socket(made.sock, answer_s)
+    made.sock = _Socket(made.sock, answer_s, must_live)
     return made
 
 
@@ -247,8 +260,8 @@ class _Socket:
     As for a real one, a reader that was made of it keeps it open until that is closed, too.
     """
 
-    def __init__(self, sock: Any, answer_s: float) -> None:
-        self._sock, self._answer_s = sock, answer_s
+    def __init__(self, sock: Any, answer_s: float, must_live: Callable[[], None]) -> None:
+        self._sock, self._answer_s, self._must_live = sock, answer_s, must_live
         self._reading, self._closed = False, False
 
     def sendall(self, data: Any) -> None:
@@ -263,7 +276,7 @@ class _Socket:
 
     def makefile(self, _mode: str, *_: object, **__: object) -> io.BufferedReader:
         self._reading = True
-        return io.BufferedReader(_Reader(self._sock, self._answer_s, self._read), 1 << 16)
+        return io.BufferedReader(_Reader(self._sock, self._answer_s, self._must_live, self._read), 1 << 16)
 
     def _read(self) -> None:
         self._reading = False
@@ -277,10 +290,10 @@ class _Socket:
 
 
 class _Reader(io.RawIOBase):
-    """Reads from a socket. TimeoutError after `answer_s` without a byte; Stopped at Ctrl-C."""
+    """Reads from a socket. TimeoutError after `answer_s` without a byte, or if it died; Stopped at Ctrl-C."""
 
-    def __init__(self, sock: Any, answer_s: float, done: Callable[[], None]) -> None:
-        self._sock, self._answer_s, self._done = sock, answer_s, done
+    def __init__(self, sock: Any, answer_s: float, must_live: Callable[[], None], done: Callable[[], None]) -> None:
+        self._sock, self._answer_s, self._must_live, self._done = sock, answer_s, must_live, done
 
     def close(self) -> None:
         if not self.closed:
@@ -291,11 +304,16 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        until = time.monotonic() + self._answer_s
+        began = time.monotonic()
+        asked = began
         while True:
             _may_go_on()
             try:
                 return int(self._sock.recv_into(buffer))
             except TimeoutError:
-                if time.monotonic() > until:
+                now = time.monotonic()
+                if now > began + self._answer_s:
                     raise
+                if now > asked + SILENCE_S:
+                    self._must_live()
+                    asked = time.monotonic()

@@ -64,7 +64,7 @@ class LlamaServer:
                 return self._rows(connection, asked, tries=1)
             except BusyError as error:  # a token that is a part of a character: the server's grammars cannot read it
                 if "grammar" not in error.message:
-                    raise
+                    return self._rows(connection, asked)
         tokens, first = [*asked.tokens, *asked.forced], len(asked.tokens)
         each = [asked._replace(tokens=tokens[: first + i], forced=()) for i in range(1 + len(asked.forced))]
         return [row for one in each for row in self._rows(connection, one)]

@@ -106,6 +106,29 @@ def test_a_server_that_hangs_ends_in_an_error_after_a_while() -> None:
         connection.close()
 
 
+def test_a_server_that_died_while_it_computed_is_noticed_long_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENCE_S", 0.1)
+    monkeypatch.setattr(module, "CONNECT_S", 0.2)
+    gate, lives = threading.Event(), threading.Event()
+    lives.set()
+
+    def script(path: str, _: object) -> object:
+        if path == "/health" and lives.is_set():
+            return {"status": "ok"}
+        return gate.wait(5) and None
+
+    with scripted(script) as server:
+        connection = to(server.url, answer_s=60)
+        threading.Timer(0.5, lives.clear).start()
+        began = time.monotonic()
+        with pytest.raises(BusyError, match="has not answered in time"):
+            connection.get("/x")
+        assert 0.4 < time.monotonic() - began < 3
+        assert sum(path == "/health" for path, _ in server.seen) >= 2
+        gate.set()
+        connection.close()
+
+
 def test_ctrl_c_ends_a_request_at_once() -> None:
     gate = threading.Event()
     with scripted(lambda *_: gate.wait(10) and None) as server:
