@@ -56,6 +56,11 @@ NOT_RUN = {
         ),
         "needs a program that is not installed with eftlocal; tools/check_*.py try most of them",
     ),
+    "llama-server -m big-base.gguf --host 127.0.0.1 --port 8080 -np 4": "needs llama-server, and runs until Ctrl-C",
+    "eftlocal chat --base http://127.0.0.1:8080 --tuned small-instruct.gguf --reference small-base.gguf": (
+        "interactive, and needs a server; tests/emulation/test_remote.py has one"
+    ),
+    "eftlocal doctor far": "needs a server; tests/emulation/test_remote.py has one",
     "eftlocal pull smollm2": "downloads; tests/apps/store/test_pull.py pulls from a local server",
     "eftlocal chat smollm2": "interactive, and needs downloaded models",
     "eftlocal init --name mine --base big-base.gguf --tuned small-instruct.gguf --reference small-base.gguf": (

@@ -185,8 +185,10 @@ def stats(chat: Chat, argument: str) -> None:
             "prompt": ", ".join(f"{role} {n}" for role, n in reply.prompt_tokens.items()),
         }
         if unknown := reply.unknown:
-            far = f"{unknown['mass']:.2%} of a row was left out, a token may be off by up to {unknown['bound']:.1%}"
-            rows["server"] = far
+            sure = (
+                f"a token may be off by up to {unknown['bound']:.1%}" if unknown["bound"] else "each token is certain"
+            )
+            rows["server"] = f"{unknown['mass']:.2%} of a row was left out; {sure}"
     answers = "1 answer" if chat.answers == 1 else f"{chat.answers} answers"
     rows["this run"] = f"{answers}, {chat.tokens} tokens"
     if decoded := ", ".join(f"{role} {n}" for role, n in emulator.fed_tokens.items() if n):

@@ -5,6 +5,7 @@ The entry of an emulator that `eftlocal init` wrote goes too.
 
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from eftlocal.apps.common import agreed, can_ask, print_json, size
 from eftlocal.apps.store.survey import Held, held, hub_files, models_of
@@ -58,7 +59,7 @@ def remove(cat: catalog.Catalog, name: str, *, yes: bool, as_json: bool) -> int:
     for stays in kept:
         print(printable(f"kept: {stays}{_used(users[stays])}"), file=sys.stderr)
     for model in models:
-        if not isinstance(model.file, HubFile):
+        if isinstance(model.file, Path):
             whose = "ships with eftlocal" if model.source == catalog.packaged("models.toml") else "is your own file"
             print(printable(f"kept: {model.file} {whose}"), file=sys.stderr)
     if entry is not None:
