@@ -55,7 +55,7 @@ def best(lines: Sequence[Line], rewards: Sequence[Reward], seed: int) -> Best | 
         to_one=None if chosen == one else less(one),
         edge=strength in (min(betas.values()), max(betas.values())),
         rewards={reward.name: reward.beta for reward in changed},
-        toml="" if strength == 1 or not rewards else rewards_line(changed),
+        toml="" if strength in (0, 1) or not rewards else rewards_line(changed),
     )
 
 

@@ -146,7 +146,7 @@ class Best:
     to_one      the chosen strength's loss minus that of the strength 1, on the other items; None if 1 was not measured
     edge        whether it is the largest or smallest strength that was measured, so that a better one may lie beyond
     rewards     reward -> its beta for models.toml: the strength times its beta
-    toml        the line for models.toml; "" if nothing changes
+    toml        the line for models.toml; "" if nothing changes, and for the strength 0, which needs no rewards
     """
 
     over: Literal["answers", "texts"]
