@@ -362,6 +362,10 @@ class Emulator:
         """Decodes along known answers, `at_once` at a time; `reserve` must have made room for so many sequences."""
         return Forcing(self._engine, self._members.n_real, at_once)
 
+    def forget(self) -> None:
+        """Use nothing that the caches hold, so that what follows is the same to the last digit, whatever ran before."""
+        self._engine.forget()
+
     # --- its end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:

@@ -76,6 +76,13 @@ class Engine:
         slot.free = False  # last: what is interrupted before has taken no slot
         return slot
 
+    def forget(self) -> None:
+        """Use nothing that the caches of free slots hold: what follows is computed as if it were the first."""
+        for slot in self.slots:
+            if slot.free:
+                slot.fed.update((member, []) for member in slot.fed)
+                slot.valid.update(dict.fromkeys(slot.valid, 0))
+
     def share(self, slot: Slot) -> None:
         """Copy the beginning of this slot's prompts from another slot that holds more of it."""
         for member in slot.prompts:

@@ -57,6 +57,7 @@ def calibrate(
     never = None if unseen is None else np.setdiff1d(np.array(unseen, np.intp), skipped)
     parts: dict[int, list[Condensed]] = {}
     done, total = 0, sum(len(answer.forced.tokens) for answer in answers)
+    emulator.forget()
     forcing = emulator.forcing(emulator.reserve(min(AT_ONCE, max(1, len(answers)))))
     try:
         for answer in answers:

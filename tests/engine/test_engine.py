@@ -244,6 +244,31 @@ def test_a_sequence_that_begins_like_another_copies_that_beginning_instead_of_co
     same(rows(trio, first, 1), cold(paths, dict.fromkeys(range(3), shared), [5], 1))
 
 
+@pytest.mark.parametrize("kind", ["base", "recurrent", "sliding"])
+def test_what_follows_a_forget_is_to_the_last_bit_what_a_cold_start_gives(family: Family, kind: str) -> None:
+    paths, prompts = [getattr(family, kind), family.tuned], {0: list(range(40)), 1: list(range(40))}
+    made = engine(paths, n_slots=2)
+    try:
+        running = made.begin({0: [5, 6, 7], 1: [5, 6, 7]})
+        slot = made.begin({0: list(range(30)), 1: list(range(30))})
+        slot.tokens = [9, 8]
+        rows(made, slot, 1, (0, 1))
+        made.end(slot)
+        rows(made, running, 1, (0, 1))
+        made.forget()
+        before = dict(made.workers.n_fed)
+        again = made.begin(prompts)
+        found = rows(made, again, 1, (0, 1))
+        assert {m: made.workers.n_fed[m] - before[m] for m in (0, 1)} == {0: 40, 1: 40}
+        running.tokens.append(3)
+        rows(made, running, 1, (0, 1))  # what runs keeps its cache
+        assert {m: made.workers.n_fed[m] - before[m] for m in (0, 1)} == {0: 41, 1: 41}
+    finally:
+        made.close()
+    for member, expected in cold(paths, prompts, [], 1).items():
+        np.testing.assert_array_equal(found[member], expected)
+
+
 @pytest.mark.parametrize("kind", ["recurrent", "sliding"])
 def test_a_cache_that_cannot_simply_be_rewound_is_never_silently_wrong(family: Family, kind: str) -> None:
     paths = [getattr(family, kind), family.tuned]
