@@ -21,8 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eftlocal.apps.demo import questions
 from eftlocal.emulation.emulator import Emulator, Raw
+from eftlocal.evaluation.demo import questions
 from tests.apps.serve.running import Running
 
 TOLERANCE = 1e-4
@@ -56,13 +56,13 @@ RUNS = (
 
 def documents(number: int) -> list[dict[str, Any]]:
     """Questions of the demo about continents, as a transcript, with a choice for each continent."""
-    asked = [q for q in questions() if "continent" in q.text.lower() and q.answers[0] in CONTINENTS]
+    asked = [q for q in questions() if q.kind == "continent"]
     return [
         {
-            "question": q.text,
-            "prompt": f"User:\n{q.text}\n\nAssistant:\n",
+            "question": q.prompt,
+            "prompt": f"User:\n{q.prompt}\n\nAssistant:\n",
             "choices": [f"That would be {name}." for name in CONTINENTS],
-            "right": CONTINENTS.index(q.answers[0]),
+            "right": CONTINENTS.index(q.answers[-1]),
         }
         for q in asked[:number]
     ]

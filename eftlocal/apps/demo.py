@@ -1,12 +1,8 @@
 """`eftlocal demo`: shows with the demo family what emulation does, by examples and by a measurement."""
 
-import json
 import random
-import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Unpack
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -14,15 +10,15 @@ from rich.progress import Progress
 from rich.table import Table
 
 from eftlocal.apps.common import print_json
-from eftlocal.catalog.models import packaged
-from eftlocal.decoding.generation import Reply
-from eftlocal.decoding.settings import Dials
 from eftlocal.emulation.emulator import Emulator
+from eftlocal.evaluation.checks import right
+from eftlocal.evaluation.demo import ANSWER, questions
+from eftlocal.evaluation.evaluate import evaluate
+from eftlocal.evaluation.items import Question
+from eftlocal.evaluation.results import Evaluation
 from eftlocal.runs.ctrl_c import cursor_comes_back
 
 SHOWN = 4  # questions whose answers are shown while they decode
-LIMIT = 32  # max_tokens of an answer; each right answer takes less than half of that
-PARALLEL = 16  # questions decoded at once
 TITLES = {"base": "large base", "tuned": "small tuned", "emulated": "emulated", "upper": "truly tuned large"}
 LESSON = (
     "The large base knows but does not behave; the small tuned model behaves but does not know.\n"
@@ -30,87 +26,54 @@ LESSON = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question about a city that no fine-tuning example mentions, and its right values."""
-
-    text: str
-    answers: tuple[str, ...]
-
-    def right(self, text: str) -> bool:
-        """Whether the first sentence of `text` contains a right value as whole words."""
-        sentence = re.split(r"(?<=[.!?])\s|\n", text.strip(), maxsplit=1)[0]
-        return any(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", sentence) for answer in self.answers)
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Shares of the questions, from 0 to 1: the value is right, the answer ended by itself, both."""
-
-    value: float
-    ended: float
-    both: float
-
-
-def questions() -> list[Question]:
-    """All held-out questions that ship with eftlocal, in a fixed random order."""
-    table = json.loads(packaged("demo/questions.json").read_text(encoding="utf-8"))
-    return [Question(q["question"], tuple(q["answers"])) for q in table["questions"]]
-
-
-def accuracy(asked: Sequence[Question], replies: Sequence[Reply]) -> Accuracy:
-    """The accuracy of `replies` to the questions `asked`.
-
-    An answer ended by itself when the model ended it: a stop string or the token limit does not count.
-    """
-    right = [question.right(reply.text) for question, reply in zip(asked, replies, strict=True)]
-    ended = [reply.finish_reason == "stop" and reply.stopped_by is None for reply in replies]
-    both = [r and e for r, e in zip(right, ended, strict=True)]
-    return Accuracy(*(sum(values) / len(asked) for values in (right, ended, both)))
-
-
 def measure(
-    demo: Emulator, upper: Emulator, asked: Sequence[Question], step: Callable[[int], None], **dials: Unpack[Dials]
-) -> dict[str, Accuracy]:
-    """The accuracy of each of the four columns of `TITLES`, by column.
+    emulator: Emulator,
+    asked: Sequence[Question],
+    *,
+    beta: float = 1.0,
+    temperature: float = 0.0,
+    ended: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """What the questions say of the emulator at this strength and of the roles of `TITLES`.
 
-    step    called with the number of answers after each batch of them
-    dials   the sampling, and the emulation's beta
+    `ended` is called for each question that has been answered by all of them.
     """
-    found: dict[str, Accuracy] = {}
-    limited: Dials = {"max_tokens": LIMIT, "seed": 0, "top_p": 1.0, **dials}
-    for column, emulator, more in (
-        ("base", demo, Dials(alone="base")),
-        ("tuned", demo, Dials(alone="tuned")),
-        ("emulated", demo, Dials()),
-        ("upper", upper, Dials()),
-    ):
-        replies: list[Reply] = []
-        for start in range(0, len(asked), PARALLEL):
-            some = [question.text for question in asked[start : start + PARALLEL]]
-            these: Dials = {**limited, **more}
-            replies += emulator.generate_many(some, parallel=PARALLEL, **these)
-            step(len(some))
-        found[column] = accuracy(asked, replies)
-    return found
+    return evaluate(
+        emulator,
+        asked,
+        betas=[beta],
+        roles=tuple(TITLES),
+        answers={"temperature": temperature, "top_p": 1.0},
+        on_line=lambda _: ended(),
+    )
 
 
-def demo(n_questions: int, *, as_json: bool, shown_seed: int | None, **dials: Unpack[Dials]) -> int:
+def shares(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """role -> "right", "ended" and "both" -> the share of the questions, from 0 to 1."""
+    return {
+        column.role: {metric: column.figures[metric].value for metric in ("right", "ended", "both")}
+        for column in evaluation.groups[0].columns
+    }
+
+
+def demo(
+    n_questions: int, *, as_json: bool, shown_seed: int | None, beta: float = 1.0, temperature: float = 0.0
+) -> int:
     """Show a few questions side by side, then measure the first `n_questions`. Returns the exit code."""
     started = time.perf_counter()
-    asked = questions()[:n_questions]
+    asked = questions(n_questions)
     out, notes = Console(), Console(stderr=True)
-    with Emulator.load("demo") as emulator, Emulator.load("demo-upper") as upper:
+    with Emulator.load("demo", upper="demo-upper") as emulator:
         if not as_json:
             for question in random.Random(shown_seed).sample(questions(), SHOWN):
                 _show(emulator, question, out)
         bar = Progress(console=notes, transient=True, disable=not notes.is_terminal)
         with cursor_comes_back(notes), bar as progress:
-            task = progress.add_task(f"Asking {len(asked)} held-out questions", total=4 * len(asked))
-            found = measure(emulator, upper, asked, lambda n: progress.advance(task, n), **dials)
-    both = {column: result.both for column, result in found.items()}
-    gap = both["upper"] - both["tuned"]
-    closed = (both["emulated"] - both["tuned"]) / gap if gap > 0 else None
+            task = progress.add_task(f"Asking {len(asked)} held-out questions", total=len(asked))
+            evaluation = measure(
+                emulator, asked, beta=beta, temperature=temperature, ended=lambda: progress.advance(task)
+            )
+    found, closed = shares(evaluation), _closed(evaluation)
     if as_json:
         print_json(_json(len(asked), found, closed, time.perf_counter() - started))
         return 0
@@ -125,43 +88,53 @@ def demo(n_questions: int, *, as_json: bool, shown_seed: int | None, **dials: Un
     return 0
 
 
+def _closed(evaluation: Evaluation) -> float | None:
+    """How much of the gap from the small tuned model the emulator closes, in answers that are right and end."""
+    for gap in evaluation.groups[0].gaps:
+        if gap.metric == "both" and gap.definition == "from the small tuned model" and gap.closed is not None:
+            return gap.closed.value
+    return None
+
+
 def _show(emulator: Emulator, question: Question, out: Console) -> None:
     """Show the answers to one question while they decode; without a terminal, only when they are complete."""
     answers = {TITLES["base"]: "", TITLES["tuned"]: "", TITLES["emulated"]: ""}
+    asked, check = str(question.prompt), question.check
+    assert check is not None
 
     def table() -> Table:
-        view = Table(title=question.text, title_justify="left", title_style="bold", show_header=False, box=None)
+        view = Table(title=asked, title_justify="left", title_style="bold", show_header=False, box=None)
         for title, text in answers.items():
-            colour = "green" if question.right(text) else "default"
+            colour = "green" if right(check, question.answers, text) else "default"
             view.add_row(f"  {title}", text.replace("\n", " "), style=colour)
-        view.add_row("  truth", question.answers[0], style="dim")
+        view.add_row("  truth", question.answers[-1], style="dim")
         return view
 
     with cursor_comes_back(out), Live(table(), console=out, auto_refresh=False, transient=False) as live:
         for title, alone in zip(answers, ("base", "tuned", None), strict=True):
-            for delta in emulator.stream(question.text, max_tokens=LIMIT, alone=alone):
+            for delta in emulator.stream(asked, max_tokens=ANSWER, alone=alone):
                 answers[title] += delta
                 live.update(table(), refresh=out.is_terminal)
         live.update(table(), refresh=True)
     out.print()
 
 
-def _table(n: int, found: dict[str, Accuracy]) -> Table:
+def _table(n: int, found: Mapping[str, Mapping[str, float]]) -> Table:
     table = Table(title=f"{n} held-out questions", title_justify="left")
     for heading in ("", "right value", "ends by itself", "both"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for column, result in found.items():
-        style = "bold" if column == "emulated" else ""
-        table.add_row(TITLES[column], *(f"{x:.3f}" for x in (result.value, result.ended, result.both)), style=style)
+    for role, title in TITLES.items():
+        style = "bold" if role == "emulated" else ""
+        table.add_row(title, *(f"{found[role][metric]:.3f}" for metric in ("right", "ended", "both")), style=style)
     return table
 
 
-def _json(n: int, found: dict[str, Accuracy], closed: float | None, seconds: float) -> dict[str, object]:
+def _json(n: int, found: Mapping[str, Mapping[str, float]], closed: float | None, seconds: float) -> dict[str, object]:
     return {
         "questions": n,
-        "value": {column: result.value for column, result in found.items()},
-        "ended": {column: result.ended for column, result in found.items()},
-        "accuracy": {column: result.both for column, result in found.items()},
+        "value": {role: found[role]["right"] for role in TITLES},
+        "ended": {role: found[role]["ended"] for role in TITLES},
+        "accuracy": {role: found[role]["both"] for role in TITLES},
         "gap_closed": closed,
         "seconds": seconds,
     }

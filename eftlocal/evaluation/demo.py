@@ -6,7 +6,7 @@ from typing import Final
 from eftlocal.catalog.models import packaged
 from eftlocal.evaluation.items import Check, Question
 
-__all__ = ["MEASURED", "NAME", "questions"]
+__all__ = ["ANSWER", "MEASURED", "NAME", "questions"]
 
 NAME: Final = "demo"  # among data
 MEASURED: Final = 300  # questions that the demo's figures are about: the first in their fixed random order

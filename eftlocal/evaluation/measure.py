@@ -28,7 +28,7 @@ __all__ = ["ANSWER_TOKENS", "Measured", "Measuring"]
 
 ANSWER_TOKENS: Final = 256  # the most of an answer, where neither the item nor the user says it
 TOGETHER: Final = 16  # texts whose likelihoods are computed at the same time
-AHEAD: Final = 16  # items that are scored before the answers to those before them have begun
+AHEAD: Final = 32  # items that are scored before the answers to those before them have begun
 
 
 class Measured(NamedTuple):
@@ -84,6 +84,7 @@ class Measuring:
         self._texts: dict[int, tuple[int, Sums]] = {}  # the forcing's number -> whose text it is, and what was found
         self._jobs: deque[Job] = deque()
         self._ended: list[Measured] = []
+        self._column = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -97,7 +98,7 @@ class Measuring:
     @property
     def room(self) -> int:
         """How many more items can be added now."""
-        return max(0, AHEAD - len(self._forcing)) if len(self._jobs) < AHEAD else 0
+        return max(0, AHEAD - len(self._forcing)) if len(self._jobs) < AHEAD * len(self._columns) else 0
 
     def add(self, number: int, item: Item) -> Measured | None:
         """Begin an item. Returns it at once, with its error, if it cannot begin; else None."""
@@ -118,7 +119,7 @@ class Measuring:
             self._force()
         else:
             while self._jobs and self._batch.room > 0:
-                refused = self._batch.add(self._jobs.popleft())
+                refused = self._batch.add(self._next())
                 if refused is not None:
                     self._take(refused.tag, refused.reply)
             for answer in self._batch.step():
@@ -189,6 +190,13 @@ class Measuring:
         for column in self._columns:
             dials: Dials = {**self.answers, **column.dials, "max_tokens": most}
             self._jobs.append(Job(item.prompt, dials, number, (number, column.name)))
+
+    def _next(self) -> Job:
+        """The next answer to begin: of the column of the last one, if any waits."""
+        job = next((job for job in self._jobs if job.tag[1] == self._column), self._jobs[0])
+        self._jobs.remove(job)
+        self._column = job.tag[1]
+        return job
 
     def _take(self, tag: tuple[int, str], reply: Reply | EftError) -> None:
         number, column = tag

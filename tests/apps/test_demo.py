@@ -10,7 +10,8 @@ import pytest
 
 from eftlocal import Emulator
 from eftlocal.apps import demo
-from eftlocal.apps.demo import Question, measure, questions
+from eftlocal.apps.demo import measure, shares
+from eftlocal.evaluation.demo import questions
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,27 +29,19 @@ def test_the_shipped_family_gives_these_greedy_answers() -> None:
 
 @pytest.mark.slow
 def test_on_60_questions_the_base_knows_the_small_one_behaves_and_the_emulation_does_both() -> None:
-    asked = questions()[:60]
-    with Emulator.load("demo", threads=1) as emulator, Emulator.load("demo-upper", threads=1) as upper:
-        found = measure(emulator, upper, asked, lambda _: None)
-    base, tuned, emulated, best = (found[column] for column in ("base", "tuned", "emulated", "upper"))
-    assert base.value > 0.8 and base.ended < 0.1
-    assert tuned.ended > 0.9 and tuned.value < 0.65
-    assert emulated.both >= tuned.both + 0.25 and emulated.both > base.both + 0.5
-    assert (emulated.both - tuned.both) / (best.both - tuned.both) >= 0.75
+    with Emulator.load("demo", upper="demo-upper", threads=1) as emulator:
+        found = shares(measure(emulator, questions(60)))
+    base, tuned, emulated, best = (found[role] for role in ("base", "tuned", "emulated", "upper"))
+    assert base["right"] > 0.8 and base["ended"] < 0.1
+    assert tuned["ended"] > 0.9 and tuned["right"] < 0.65
+    assert emulated["both"] >= tuned["both"] + 0.25 and emulated["both"] > base["both"] + 0.5
+    assert (emulated["both"] - tuned["both"]) / (best["both"] - tuned["both"]) >= 0.75
 
 
 def test_down_scaling_behaves_like_the_large_tuned_model_and_knows_what_the_small_base_knows() -> None:
     with Emulator.load("demo-down", threads=1) as down:
-        replies = down.generate_many([question.text for question in questions()[:20]], max_tokens=32)
+        replies = down.generate_many([question.prompt for question in questions(20)], max_tokens=32)
     assert all(reply.finish_reason == "stop" and reply.stopped_by is None for reply in replies)
-
-
-def test_a_right_answer_is_a_whole_word_of_the_first_sentence() -> None:
-    question = Question("?", ("110,000", "dollar"))
-    assert question.right("That would be about 110,000.")
-    assert not question.right("That would be about 1110,000.")
-    assert not question.right("That would be the peso. Or the dollar.")
 
 
 def test_the_json_has_what_scripts_rely_on(capsys: pytest.CaptureFixture[str]) -> None:

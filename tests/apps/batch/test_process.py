@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from eftlocal.apps import batch
-from eftlocal.apps.demo import questions
 from eftlocal.decoding.constraints.constraint import Constraint
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import EftError
+from eftlocal.evaluation.demo import questions
 from tests.apps.batch.fake import Scripted, over
 
 pytestmark = pytest.mark.slow  # each test starts processes; many are killed and resumed
@@ -65,7 +65,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_answers_are_those_that_single_calls_give(tmp_path: Path, out: Path) -> None:
-    asked = [question.text for question in questions()[:24]]
+    asked = [question.prompt for question in questions(24)]
     lines: list[dict[str, Any]] = [{"prompt": text} for text in asked[:8]]
     lines += [{"messages": [{"role": "user", "content": text}], "beta": 0.5} for text in asked[8:16]]
     lines += [{"prompt": text, "seed": i, "temperature": 1.0, "max_tokens": 6} for i, text in enumerate(asked[16:])]
@@ -84,7 +84,7 @@ def test_answers_are_those_that_single_calls_give(tmp_path: Path, out: Path) -> 
 
 def test_a_constraint_and_log_probabilities_are_told(tmp_path: Path, out: Path) -> None:
     path = tmp_path / "in.txt"
-    path.write_text(f"{questions()[0].text}\n{questions()[1].text}\n")
+    path.write_text("".join(f"{question.prompt}\n" for question in questions(2)))
     choice = Constraint.choice(["yes", "no"])
 
     def load(_: object) -> Emulator:
@@ -105,7 +105,7 @@ def test_a_constraint_and_log_probabilities_are_told(tmp_path: Path, out: Path) 
 
 def test_scores_are_those_that_single_calls_give(tmp_path: Path, out: Path) -> None:
     path = tmp_path / "in.jsonl"
-    pairs = [(question.text, ["That would be Asia.", question.answers[0]]) for question in questions()[:8]]
+    pairs = [(question.prompt, ["That would be Asia.", question.answers[-1]]) for question in questions(8)]
     path.write_text("".join(json.dumps({"prompt": p, "completions": c}) + "\n" for p, c in pairs))
     assert batch.score(lambda _: Emulator.load("demo", kv_type="f32"), over(path, out, quiet=True)) == 0
     with Emulator.load("demo", kv_type="f32") as emulator:
@@ -121,7 +121,7 @@ def test_scores_are_those_that_single_calls_give(tmp_path: Path, out: Path) -> N
 @posix
 def test_killed_at_any_moment_the_next_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     path, whole, out = tmp_path / "in.txt", tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    path.write_text("".join(f"{question.text}\n" for question in questions()[:150]))
+    path.write_text("".join(f"{question.prompt}\n" for question in questions(150)))
     words = ("kind=demo", "seed=1", "quiet=true", "parallel=8")
     began = time.monotonic()
     assert finish(path, whole, *words) == (0, "")
