@@ -1,6 +1,9 @@
 """Tests of `eftlocal.tune`: a Python program's examples become an emulator that it can load."""
 
 import json
+import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import pytest
 import eftlocal
 from eftlocal.apps.tune.options import Options, TuneOptions
 from eftlocal.catalog import models
+from eftlocal.runtime import gguf
 from eftlocal.tuning import OTHER_NAMES
 from tests.families import Family
 
@@ -67,6 +71,56 @@ def test_wrong_examples_and_settings_are_errors(family: Family, tmp_path: Path, 
     with pytest.raises(eftlocal.SettingError, match="mofo is 2"):
         eftlocal.tune(EXAMPLES, tmp_path / "x", mofo=2.0, **settings(family))
     assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def files_of_at_most(n: int) -> Iterator[None]:
+    """Within this context no file of this process gets longer than `n` bytes, as on a full disk."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+FULL = [  # what is written, and what is told
+    ("eftlocal.training.rows.Rows.append", r"rows: .* could not be written: File too large"),
+    ("eftlocal.training.checkpoint.save", r"checkpoint: the checkpoint could not be written: File too large"),
+    ("eftlocal.training.output.write", r"voice\.gguf: could not be written: File too large"),
+    ("eftlocal.tuning.add", r"models\.toml.*File too large"),
+]
+
+
+@pytest.mark.parametrize(("what", "told"), FULL, ids=["rows", "checkpoint", "output", "entry"])
+def test_a_full_disk_is_told_and_the_same_call_goes_on(
+    family: Family, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, what: str, told: str
+) -> None:
+    clean = eftlocal.tune(EXAMPLES, tmp_path / "clean", **settings(family))
+    home.write_text(f"# mine\n{home.read_text()}")
+    before = home.read_text()
+    write = pkgutil.resolve_name(what)
+
+    def full(*arguments: Any, **more: Any) -> Any:
+        with files_of_at_most(200):
+            return write(*arguments, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(what, full)
+        with pytest.raises(eftlocal.EftError, match=told) as error:
+            eftlocal.tune(EXAMPLES, tmp_path / "voice", **settings(family))
+    assert len(str(error.value).split("\n")) <= 2 and home.read_text() == before
+    assert not list(tmp_path.rglob("*.part"))
+    made = eftlocal.tune(EXAMPLES, tmp_path / "voice", **settings(family))
+    assert tensors(made.path) == tensors(clean.path) and "# mine" in home.read_text()
+
+
+def tensors(path: Path) -> bytes:
+    """The end of a file: its tensors, without the name and the settings before them."""
+    data = path.read_bytes()
+    header = gguf.check_lora(path)
+    return data[min(tensor.offset for tensor in header.tensors) :]
 
 
 def test_its_options_are_those_of_a_run() -> None:

@@ -1,9 +1,10 @@
 """Checkpoints: a trainer's state in a file, which is whole at every moment, also when the process is killed."""
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -15,18 +16,40 @@ __all__ = ["load", "save"]
 def save(path: Path, state: Mapping[str, Any]) -> None:
     """Writes a state beside the earlier one, and then in its place. Raises TrainingError, as for a full disk."""
     part = path.with_name(f".{path.name}.part")
+    told: list[OSError] = []
     try:
-        with part.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
+        with part.open("wb", buffering=0) as file:
+            torch.save(dict(state), cast(IO[bytes], _Whole(file, told)))
             os.fsync(file.fileno())
         part.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+    except (OSError, RuntimeError) as error:
         part.unlink(missing_ok=True)
+        cause = told[0] if told else error
         raise TrainingError(
-            f"{path}: the checkpoint could not be written: {getattr(error, 'strerror', None) or error}.",
-            "The run goes on from the checkpoint before, once there is room on the disk.",
+            f"{path}: the checkpoint could not be written: {getattr(cause, 'strerror', None) or cause}.",
+            "Free some room, and give the same command again: it goes on from the checkpoint before, if there is one.",
         ) from None
+
+
+class _Whole(io.RawIOBase):
+    """A file for torch.save, which reports a full disk as a RuntimeError of its own: it keeps the error in `told`."""
+
+    def __init__(self, file: io.FileIO, told: list[OSError]) -> None:
+        self._file, self._told = file, told
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        n = len(rest)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+        except OSError as error:
+            self._told.append(error)
+            raise
+        return n
 
 
 def load(path: Path) -> dict[str, Any] | None:

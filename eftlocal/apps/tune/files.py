@@ -92,10 +92,10 @@ def held(options: Options) -> Iterator[None]:
 
 
 def clean(options: Options) -> None:
-    """Removes what a finished run does not need any more."""
-    options.checkpoint.unlink(missing_ok=True)
-    options.plan.unlink(missing_ok=True)
+    """Removes what a finished run does not need any more: last the checkpoint, with which the same command goes on."""
     remove(options.rows)
+    options.plan.unlink(missing_ok=True)
+    options.checkpoint.unlink(missing_ok=True)
     _remove_empty(options)
 
 

@@ -34,11 +34,14 @@ def tried_rate(
         runs += 1
         tell(TuneProgress(phase="trial", done=runs, total=max(runs, trial.EXPECTED), loss=tried.loss))
 
+    steps = trial.short_steps(recipe, len(objective))
+    text = f"trying learning rates, {steps} steps at each of them"
+    tell(TuneProgress(phase="trial", text=text, total=trial.EXPECTED))
     found = trial.find(make, objective, recipe, held_out, told=told, stop=stopped)
     if found is None:
         return None
     each = ", ".join(f"{tried.lr:.2g} {tried.loss:.3f}" for tried in found.tried)
-    text = f"learning rate {found.lr:.2g}, by a trial of {found.steps} steps at each of (rate, loss after it): {each}"
+    text = f"learning rate {found.lr:.2g} (losses after the trial of each: {each})"
     tell(TuneProgress(phase="trial", text=text, done=runs, total=runs))
     return found.lr
 

@@ -147,7 +147,7 @@ def test_without_a_learning_rate_a_trial_finds_it(options: Options) -> None:
     (line,) = (line for line in text.splitlines() if line.startswith("learning rate "))
     rate = float(line.split()[2].rstrip(","))
     settings = json.loads(gguf.check_lora(options.output).text("eftlocal.tune.settings"))
-    assert settings["lr"] == rate and "by a trial of 4 steps at each of" in line
+    assert settings["lr"] == rate and "trying learning rates, 4 steps at each of them" in text
     assert sum(each.phase == "trial" for each in found) >= 4
 
 
