@@ -5,7 +5,7 @@ from typing import Final
 
 from eftlocal.evaluation.results import METRICS, ActsOn, Best, Calibrated, ColumnFigures, Estimate, Group
 
-__all__ = ["findings", "shown"]
+__all__ = ["FEW", "findings", "shown"]
 
 NOT_SURE: Final = "No difference from {} is certain."
 MANY: Final = 3  # kinds that are told one by one

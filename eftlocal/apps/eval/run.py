@@ -14,6 +14,7 @@ from eftlocal.apps.common import console, print_json
 from eftlocal.apps.eval import table
 from eftlocal.apps.eval.calibrate import calibration
 from eftlocal.apps.eval.options import ITEMS, REPORT, RESULTS, Options
+from eftlocal.apps.eval.page import page
 from eftlocal.apps.eval.work import Items, Work
 from eftlocal.catalog.entries import Reward
 from eftlocal.emulation.emulator import Emulator
@@ -93,9 +94,10 @@ def evaluate(load: Callable[[datetime.date], Emulator], options: Options) -> int
             if options.folder is not None and not options.quiet:
                 print("Run the same command again to continue.", file=sys.stderr)
             return code
-        evaluation, _ = _told(_records(target), rewards, options, found)
+        evaluation, lines = _told(_records(target), rewards, options, found)
         if options.folder is not None:
             _write(options.folder / RESULTS, json.dumps(evaluation.to_json(), indent=1, ensure_ascii=False) + "\n")
+            _write(options.folder / REPORT, page(evaluation, lines))
     if options.as_json:
         print_json(evaluation.to_json())
     else:
@@ -171,4 +173,4 @@ def _write(path: Path, text: str) -> None:
 def _files(folder: Path | None) -> str:
     if folder is None:
         return f"Nothing was kept: -o FOLDER keeps {ITEMS} and {RESULTS}, and {REPORT} for a browser."
-    return f"In {printable(str(folder))}: {ITEMS}, {RESULTS}."
+    return f"In {printable(str(folder))}: {ITEMS}, {RESULTS}, and {REPORT} for a browser."
