@@ -82,7 +82,7 @@ def _drawn() -> dict[str, Any]:
 
     def asked(name: str, most: int | None) -> list[tuple[str, str]]:
         questions = evaluate.load_questions(FOLDER, name)[:most]
-        right = [evaluate.right_answer(q).removesuffix(corpus.END_OF_TURN) for q in questions]
+        right = [str(q["answer"]) for q in questions]
         return list(zip([corpus.user(str(q["question"])) for q in questions], right, strict=True))
 
     source, rng = corpus.Corpus(everything + countries, split.asked + countries), random.Random("unrelated")
