@@ -152,5 +152,6 @@ def changed(found: Calibrated, rewards: Sequence[Reward], unseen_file: Path | No
 
 
 def toml(found: Calibrated, rewards: Sequence[Reward], unseen_file: Path | None = None) -> str:
-    """The line for models.toml; "" where the calibration does not help."""
-    return rewards_line(changed(found, rewards, unseen_file)) if found.helps else ""
+    """The line for models.toml; "" where the calibration does not help, and where the file of tokens is missing."""
+    whole = found.unseen is None or unseen_file is not None
+    return rewards_line(changed(found, rewards, unseen_file)) if found.helps and whole else ""

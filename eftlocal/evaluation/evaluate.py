@@ -1,11 +1,14 @@
 """Evaluation from Python: the command's figures as values."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from eftlocal.decoding.settings import Dials
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import EftError
+from eftlocal.evaluation import calibrating
+from eftlocal.evaluation.calibrating import shown_tokens, toml, unseen_tokens
 from eftlocal.evaluation.columns import columns
 from eftlocal.evaluation.data import read
 from eftlocal.evaluation.drawn import drawn
@@ -13,7 +16,7 @@ from eftlocal.evaluation.items import Item, Question
 from eftlocal.evaluation.likelihoods import failed
 from eftlocal.evaluation.line import Line
 from eftlocal.evaluation.measure import Measuring
-from eftlocal.evaluation.results import Evaluation
+from eftlocal.evaluation.results import Calibrated, Evaluation
 from eftlocal.evaluation.summary import summary
 
 __all__ = ["evaluate"]
@@ -27,6 +30,8 @@ def evaluate(
     roles: Sequence[str] | None = None,
     limit: int | None = None,
     seed: int = 0,
+    calibrate: bool = False,
+    seen: Sequence[str | Path] = (),
     max_tokens: int | None = None,
     answers: Dials | None = None,
     parallel: int | None = None,
@@ -40,6 +45,8 @@ def evaluate(
     roles     base, tuned, reference, emulated, upper; None is all that the emulator has
     limit     items of each source, drawn with `seed`; None is all
     seed      of what is drawn: items, the halves that choose and judge, the intervals' samples
+    calibrate fit the rewards' strengths and a bias on the end of answers on half of the items, and judge on the rest
+    seen      files of what the tuned model was trained on: calibrate also a bias on the tokens that they do not show
     max_tokens of an answer; None is the item's own, or 256
     answers   other settings of the answers, such as {"temperature": 0.7}; they are greedy by default
     parallel  answers that are decoded at a time
@@ -65,7 +72,16 @@ def evaluate(
             on_line(line)
     sources = list(dict.fromkeys(item.source for item in items))
     settings = {"data": sources, "seed": seed, "columns": list(measuring.columns)}
-    return summary(found, emulator=emulator.name, rewards=emulator.rewards, settings=settings, seed=seed)
+    calibrated = _calibrated(emulator, items, seen, seed) if calibrate and len(found) == len(items) else None
+    return summary(
+        found, emulator=emulator.name, rewards=emulator.rewards, settings=settings, calibration=calibrated, seed=seed
+    )
+
+
+def _calibrated(emulator: Emulator, items: Sequence[Item], seen: Sequence[str | Path], seed: int) -> Calibrated:
+    unseen = unseen_tokens(emulator, shown_tokens(emulator, _items(seen))) if seen else None
+    found = calibrating.calibrate(emulator, items, unseen=unseen, seed=seed)
+    return replace(found, toml=toml(found, emulator.rewards))
 
 
 def _items(data: str | Path | Sequence[str | Path] | Sequence[Item]) -> Sequence[Item]:

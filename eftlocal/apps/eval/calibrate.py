@@ -27,12 +27,12 @@ def calibration(emulator: Emulator, items: Sequence[Item], options: Options, fol
     only with that file does a bias on them follow. Raises EftError.
     """
     unseen, file = None, None
-    if options.seen:
+    if options.seen and folder is not None:
         data = read(options.seen)
         if data.problems:
             raise data.problems[0]
         unseen = unseen_tokens(emulator, shown_tokens(emulator, data.items))
-        file = None if folder is None else folder.absolute() / UNSEEN
+        file = folder.absolute() / UNSEEN
     err = console(stderr=True)
     bar = Progress(console=err, transient=True, disable=options.quiet or not err.is_terminal)
     with cursor_comes_back(err), bar as progress:

@@ -60,6 +60,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.seen and not self.calibrate:
             raise SettingError("--seen names data for a calibration.", "Add --calibrate.")
+        if self.seen and self.folder is None:
+            raise SettingError("--seen makes a file of tokens, which models.toml names.", "Say where: -o FOLDER.")
         if self.limit is not None and self.limit < 1:
             raise SettingError(f"limit is {self.limit}; it must be at least 1.")
         if self.parallel is not None and not 1 <= self.parallel <= MAX_SEQUENCES:

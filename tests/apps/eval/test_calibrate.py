@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from eftlocal import Constraint, Emulator
+from eftlocal import Constraint, Emulator, evaluate
 from eftlocal.apps import eval as app_eval
 from eftlocal.apps.eval import Options
 from eftlocal.catalog.models import load as load_catalog
 from eftlocal.errors import EftError, SettingError
 from eftlocal.evaluation.best import halves
+from eftlocal.evaluation.results import as_json
 from tests.builders import write_catalog
 from tests.families import Family
 
@@ -92,4 +93,17 @@ def test_what_cannot_be_is_told(catalog: Path, data: Path, tmp_path: Path) -> No
     wrong = tmp_path / "wrong.jsonl"
     wrong.write_text('{"a": 1}\n', encoding="utf-8")
     with pytest.raises(EftError, match=r"wrong\.jsonl"):
-        run(catalog, data, None, seen=(str(wrong),))
+        run(catalog, data, tmp_path / "out", seen=(str(wrong),))
+    with pytest.raises(SettingError, match="Say where: -o FOLDER"):
+        Options(data=(str(data),), calibrate=True, seen=("x",))
+
+
+def test_from_python_it_is_the_same(catalog: Path, data: Path, tmp_path: Path) -> None:
+    assert run(catalog, data, tmp_path / "out") == 0
+    told = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))["calibration"]
+    with Emulator.load(models=catalog, kv_type="f32", threads=1, context=256) as emulator:
+        found = evaluate(emulator, data, betas=[1], calibrate=True).calibration
+        assert found is not None and as_json(found) == told and found.toml
+        with_seen = evaluate(emulator, data, betas=[1], calibrate=True, seen=[data]).calibration
+        assert with_seen is not None and with_seen.unseen is not None and not with_seen.toml
+        assert evaluate(emulator, data, betas=[1], calibrate=True, limit=20).calibration is not None
