@@ -62,6 +62,9 @@ class Options:
             raise SettingError("--seen names data for a calibration.", "Add --calibrate.")
         if self.seen and self.folder is None:
             raise SettingError("--seen makes a file of tokens, which models.toml names.", "Say where: -o FOLDER.")
+        if both := [name for name in self.seen if name in self.data]:
+            hint = "Measure other items: those that were trained on say little about new ones."
+            raise SettingError(f"{both[0]} is measured, and named as what was trained on.", hint)
         if self.limit is not None and self.limit < 1:
             raise SettingError(f"limit is {self.limit}; it must be at least 1.")
         if self.parallel is not None and not 1 <= self.parallel <= MAX_SEQUENCES:

@@ -51,7 +51,9 @@ def data(catalog: Path, tmp_path: Path) -> Path:
 def test_the_line_that_is_told_gives_the_loss_that_is_told(
     catalog: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(catalog, data, tmp_path / "out", seen=(str(data),)) == 0
+    trained = data.with_name("trained.jsonl")
+    trained.write_bytes(data.read_bytes())
+    assert run(catalog, data, tmp_path / "out", seen=(str(trained),)) == 0
     out = capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))["calibration"]
     assert found["helps"] and "Calibration helps: " in out and f"models.toml:\n{found['toml']}\n" in out
@@ -96,6 +98,8 @@ def test_what_cannot_be_is_told(catalog: Path, data: Path, tmp_path: Path) -> No
         run(catalog, data, tmp_path / "out", seen=(str(wrong),))
     with pytest.raises(SettingError, match="Say where: -o FOLDER"):
         Options(data=(str(data),), calibrate=True, seen=("x",))
+    with pytest.raises(SettingError, match="is measured, and named as what was trained on"):
+        Options(data=("x", "y"), calibrate=True, seen=("z", "y"), folder=tmp_path)
 
 
 def test_from_python_it_is_the_same(catalog: Path, data: Path, tmp_path: Path) -> None:
