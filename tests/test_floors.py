@@ -111,6 +111,14 @@ def test_one_importer_for_each_outside_engine() -> None:
                 assert name.startswith(importer), f"{name} imports {library}; only {importer} may"
 
 
+def test_all_but_tune_runs_without_the_extra_that_brings_torch() -> None:
+    """Importing anything of training/ without torch is an error that says what to install."""
+    tune = ("training/", "apps/tune/", "tuning.py", "cli/tune.py")
+    for name, modules in sources():
+        mine = {m for m in modules if m.startswith("eftlocal.training")}
+        assert not mine or name.startswith(tune), f"{name} imports {mine}"
+
+
 def test_the_arithmetic_imports_numpy_and_of_ours_only_errors_and_arithmetic() -> None:
     for name, modules in sources():
         if name.startswith("arithmetic/"):

@@ -22,10 +22,10 @@ from eftlocal.emulation.forced import Forced
 from eftlocal.emulation.members import Members
 from eftlocal.emulation.scoring import Task
 from eftlocal.engine.workers import Workers
-from eftlocal.errors import SettingError, TrainingError, ViewError
+from eftlocal.errors import SettingError, ViewError
+from eftlocal.runtime.ends import end_of
 from eftlocal.runtime.plan.memory import Sizes
 from eftlocal.runtime.views import RAW, Message, View
-from eftlocal.training.examples import Asked
 
 __all__ = ["Ids", "Preparer", "Prompt", "Raw", "as_messages", "new_seed"]
 
@@ -251,10 +251,7 @@ class Preparer:
     def end(self) -> int | None:
         """The token that ends an answer of the first reward's tuned model, or else of the base; None if it has none."""
         member = next((reward.tuned for reward in self._members.rewards), self._members.base)
-        try:
-            return Asked(self._members.views[member], self._workers.model(member)).end
-        except TrainingError:
-            return None
+        return end_of(self._members.views[member], self._workers.model(member))
 
     def _stops(self, prompt: Prompt, mix: Mix, settings: Settings) -> tuple[str, ...]:
         """All stop strings of an answer. With a constraint, those of the views do not count: its text may hold them."""

@@ -7,29 +7,20 @@ train are known from the rendering itself. Answers whose context is the same are
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.errors import TrainingError, ViewError
-from eftlocal.runtime.views import Message, Tokenizer, View
+from eftlocal.runtime.ends import PROBE, Vocabulary, answered, end_of
+from eftlocal.runtime.views import Message, View
 
-__all__ = ["NOTHING", "Asked", "Example", "Turn", "Vocabulary", "joined"]
+__all__ = ["NOTHING", "Asked", "Example", "Turn", "joined"]
 
 NOTHING: Final = -1  # the target of a position at which nothing is trained
-PROBE: Final = "xyz"
 
 Ids = NDArray[np.int32]
-
-
-class Vocabulary(Tokenizer, Protocol):
-    """What is needed of a model: its tokenizer, and which tokens end an answer."""
-
-    @property
-    def end(self) -> int | None: ...
-    def is_eog(self, token: int) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +60,10 @@ class Asked:
         """Raises TrainingError if neither the template nor the vocabulary has a token that ends an answer."""
         self._view = view
         self._vocabulary = vocabulary
-        self.end = self._end()
+        end = end_of(view, vocabulary)
+        if end is None:
+            raise TrainingError("The reference's vocabulary has no token that ends an answer.")
+        self.end = end
         self.trims = self._trims()
 
     def turns(self, messages: Sequence[Message], left_out: Collection[int] = ()) -> list[Turn]:
@@ -119,34 +113,10 @@ class Asked:
 
     # --- what the template does with an answer ------------------------------------------------------------------------
 
-    def _conversation(self, answer: str) -> list[Message]:
-        return [Message("user", "Why?"), Message("assistant", answer), Message("user", "How?")]
-
-    def _end(self) -> int:
-        """The end-of-generation token that follows an answer in a conversation that goes on."""
-        try:
-            asked, goes_on = self._view.prompt(self._vocabulary, self._conversation(PROBE)[:1]), self._gone_on()
-        except ViewError:  # the template refuses a second question
-            asked, goes_on = [], []
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(asked, goes_on, strict=False)))
-        text = b""
-        for token in goes_on[same:]:
-            if text.strip() == PROBE.encode() and self._vocabulary.is_eog(token):
-                return token
-            text += self._vocabulary.piece(token)
-            if not PROBE.encode().startswith(text.strip()):
-                break
-        if self._vocabulary.end is None:
-            raise TrainingError("The reference's vocabulary has no token that ends an answer.")
-        return self._vocabulary.end
-
-    def _gone_on(self) -> list[int]:
-        return self._view.prompt(self._vocabulary, self._conversation(PROBE))
-
     def _trims(self) -> bool:
         padded = f"  {PROBE}  "
         try:
-            written = self._view.text(self._conversation(padded))
+            written = self._view.text(answered(padded))
         except ViewError:
             return False
         return PROBE in written and padded not in written
