@@ -222,6 +222,7 @@ def _truthfulqa_table(marks: Marks, fields: Fields) -> tuple[Item, ...]:
     names = {name.lower().replace(" ", "_"): value for name, value in fields.items()}
     best = _closed(text(names, "best_answer"))
     true, false = (_several(names, name) for name in ("correct_answers", "incorrect_answers"))
+    true = tuple(sorted(true, key=lambda answer: answer != best))  # the best first, as in mc_task.json
     asked = prompt(names, "question")
     return (
         _task(marks, "MC1", asked, (best, *false), frozenset({0})),

@@ -215,7 +215,7 @@ def test_truthfulqa_csv_has_the_best_answer_against_the_false_and_all_true_again
     table = (
         "Type,Category,Question,Best Answer,Best Incorrect Answer,Correct Answers,Incorrect Answers,Source\n"
         "Adversarial,Misconceptions,What happens?,They pass,You die,"
-        '"They pass; Nothing happens.; ","You die; You grow, slowly.",https://x\n'
+        '"Nothing happens.; They pass; ","You die; You grow, slowly.",https://x\n'
     )
     mc1, mc2 = items(tmp_path, "TruthfulQA.csv", table)
     asked = "What happens?"

@@ -75,6 +75,16 @@ def test_messages_are_a_conversation_and_system_texts_come_first(read: Read) -> 
     assert only(read(json.dumps(with_system), system="Be long.")).prompt == [Message("system", "S"), *talk]
 
 
+def test_a_field_that_stands_twice_is_an_error_also_inside_of_another(read: Read) -> None:
+    """Python's reader would keep the last one and say nothing."""
+    twice = ['{"prompt": "a", "prompt": "b"}', '{"prompt": "a", "mix": {"x": 1, "x": 2}}', '{"prompt": "a"}']
+    found = read("\n".join(twice))
+    assert problems(found) == [
+        "in:1: is not JSON: it has 'prompt' twice in one object",
+        "in:2: is not JSON: it has 'x' twice in one object",
+    ]
+
+
 def test_a_raw_prompt_stays_raw(read: Read) -> None:
     prompt = only(read('{"prompt": "1, 2,"}', raw=True)).prompt
     assert isinstance(prompt, Raw) and prompt == "1, 2,"
