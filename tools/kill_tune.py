@@ -30,6 +30,7 @@ PHASES = {  # what a run tells when a phase begins
     "training": "learning rate ",
     "judging": ".gguf: ",
 }
+OUT = ("voice.gguf", "voice.report.json")
 LONGEST_S = {"checking": 6.0, "rows": 3.0, "trial": 4.0, "training": 6.0, "judging": 8.0}  # until a kill
 
 
@@ -100,19 +101,25 @@ def main() -> int:
                 elif code:
                     print(text, file=sys.stderr)
                     return 1
-            faults += not _same(whole, killed)
+            if other := _other(whole, killed):
+                faults += 1
+                print(f"other than the whole run: {'; '.join(other)}", flush=True)
             shutil.rmtree(killed)
         print(f"{hit.total()} kills in {runs} runs, by phase: {dict(hit)}; {faults} ended with something else")
         return min(faults, 1)
 
 
-def _same(whole: Path, killed: Path) -> bool:
-    """Whether a run left what the whole one left, and nothing else."""
+def _other(whole: Path, killed: Path) -> list[str]:
+    """What a killed run left that is not what the whole one left."""
+    found = []
     left = sorted(path.name for path in killed.iterdir() if path.name not in ("eftlocal", "told"))
-    files = [(part / "voice.gguf").read_bytes() for part in (whole, killed)]
+    if left != list(OUT):
+        found.append(f"files {', '.join(left)}")
+    found += [name for name in left if name in OUT and (whole / name).read_bytes() != (killed / name).read_bytes()]
     entries = [(part / "eftlocal" / "models.toml").read_text() for part in (whole, killed)]
-    right = left == ["voice.gguf", "voice.report.json"] and files[0] == files[1]
-    return right and entries[0] == entries[1].replace("/killed/", "/whole/")
+    if entries[0] != entries[1].replace("/killed/", "/whole/"):
+        found.append("models.toml")
+    return found
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from eftlocal.training.examples import NOTHING, Turn
 from eftlocal.training.rows import Rows, bytes_of
 
 __all__ = ["fixed_rows", "forced_answers"]
+
+AT_ONCE: Final = 8  # answers that are decoded together
 
 
 def fixed_rows(
@@ -88,15 +90,25 @@ def _base_turns(setup: Setup, record: Chat) -> list[Turn]:
 
 
 def _filled(setup: Setup, answers: Sequence[Forced], rows: Rows) -> Iterator[None]:
-    """Computes the rows that are not there yet, and stops after each answer."""
-    members = setup.loaded.members
-    emulator = Emulator(setup.loaded)
-    emulator.reserve(min(emulator.parallel, len(answers)))
+    """Computes the rows that are not there yet, and stops after each answer.
+
+    A row's last digits depend on what is decoded beside it and on what the caches hold. So answers are decoded in
+    groups that are always the same, from empty caches: a run that goes on has the rows of a run in one piece.
+    """
+    members, engine = setup.loaded.members, setup.loaded.engine
+    Emulator(setup.loaded).reserve(min(AT_ONCE, len(answers)))
     base, small = members.base, members.rewards[0].reference
-    ends = list(accumulate(len(answer.tokens) for answer in answers))
-    first = next((i for i, end in enumerate(ends) if end > rows.have), len(answers))
-    skipped = rows.have - (ends[first - 1] if first else 0)  # rows of a torn answer that are there
-    for logits in forced.logits(setup.loaded.engine, answers[first:], members.n_real):
-        rows.append(logits[base][skipped:], logits[small][skipped:])
-        skipped = 0
-        yield
+    at = 0  # the first row of the next answer
+    for first in range(0, len(answers), AT_ONCE):
+        group = answers[first : first + AT_ONCE]
+        if at + (n := sum(len(answer.tokens) for answer in group)) <= rows.have:
+            at += n
+            continue
+        engine.forget()
+        for logits in forced.logits(engine, group, members.n_real):
+            count = len(logits[base])
+            skipped = min(max(0, rows.have - at), count)  # rows that are there already
+            at += count
+            if skipped < count:
+                rows.append(logits[base][skipped:], logits[small][skipped:])
+                yield

@@ -27,6 +27,7 @@ from eftlocal.training.examples import Asked
 
 __all__ = ["judge"]
 
+AT_ONCE: Final = 8  # answers that are decoded together; always as many, so that the figures are always the same
 LEAST: Final = 8  # answers that are halved to choose a beta and to judge it; of fewer, all do both
 CERTAIN: Final = 2.0  # standard errors by which a bias must help
 DIGITS: Final = 3  # of a beta and a bias
@@ -128,7 +129,7 @@ class _Judge:
         found: dict[str | float, list[tuple[float, bool]]] = {each: [] for each in wanted}
         rows: list[Condensed] = []
         started = time.monotonic()
-        self.emulator.reserve(min(self.emulator.parallel, len(answers)))
+        self.emulator.reserve(min(AT_ONCE, len(answers)))
         for n, (answer, z) in enumerate(
             zip(answers, forced.logits(self.loaded.engine, answers, self.members.n_real), strict=True), 1
         ):
@@ -171,7 +172,8 @@ class _Judge:
             for name, alone in ways.items()
         ]
         texts: list[dict[str, str]] = [{} for _ in asked]
-        for answer in emulator.answers(jobs):
+        emulator.forget()
+        for answer in emulator.answers(jobs, parallel=AT_ONCE):
             i, name = answer.tag
             reply = answer.reply
             cut = "" if isinstance(reply, EftError) or reply.finish_reason == "stop" else " …"
