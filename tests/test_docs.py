@@ -56,6 +56,20 @@ NOT_RUN = {
         ),
         "needs a program that is not installed with eftlocal; tools/check_*.py try most of them",
     ),
+    **dict.fromkeys(
+        (
+            "pip install 'eftlocal[lm-eval]'",
+            "eftlocal lm-eval mine --beta 0.75 --tasks arc_easy --num_fewshot 5 --limit 100",
+            "eftlocal lm-eval mine --tasks ifeval --apply_chat_template --output_path results --log_samples",
+            "eftlocal lm-eval mine --role base --tasks my_task --include_path tasks",
+            "pip install 'eftlocal[inspect]'",
+            "inspect eval task.py --model eftlocal/mine -M beta=0.75 -M kv_type=f32",
+        ),
+        "needs a user's own models and the Hub's data; tests/apps/harness/ runs both harnesses on a task of its own",
+    ),
+    "eftlocal eval mine gsm8k.jsonl TruthfulQA.csv --limit 200 -o report": (
+        "needs a user's own models and public data; tests/apps/eval/ and tests/evaluation/ run both"
+    ),
     "llama-server -m big-base.gguf --host 127.0.0.1 --port 8080 -np 4": "needs llama-server, and runs until Ctrl-C",
     "eftlocal chat --base http://127.0.0.1:8080 --tuned small-instruct.gguf --reference small-base.gguf": (
         "interactive, and needs a server; tests/emulation/test_remote.py has one"

@@ -3,7 +3,7 @@
 It has no script and loads nothing, and its content security policy forbids both, whatever a model or a file says.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from eftlocal.apps.eval.page_acts import acts
 from eftlocal.apps.eval.page_figures import main_columns
@@ -75,7 +75,9 @@ def _sections(evaluation: Evaluation, lines: Sequence[Line]) -> Iterator[tuple[s
     yield "calibration", "Calibration", calibration(evaluation.calibration) if evaluation.calibration else Html("")
     names = {group.name for group in evaluation.of("kind")}
     title = "Knowledge and behaviour" if names == {"knowledge", "behaviour"} else "By kind"
-    yield "kinds", title, _with("Each kind of item that the data names.", kinds(evaluation))
+    said = _listed(text for text in evaluation.findings[1:] if _of_kind(evaluation, text))
+    shown = kinds(evaluation)
+    yield "kinds", title, _with("Each kind of item that the data names.", joined([shown, said]) if shown else shown)
     yield "acts", "Where the pair acts", acts(evaluation.acts) if evaluation.acts else Html("")
     yield "items", "Ten items", _with(_picked(evaluation), items(lines, columns, emulated))
     yield "ran", "What ran", ran(evaluation)
@@ -88,11 +90,7 @@ def _findings(evaluation: Evaluation, columns: Sequence[ColumnFigures]) -> Html:
     _, _, verdict = first.partition(". ")
     shown = verdict.replace("It is", "The emulator is", 1) if verdict and columns else first
     warning = evaluation.acts.warning if evaluation.acts else None
-    kinds = tuple(f"On {group.name}: " for group in evaluation.of("kind"))
-    rest = joined(
-        html("<li>{text}</li>\n", text=text) for text in others if text != warning and not text.startswith(kinds)
-    )
-    listed = html('<ul class="findings">\n{rest}</ul>\n', rest=rest) if rest else Html("")
+    listed = _listed(text for text in others if text != warning and not _of_kind(evaluation, text))
     seen = Html("")
     if evaluation.acts is not None and warning is not None:
         seen = html(
@@ -102,6 +100,16 @@ def _findings(evaluation: Evaluation, columns: Sequence[ColumnFigures]) -> Html:
         )
     lead = html('<p class="lead">{shown}</p>\n', shown=shown)
     return joined([tiles(evaluation.all, columns), lead, listed, seen])
+
+
+def _of_kind(evaluation: Evaluation, finding: str) -> bool:
+    """Whether a finding compares columns on one kind, or on several: it stands below the table of kinds."""
+    return finding.startswith(("By kind: ", *(f"On {group.name}: " for group in evaluation.of("kind"))))
+
+
+def _listed(texts: Iterable[str]) -> Html:
+    rest = joined(html("<li>{text}</li>\n", text=text) for text in texts)
+    return html('<ul class="findings">\n{rest}</ul>\n', rest=rest) if rest else Html("")
 
 
 def _picked(evaluation: Evaluation) -> str:

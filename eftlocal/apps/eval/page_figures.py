@@ -55,9 +55,12 @@ def number(value: float, metric: str) -> str:
 
 
 def numeral(value: float) -> str:
-    """A figure with about three digits."""
+    """A figure with three or four digits."""
     size = abs(value)
-    return _signed(f"{value:.3f}" if size < 10 else f"{value:.1f}" if size < 1e5 else f"{value:.2g}")
+    if size >= 1e5:
+        return _signed(f"{value:.2g}")
+    digits = 4 if size < 0.0995 else 3 if size < 10 else 1
+    return _signed(f"{value:.{digits}f}")
 
 
 def _signed(text: str) -> str:
@@ -86,7 +89,10 @@ def change(estimate: Estimate, metric: str) -> tuple[str, str]:
     unit = " points" if share else ""
 
     def signed(value: float) -> str:
-        text = f"{100 * value:+.1f}" if share else f"{value:+.3f}" if abs(value) < 10 else f"{value:+.1f}"
+        if share:
+            text = f"{100 * value:+.1f}"
+        else:
+            text = f"{value:+.5f}" if abs(value) < 0.00995 else f"{value:+.3f}" if abs(value) < 10 else f"{value:+.1f}"
         return text.replace("-", MINUS)
 
     if estimate.low is None or estimate.high is None:

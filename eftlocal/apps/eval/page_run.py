@@ -60,9 +60,11 @@ def best(found: Best) -> Html:
     shown = table("Loss of each strength, in nats a token", heads, rows, kind="slim")
     if not found.toml:
         return joined([text, shown, html("<p>Nothing changes in models.toml: this is the strength as configured.</p>")])
-    return joined(
-        [text, shown, html("<p>For its emulator in models.toml:</p><pre><code>{toml}</code></pre>\n", toml=found.toml)]
-    )
+    return joined([text, shown, _line(found.toml)])
+
+
+def _line(toml: str) -> Html:
+    return html("<p>For its emulator in models.toml:</p><pre><code>{toml}</code></pre>\n", toml=toml)
 
 
 def _is(column: str, found: Best) -> bool:
@@ -83,7 +85,8 @@ def calibration(found: Calibrated) -> Html:
         change=change(found.change, "nats")[0],
     )
     rows = [(cell(step, head="row"), cell(figure(loss, "nats"))) for step, loss in found.steps.items()]
-    return joined([text, table("Calibration", ("", f"loss on {found.n_judged} other items"), rows, kind="slim")])
+    shown = table("Calibration", ("", f"loss on {found.n_judged} other items"), rows, kind="slim")
+    return joined([text, shown, _line(found.toml) if found.toml else Html("")])
 
 
 def ran(evaluation: Evaluation) -> Html:
