@@ -1,12 +1,13 @@
 """Where torch computes: the CPU, or one device. What it is called, and the memory that is free on it."""
 
+import gc
 from typing import Final, Literal, get_args
 
 import torch
 
 from eftlocal.errors import SettingError
 
-__all__ = ["CPU", "DEVICES", "Device", "DeviceName", "chosen", "described", "free"]
+__all__ = ["CPU", "DEVICES", "Device", "DeviceName", "chosen", "described", "free", "release"]
 
 Device = torch.device
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -41,3 +42,12 @@ def free(device: Device) -> int | None:
     if device.type == "mps":
         return max(0, int(torch.mps.recommended_max_memory()) - int(torch.mps.driver_allocated_memory()))
     return None
+
+
+def release(device: Device) -> None:
+    """Gives back the memory that torch keeps on a device for itself: what runs next may be another program's."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["MoFO", "largest"]
+__all__ = ["MoFO", "largest", "least_by_partition", "least_by_topk"]
 
 
 @dataclass(slots=True)
@@ -62,10 +62,21 @@ def largest(moment: Tensor, fraction: float) -> Tensor:
 
     These are floor(fraction * n) entries, at least 1, and all that equal the smallest of them.
     """
-    size, n = moment.abs(), moment.numel()
-    k = max(1, int(fraction * n))
-    if size.device.type == "cuda":  # of 28 million entries on an H100: 0.8 ms; kthvalue took 200
-        return size >= torch.topk(size.flatten(), k, sorted=False).values.min()
-    # Elsewhere on the CPU: thirty times as fast as torch's topk and kthvalue there, and MPS has no kthvalue.
-    bits = size.view({4: torch.int32, 8: torch.int64}[size.element_size()])  # sizes order as their bits do
-    return bits >= int(np.partition(bits.flatten().cpu().numpy(), n - k)[n - k])
+    size = moment.abs()
+    k = max(1, int(fraction * size.numel()))
+    return size >= (least_by_topk if size.device.type == "cuda" else least_by_partition)(size, k)
+
+
+def least_by_topk(size: Tensor, k: int) -> Tensor:
+    """The smallest of the `k` largest. Of 28 million on an H100: 0.8 ms; torch.kthvalue took 200, and sort 1.5."""
+    return torch.topk(size.flatten(), k, sorted=False).values.min()
+
+
+def least_by_partition(size: Tensor, k: int) -> Tensor:
+    """The same, found on the CPU: thirty times as fast as topk and kthvalue there. MPS has topk for few entries only.
+
+    Numbers that are not negative order as their bits do, and integers are compared faster.
+    """
+    bits = size.view({4: torch.int32, 8: torch.int64}[size.element_size()]).flatten().cpu().numpy()
+    least = np.partition(bits, len(bits) - k)[len(bits) - k : len(bits) - k + 1].copy()
+    return torch.from_numpy(least).view(size.dtype).to(size.device)[0]

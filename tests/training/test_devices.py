@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eftlocal.errors import SettingError
-from eftlocal.training.devices import CPU, DeviceName, chosen, described, free
+from eftlocal.training.devices import CPU, DeviceName, chosen, described, free, release
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,12 @@ def test_what_a_device_is_called_and_has_free(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 10 << 30)
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 1 << 30)
     assert described(torch.device("mps")) == "mps" and free(torch.device("mps")) == 9 << 30
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_memory_is_given_back_to_other_programs(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    emptied: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("cuda"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: emptied.append("mps"))
+    release(torch.device(kind))
+    assert emptied == [kind] * (kind != "cpu")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from eftlocal.training.mofo import MoFO, largest
+from eftlocal.training.mofo import MoFO, largest, least_by_partition, least_by_topk
 
 SHAPES = {"matrix": (13, 7), "vector": (11,)}
 
@@ -83,3 +83,12 @@ def test_the_largest_are_those_of_a_sort(values: list[float], fraction: float) -
     k = max(1, int(fraction * len(values)))
     least = sorted(map(abs, moment.tolist()), reverse=True)[k - 1]
     assert found.tolist() == [abs(value) >= least for value in moment.tolist()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("k", [1, 7, 500, 1000])
+def test_a_gpus_way_to_the_largest_finds_what_the_cpus_does(k: int, dtype: torch.dtype) -> None:
+    drawn = torch.randn(20, 50, generator=torch.Generator().manual_seed(k), dtype=dtype).abs()
+    for size in (drawn, (3 * drawn).round(), torch.zeros(20, 50, dtype=dtype)):  # without and with ties
+        assert torch.equal(least_by_topk(size, k), least_by_partition(size, k))
+        assert float(least_by_topk(size, k)) == size.flatten().sort(descending=True).values[k - 1]

@@ -39,7 +39,7 @@ def way_that_fits(
     free, of = (host, "memory") if there is None else (there, f"the memory of {devices.described(device)}")
     share, longest = sum(row.trained for row in rows) / sum(map(_length, rows)), max(map(_length, rows))
     rank, shape = options.rank if options.adapts else None, shape_of(header)
-    able = ways(longest) if plan is None else [Way(plan.fed, plan.checkpointed, plan.half)]
+    able = ways(longest, gpu=there is not None) if plan is None else [Way(plan.fed, plan.checkpointed, plan.half)]
     gpu = there is not None
     needs = [(way, estimate(shape, header, way, rank=rank, share=share, fixed=fixed, gpu=gpu)) for way in able]
     if gpu and host and (need := needs[0][1].host) > host:

@@ -135,6 +135,7 @@ class _Run:
                 raise self._stopped(None)
             outcome = self._train(make(), *objectives, done, stop)
         del tensors, network, make, objectives  # and theirs for the models that are compared
+        devices.release(self.device)
         return self._judged(outcome, held_out, context)
 
     def _say(self, text: str) -> None:
