@@ -59,7 +59,7 @@ def numeral(value: float) -> str:
     size = abs(value)
     if size >= 1e5:
         return _signed(f"{value:.2g}")
-    digits = 4 if size < 0.0995 else 3 if size < 10 else 1
+    digits = 4 if 0 < size < 0.0995 else 3 if size < 10 else 1
     return _signed(f"{value:.{digits}f}")
 
 

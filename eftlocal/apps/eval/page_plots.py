@@ -114,7 +114,7 @@ def ticks(metric: str, scale: Scale) -> Html:
     shown = [scale.ticks[0], scale.ticks[len(scale.ticks) // 2], scale.ticks[-1]]
     parts = (
         html(
-            '<text x="{at}%" y="11" text-anchor="{anchor}">{text}</text>',
+            '<text class="{anchor}" x="{at}%" y="11" text-anchor="{anchor}">{text}</text>',
             at=f"{100 * scale.share(value):.2f}",
             anchor="start" if value == scale.low else "end" if value == scale.high else "middle",
             text=_tick(value, metric),

@@ -112,7 +112,7 @@ def _against(column: ColumnFigures, metric: str, kind: str) -> Html:
     value, _, sure = text.partition(" (")
     said = html('<span class="{verdict}">{value}, {said}</span>', verdict=verdict, value=value, said=VERDICTS[verdict])
     if kind == "narrow":
-        return html('<span class="under narrow">{said}</span>', said=said)
+        return html('<span class="under narrow">{said}</span>', said=Html(said.replace(" points", " pts")))
     sure = sure.removesuffix(")")
     return html('{said}<span class="sure">{sure}</span>', said=said, sure=sure) if sure else said
 

@@ -127,7 +127,7 @@ footer { color: var(--soft); font-size: 0.85rem; padding: 3rem 1.5rem 3.5rem; }
   header { padding-top: 2rem; } h1 { font-size: 1.8rem; } .lead { font-size: 1.15rem; }
   th, td { padding-left: 0.8rem; } th[scope="row"] { min-width: 5.5rem; }
   dl.words { grid-template-columns: 1fr; gap: 0.1rem; } dl.words dd { margin-bottom: 0.7rem; }
-  .broad { display: none; } .narrow { display: block; white-space: normal; }
+  .broad, .ticks .middle { display: none; } .narrow { display: block; white-space: nowrap; }
   td.picture, th.picture { width: 38%; min-width: 6rem; } .kinds td.picture, .parts td.picture { min-width: 9rem; }
   .slim th, .slim td { padding-left: 1rem; } .tiles { gap: 0.8rem 1.8rem; } .tiles dd { font-size: 1.7rem; }
 }
@@ -138,7 +138,9 @@ footer { color: var(--soft); font-size: 0.85rem; padding: 3rem 1.5rem 3.5rem; }
   body { font-size: 10.5pt; } nav { display: none; } section { padding-top: 1.4rem; }
   main, header, footer { max-width: none; padding-left: 0; padding-right: 0; }
   h2, h3 { break-after: avoid; } figure, tr, .item, .warning, pre { break-inside: avoid; }
-  .scroll { overflow: visible; } .wide { font-size: 7.5pt; } .wide th, .wide td { padding-left: 0.6rem; }
+  .scroll { overflow: visible; } table { font-size: 9pt; } th[scope="row"], .wide thead th { min-width: 0; }
+  .wide { font-size: 7pt; } .wide .sure { font-size: 6pt; } .wide thead th { font-size: 6.5pt; }
+  .wide th, .wide td { padding-left: 0.35rem; } th:first-child { padding-left: 0; }
   .t, mark, .tokens, pre, svg { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
