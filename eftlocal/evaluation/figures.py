@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import numpy as np
 
@@ -12,12 +12,13 @@ from eftlocal.evaluation.intervals import Floats, percentiles, resampled, wilson
 from eftlocal.evaluation.line import Answered, Apart, Chosen, Column, Likelihood, Line, Preferred, column_beta
 from eftlocal.evaluation.results import METRICS, ColumnFigures, Estimate, Gap, Group
 
-__all__ = ["Fact", "group", "likelihood", "role_of"]
+__all__ = ["Facts", "facts", "group", "likelihood", "role_of"]
 
 # Each of their items counts 0, 1, or a half for a tie, so Wilson's interval is theirs.
 COUNTED: Final = frozenset(
     {"both", "right", "ended", "accuracy_sum", "accuracy_mean", "accuracy_bytes", "mc1", "preferred"}
 )
+LOG_2: Final = math.log(2)
 NOT_GAPPED: Final = frozenset({"perplexity", "length", "kl_base", "kl_upper", "same_base", "same_upper"})
 DEFINITIONS: Final[Mapping[Literal["proxy-tuning", "from the small tuned model"], str]] = {
     "proxy-tuning": "base",
@@ -25,11 +26,11 @@ DEFINITIONS: Final[Mapping[Literal["proxy-tuning", "from the small tuned model"]
 }
 
 
-class Fact(NamedTuple):
-    """What one item adds to a metric: the metric is the sum of `value` over the items divided by that of `of`."""
+Fact = tuple[float, float]
+"""What one item adds to a metric: the metric is the sum of the first over the items, divided by that of the second."""
 
-    value: float
-    of: float = 1.0
+Facts = Mapping[str, Mapping[str, Fact]]
+"""Column -> metric -> what one item adds to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,16 @@ class _Figure:
             return _estimate(float(np.subtract(self.value, other.value)), both, self.n)
 
 
-def group(by: Literal["all", "source", "kind"], name: str, lines: Sequence[Line], seed: int) -> Group:
-    """The figures of these lines (at least one, each with columns)."""
+def facts(lines: Sequence[Line]) -> list[Facts]:
+    """What each line adds to each metric of each column."""
     several = frozenset(line.source for line in lines if len(line.right) > 1)
-    facts = [_facts(line, several) for line in lines]
+    return [_facts(line, several) for line in lines]
+
+
+def group(
+    by: Literal["all", "source", "kind"], name: str, lines: Sequence[Line], facts: Sequence[Facts], seed: int
+) -> Group:
+    """The figures of these lines (at least one, each with columns). `facts` are theirs."""
     found = _figures(facts, seed, f"{by} {name}")
     columns = tuple(found)
     headline = next((metric for metric in METRICS if any(metric in figures for figures in found.values())), "nats")
@@ -131,50 +138,48 @@ def _facts(line: Line, several: AbstractSet[str]) -> dict[str, dict[str, Fact]]:
 
 def _answered(column: Answered) -> Iterator[tuple[str, Fact]]:
     if column.right is not None:
-        yield "right", Fact(column.right)
+        yield "right", (column.right, 1)
     if column.ended is not None:
-        yield "ended", Fact(column.ended)
+        yield "ended", (column.ended, 1)
     if column.right is not None and column.ended is not None:
-        yield "both", Fact(column.right and column.ended)
+        yield "both", (column.right and column.ended, 1)
     if column.length is not None:
-        yield "length", Fact(column.length)
+        yield "length", (column.length, 1)
     if column.likelihood is not None:
-        yield "logprob", Fact(column.likelihood.logprob)
+        yield "logprob", (column.likelihood.logprob, 1)
 
 
 def _accuracy(line: Line, column: Chosen) -> Iterator[tuple[str, Fact]]:
     """The likeliest choice is the right one, as lm-evaluation-harness counts it (acc; acc_norm is by bytes)."""
-    logprobs = np.array(column.logprobs)
-    for name, lengths in (("sum", None), ("mean", column.tokens), ("bytes", column.bytes)):
-        scores = logprobs if lengths is None else logprobs / np.maximum(lengths, 1)
-        yield f"accuracy_{name}", Fact(int(np.argmax(scores)) in line.right)
+    ones = (1,) * len(column.logprobs)
+    for metric, lengths in (("accuracy_sum", ones), ("accuracy_mean", column.tokens), ("accuracy_bytes", column.bytes)):
+        scores = [logprob / (n or 1) for logprob, n in zip(column.logprobs, lengths, strict=True)]
+        yield metric, (scores.index(max(scores)) in line.right, 1)
 
 
 def _truth(line: Line, column: Chosen) -> Iterator[tuple[str, Fact]]:
     """TruthfulQA's two measures (arXiv 2109.07958). MC1: the best answer, which is the first right one, is likelier
     than all wrong ones. MC2: the share of probability on all right ones."""
-    logprobs = np.array(column.logprobs)
-    right = sorted(line.right)
-    wrong = [i for i in range(len(logprobs)) if i not in line.right]
-    yield "mc1", Fact(all(logprobs[right[0]] > logprobs[i] for i in wrong))
-    mass = np.exp(logprobs - logprobs.max())
-    yield "mc2", Fact(float(mass[right].sum() / mass.sum()))
+    logprobs, best, peak = column.logprobs, min(line.right), max(column.logprobs)
+    yield "mc1", (all(logprobs[best] > logprob for i, logprob in enumerate(logprobs) if i not in line.right), 1)
+    mass = [math.exp(logprob - peak) for logprob in logprobs]
+    yield "mc2", (sum(mass[i] for i in line.right) / sum(mass), 1)
 
 
 def _losses(line: Line, column: Column) -> Iterator[tuple[str, Fact]]:
     if (found := likelihood(line, column)) is not None:
         logprob, tokens, size = found
-        yield "nats", Fact(-logprob, tokens)
-        yield "perplexity", Fact(-logprob, tokens)  # its exponential: see _figures
+        yield "nats", (-logprob, tokens)
+        yield "perplexity", (-logprob, tokens)  # its exponential: see _figures
         if size:
-            yield "bits", Fact(-logprob / math.log(2), size)
+            yield "bits", (-logprob / LOG_2, size)
 
 
 def _apart(apart: Apart | None) -> Iterator[tuple[str, Fact]]:
     if apart is not None and apart.positions:
         for name in ("kl_base", "same_base", "kl_upper", "same_upper"):
             if (value := getattr(apart, name)) is not None:
-                yield name, Fact(value, apart.positions)
+                yield name, (value, apart.positions)
 
 
 def _margins(line: Line) -> Iterator[tuple[str, float]]:
@@ -189,13 +194,13 @@ def _margins(line: Line) -> Iterator[tuple[str, float]]:
 
 
 def _ranks(margin: float) -> Fact:
-    return Fact(0.5 if margin == 0 else float(margin > 0))
+    return (0.5 if margin == 0 else float(margin > 0)), 1
 
 
 # --- what all items say -----------------------------------------------------------------------------------------------
 
 
-def _figures(facts: Sequence[Mapping[str, Mapping[str, Fact]]], seed: int, name: str) -> dict[str, dict[str, _Figure]]:
+def _figures(facts: Sequence[Facts], seed: int, name: str) -> dict[str, dict[str, _Figure]]:
     """Column -> metric -> figure. All columns of a metric go over the same items: those that have it in all of them."""
     columns = dict.fromkeys(column for each in facts for column in each)
     by_items: dict[tuple[int, ...], list[tuple[str, str]]] = {}  # items -> (metric, column) that go over them

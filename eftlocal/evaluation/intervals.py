@@ -12,7 +12,7 @@ __all__ = ["RESAMPLES", "percentiles", "resampled", "wilson"]
 
 Z: Final = 1.959963984540054  # the normal distribution's 97.5th percentile
 RESAMPLES: Final = 2000
-BLOCK: Final = 2**21  # drawn items at a time; this limits the memory
+BLOCK: Final = 2**18  # drawn items at a time: what the processor's cache holds
 
 Floats = NDArray[np.float64]
 
@@ -48,8 +48,8 @@ def _draws(rng: np.random.Generator, n: int, n_resamples: int) -> Iterator[Float
     at_once = max(1, BLOCK // n)
     for start in range(0, n_resamples, at_once):
         rows = min(at_once, n_resamples - start)
-        drawn = rng.integers(0, n, (rows, n), dtype=np.int32)
-        drawn += np.arange(rows, dtype=np.int32)[:, None] * np.int32(n)
+        drawn = rng.integers(0, n, (rows, n))
+        drawn += np.arange(rows)[:, None] * n
         yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 

@@ -1,13 +1,13 @@
 """From the lines of an evaluation to what they say: a pure function, so a run that was killed can be told again."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from eftlocal.catalog.entries import Reward
 from eftlocal.errors import SettingError
 from eftlocal.evaluation.acts import acts_on
 from eftlocal.evaluation.best import best
-from eftlocal.evaluation.figures import group
+from eftlocal.evaluation.figures import facts, group
 from eftlocal.evaluation.findings import findings
 from eftlocal.evaluation.line import Line
 from eftlocal.evaluation.results import Calibrated, Evaluation, Group
@@ -54,9 +54,18 @@ def summary(
 
 
 def _groups(lines: Sequence[Line], seed: int) -> Iterator[Group]:
-    yield group("all", "all items", lines, seed)
-    sources = list(dict.fromkeys(line.source for line in lines))
-    for source in sources if len(sources) > 1 else []:
-        yield group("source", source, [line for line in lines if line.source == source], seed)
-    for kind in dict.fromkeys(line.kind for line in lines if line.kind is not None):
-        yield group("kind", kind, [line for line in lines if line.kind == kind], seed)
+    each = facts(lines)
+
+    def some(by: Literal["all", "source", "kind"], name: str, own: Sequence[int]) -> Group:
+        return group(by, name, [lines[i] for i in own], [each[i] for i in own], seed)
+
+    yield some("all", "all items", range(len(lines)))
+    sources, kinds = dict[str, list[int]](), dict[str, list[int]]()
+    for i, line in enumerate(lines):
+        sources.setdefault(line.source, []).append(i)
+        if line.kind is not None:
+            kinds.setdefault(line.kind, []).append(i)
+    for name, own in sources.items() if len(sources) > 1 else ():
+        yield some("source", name, own)
+    for name, own in kinds.items():
+        yield some("kind", name, own)
