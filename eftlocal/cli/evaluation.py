@@ -3,12 +3,12 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from eftlocal.cli.app import app
-from eftlocal.cli.options import JsonOption, OnErrorOption, Options, with_options
+from eftlocal.cli.options import JsonOption, Options, with_options
 from eftlocal.cli.values import parse_betas
 
 MEASURED = "What is measured"
@@ -21,15 +21,14 @@ OWN = ("beta", "seed", "max_tokens", "temperature", "draft")  # they mean someth
 @partial(with_options, but=OWN)
 def evaluate(
     options: Options,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Emulator to measure, or a .gguf file.")],
-    data: Annotated[
-        list[str],
+    words: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="DATA...",
-            help="Files of questions, choices, preferences or text; what they hold is told by their fields. `demo` is "
-            "the 300 questions that ship.",
+            metavar="[NAME] [DATA]",
+            help="Emulator to measure, or a .gguf file; then one or more files of questions, choices, preferences or "
+            "text. What they hold is told by their fields. `demo` is data, too: the 300 questions that ship.",
         ),
-    ],
+    ] = None,
     upper: Annotated[
         str | None,
         typer.Option(
@@ -112,7 +111,10 @@ def evaluate(
             help="Keep everything in FOLDER: items.jsonl, results.json, report.html. The same command again continues.",
         ),
     ] = None,
-    on_error: OnErrorOption = "stop",
+    on_error: Annotated[
+        Literal["stop", "skip"],
+        typer.Option("--on-error", help="When a line or an item cannot be used: stop, or leave it out."),
+    ] = "stop",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure again what FOLDER has already.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
     json: JsonOption = False,
@@ -120,6 +122,10 @@ def evaluate(
     """Measure whether emulation helps, where, and how much: a table, a curve and a page."""
     from eftlocal.apps import eval as app_eval
 
+    data = list(words or [])
+    name = data.pop(0) if data and options.base is None else None
+    if not data:
+        raise typer.BadParameter("name an emulator and then its data, such as: eftlocal eval demo questions.jsonl")
     options = replace(options, temperature=temperature, draft=draft)
     dials = options.dials()
     wanted = app_eval.Options(

@@ -8,6 +8,7 @@ from eftlocal.evaluation.results import METRICS, ActsOn, Best, Calibrated, Colum
 __all__ = ["FEW", "findings", "shown"]
 
 NOT_SURE: Final = "No difference from {} is certain."
+TOO_FEW: Final = "Too few items to tell it from {}."
 MANY: Final = 3  # kinds that are told one by one
 FEW: Final = 10  # with fewer items, resamples of them are too alike for an interval to mean what it says
 
@@ -129,7 +130,8 @@ def _by_kind(kinds: Sequence[Group]) -> Iterator[str]:
     for group in kinds:
         if (column := configured(group)) is not None:
             for name, _, change in _others(group, column):
-                verdict = _verdict(METRICS[group.headline].better, change)
+                few = change.low is None or change.high is None or change.n < FEW
+                verdict = TOO_FEW if few else _verdict(METRICS[group.headline].better, change)
                 found.setdefault(name, {}).setdefault(verdict, []).append(group.name)
     for name, verdicts in found.items():
         for verdict, names in verdicts.items():

@@ -396,7 +396,7 @@ def test_many_kinds_are_told_together() -> None:
     rows[0] = replace(rows[0], kind="one alone")
     found = [line for line in said(rows).findings if line.startswith("By kind")]
     assert found == [
-        "By kind: one alone. 1 item is too few to tell it from the base.",
+        "By kind: one alone. Too few items to tell it from the base.",
         "By kind: kind 1, kind 2, kind 3, kind 4, kind 0. It is better than the base.",
     ]
 

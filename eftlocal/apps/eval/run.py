@@ -29,7 +29,7 @@ from eftlocal.evaluation.summary import summary
 from eftlocal.interrupt import INTERRUPTED
 from eftlocal.runs.lines import LineError
 from eftlocal.runs.runner import OnError, run
-from eftlocal.text import printable
+from eftlocal.text import printable, wrapped
 
 __all__ = ["evaluate"]
 
@@ -103,7 +103,7 @@ def evaluate(load: Callable[[datetime.date], Emulator], options: Options) -> int
     else:
         out = console()
         out.print(table.drawn(evaluation, out.width if out.is_terminal else None), end="", soft_wrap=True)
-        out.print(_files(options.folder), soft_wrap=True)
+        print(wrapped(_files(options.folder), sys.stdout))
     return code
 
 
