@@ -110,7 +110,11 @@ def fields(item: Item) -> dict[str, object]:
         case Choices():
             prompts = [_prompt(prompt) for prompt, _ in item.pairs]
             one = all(prompt == prompts[0] for prompt in prompts)
-            asked: Mapping[str, object] = prompts[0] if one else {"prompts": [prompt["prompt"] for prompt in prompts]}
+            each = {
+                "prompts": [prompt["prompt"] for prompt in prompts],
+                **({"raw": True} if "raw" in prompts[0] else {}),
+            }
+            asked: Mapping[str, object] = prompts[0] if one else each
             return {**found, **asked, "choices": [text for _, text in item.pairs], "right": sorted(item.right)}
         case Preference():
             return {**found, **_prompt(item.prompt), "chosen": item.chosen, "rejected": item.rejected}
