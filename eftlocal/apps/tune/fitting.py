@@ -40,8 +40,8 @@ def tried_rate(
     found = trial.find(make, objective, recipe, held_out, told=told, stop=stopped)
     if found is None:
         return None
-    each = ", ".join(f"{tried.lr:.2g} {tried.loss:.3f}" for tried in found.tried)
-    text = f"learning rate {found.lr:.2g} (losses after the trial of each: {each})"
+    each = ", ".join(f"{tried.lr:.2g}: {tried.loss:.3f}" for tried in found.tried)
+    text = f"learning rate {found.lr:.2g} (loss after the trial of each: {each})"
     tell(TuneProgress(phase="trial", text=text, done=runs, total=runs))
     return found.lr
 

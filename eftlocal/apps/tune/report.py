@@ -13,6 +13,7 @@ __all__ = ["Told", "say", "wrong_lines"]
 
 EVERY_S = 1.0  # a status line on a terminal
 LINE_S = 10.0  # and a line in a file, where it is not of a step
+PASSING = {"logits": "token ", "trial": "rate ", "judging": "answer "}  # what is counted
 LINES = 10  # of a training without held-out examples
 PROBLEMS = 20  # so many wrong lines are shown
 
@@ -69,8 +70,10 @@ class Told:
         return not self._looked and step * n // progress.total > (step - 1) * n // progress.total
 
     def _passing(self, progress: TuneProgress) -> None:
-        text = f"  {progress.done:,} of {progress.total:,}{_rest(progress)}"
-        if sys.stderr.isatty():
+        text = f"  {PASSING.get(progress.phase, '')}{progress.done:,} of {progress.total:,}{_rest(progress)}"
+        if progress.done >= progress.total:
+            self._clear()
+        elif sys.stderr.isatty():
             self._status(text)
         elif time.monotonic() - self._shown > LINE_S:
             self._line(text, stays=True)
@@ -82,11 +85,13 @@ class Told:
             self._shown = time.monotonic()
 
     def _line(self, text: str, *, stays: bool) -> None:
-        if sys.stderr.isatty():
-            print(f"\r{text.ljust(self._width)}", end="\n" if stays else "", file=sys.stderr, flush=True)
-            self._width = 0 if stays else len(text)
-        elif stays:
-            print(text, file=sys.stderr, flush=True)
+        if stays:
+            self._clear()
+            say(text)
+        elif sys.stderr.isatty():
+            text = text[: max(1, console(stderr=True).width - 1)]  # a longer one would stay as a line
+            print(f"\r{text.ljust(self._width)}", end="", file=sys.stderr, flush=True)
+            self._width = len(text)
 
     def _clear(self) -> None:
         """Makes room for a text where a status line stands."""
