@@ -71,7 +71,7 @@ class Sglang:
             return _row(next(iter(places), None), connection.server.url)
 
         plain = first()
-        for change in ({"temperature": 3.0}, {"logit_bias": {str(int(plain.ids[0])): -5.0}}):
+        for change in ({"temperature": 2.0}, {"logit_bias": {str(int(plain.ids[0])): -5.0}}):
             if not same(first(**change), plain):
                 raise RemoteError(
                     f"{connection.server.url}: its log-probabilities change with the temperature or with a bias.",

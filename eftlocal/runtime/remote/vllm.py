@@ -60,7 +60,8 @@ class Vllm:
         tokens, first = [*asked.tokens, *asked.forced], len(asked.tokens)
         prompts = [tokens[: first + i] for i in range(1 + len(asked.forced))]
         top = ALL if self.facts.n_vocab is not None and asked.top >= self.facts.n_vocab else asked.top
-        return _rows(self._post(connection, {"prompt": prompts, "logprobs": top}), len(prompts), connection.server.url)
+        answer = self._post(connection, {"prompt": prompts, "logprobs": top})
+        return _rows(answer, len(prompts), top, connection.server.url)
 
     def _post(self, connection: Connection, more: Mapping[str, Any]) -> Any:
         body = {**_body(self.facts.model), **more}
@@ -79,11 +80,12 @@ class Vllm:
 
     def check(self, connection: Connection) -> None:
         def first(**change: Any) -> Row:
-            answer = self._post(connection, {"prompt": [[0, 1]], "logprobs": min(5, self.facts.most or 5), **change})
-            return _rows(answer, 1, connection.server.url)[0]
+            top = min(5, self.facts.most or 5)
+            answer = self._post(connection, {"prompt": [[0, 1]], "logprobs": top, **change})
+            return _rows(answer, 1, top, connection.server.url)[0]
 
         plain = first()
-        for change in ({"temperature": 3.0, "seed": 1}, {"logit_bias": {str(int(plain.ids[0])): -5.0}}):
+        for change in ({"temperature": 2.0, "seed": 1}, {"logit_bias": {str(int(plain.ids[0])): -5.0}}):
             if not same(first(**change), plain):
                 raise RemoteError(
                     f"{connection.server.url}: its log-probabilities change with the temperature or with a bias.",
@@ -111,10 +113,11 @@ def _limits(connection: Connection, model: str) -> tuple[int | None, int | None]
     except RefusedError as error:
         found = re.search(r"max(?:imum)? (?:allowed|number)\D*(\d+)", error.text)
         return (int(found[1]) if found else LIMIT), None
-    return None, len(_rows(answer, 1, url)[0].ids)
+    return None, len(_rows(answer, 1, ALL, url)[0].ids)
 
 
-def _rows(answer: object, n: int, where: str) -> list[Row]:
+def _rows(answer: object, n: int, top: int, where: str) -> list[Row]:
+    """The `top` likeliest tokens of each answer; ALL of them. It adds the sampled one, which is no bound for others."""
     choices: list[object] = one_of(answer, "choices", list, where)
     found: list[Row] = []
     ordered = sorted((c for c in choices if isinstance(c, dict)), key=lambda c: c.get("index", 0))
@@ -125,7 +128,8 @@ def _rows(answer: object, n: int, where: str) -> list[Row]:
             for name, p in (tops[0] or {}).items()
             if name.startswith(ID) and name[len(ID) :].isdecimal() and isinstance(p, (int, float))
         ]
-        found.append(array_of(pairs, where))
+        row = array_of(pairs, where)
+        found.append(row if top == ALL else Row(row.ids[:top], row.logprobs[:top]))
     if len(found) != n:
         raise RemoteError(f"{where} sent {len(found)} rows of log-probabilities; {n} were asked for.")
     return found

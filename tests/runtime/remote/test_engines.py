@@ -56,6 +56,9 @@ def vllm(most: int = -1, shift: float = 0.0) -> Callable[[str, Any], object]:
         for i, prompt in enumerate(body["prompt"]):
             scale = 1 / (1 + shift) if body["temperature"] else 1.0
             tops = {f"token_id:{t}": p * scale for t, p in top(prompt, k)}
+            if body["temperature"]:  # it samples another token, and puts it first
+                sampled = top(prompt, VOCAB)[-1]
+                tops = {f"token_id:{sampled[0]}": sampled[1] * scale, **tops}
             choices.append({"index": i, "text": "", "logprobs": {"top_logprobs": [tops]}, "finish_reason": "length"})
         return {"id": "cmpl-1", "object": "text_completion", "model": "big", "choices": choices[::-1]}
 
