@@ -22,12 +22,12 @@ from typing import Final, cast, get_args
 from eftlocal.emulation.from_json import kind
 from eftlocal.errors import EftError
 from eftlocal.evaluation import ifeval, json_schema
+from eftlocal.evaluation.fields import LETTERS
 from eftlocal.evaluation.items import Check, CheckName
 from eftlocal.runs.lines import json_value
 
-__all__ = ["LETTERS", "check_of", "last_number", "right"]
+__all__ = ["check_of", "last_number", "right"]
 
-LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 BY_ANSWERS: Final = ("exact", "contains", "first-sentence", "number")  # checks that need nothing but the answers
 
 # Scripts that are written without spaces between words: there, a word has no border that can be seen.

@@ -10,10 +10,9 @@ from eftlocal.errors import EftError
 from eftlocal.runs.examples import with_system
 from eftlocal.runtime.views import Message
 
-__all__ = ["MOST_LISTED", "Fields", "listed", "number", "place", "prompt", "text", "texts"]
+__all__ = ["LETTERS", "Fields", "listed", "number", "place", "prompt", "text", "texts"]
 
-LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-MOST_LISTED: Final = len(LETTERS)  # choices that have a letter
+LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # that name choices
 
 Fields = Mapping[str, object]
 
@@ -91,8 +90,8 @@ def prompt(fields: Fields, *names: str) -> Prompt:
 
 def listed(asked: Prompt, choices: Sequence[str]) -> Prompt:
     """A question with its choices below it, each with a letter, as MMLU is asked (arXiv 2009.03300)."""
-    if len(choices) > MOST_LISTED:
-        raise EftError(f"has {len(choices)} choices; at most {MOST_LISTED} have a letter")
+    if len(choices) > len(LETTERS):
+        raise EftError(f"has {len(choices)} choices; at most {len(LETTERS)} have a letter")
     lines = "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)) + "\nAnswer:"
     if isinstance(asked, str):
         return asked.strip() + lines

@@ -23,8 +23,8 @@ from eftlocal.emulation.from_json import kind
 from eftlocal.emulation.prepare import Prompt, Raw
 from eftlocal.errors import EftError
 from eftlocal.evaluation import ifeval
-from eftlocal.evaluation.checks import LETTERS, last_number
-from eftlocal.evaluation.fields import Fields, listed, place, prompt, text, texts
+from eftlocal.evaluation.checks import last_number
+from eftlocal.evaluation.fields import LETTERS, Fields, listed, place, prompt, text, texts
 from eftlocal.evaluation.items import Check, Choices, Item, Question
 
 __all__ = ["FORMATS", "Format", "Marks", "hellaswag"]
