@@ -159,6 +159,8 @@ class Options:
 
     def must_be_free(self, *, force: bool) -> None:
         """Raises SettingError for an output that exists already, but for one of a run that goes on, or with `force`."""
+        if self.output.is_dir():
+            raise SettingError(f"{self.output} is a folder.", "Give another --output: the name of a file.")
         if self.output.exists() and not (force or self.checkpoint.exists()):
             raise SettingError(f"{self.output} exists already.", "Give another --output, or --force to replace it.")
         if not self.output.absolute().parent.is_dir():

@@ -291,6 +291,12 @@ def test_a_finished_run_leaves_its_file_alone(options: Options, family: Family, 
     ]
 
 
+def test_a_folder_is_not_replaced_by_a_file(options: Options) -> None:
+    options.output.mkdir()
+    with pytest.raises(SettingError, match=r"voice\.gguf is a folder"):
+        options.must_be_free(force=True)
+
+
 def test_two_runs_do_not_write_to_the_same_place(options: Options) -> None:
     with files.held(options), pytest.raises(EftError, match=r"voice\.tune is being written by another run"):
         tune(options)
