@@ -46,7 +46,8 @@ def drawn(evaluation: Evaluation, width: int | None) -> str:
     lines: list[str] = []
     for group in evaluation.of("source") or [evaluation.all]:  # a score over different kinds of data says little
         lines += [_title(group), *_table(group, columns), ""]
-    if kinds := evaluation.of("kind"):
+    kinds = evaluation.of("kind")
+    if len(kinds) > 1 or (kinds and kinds[0].n < evaluation.n):
         lines += ["By kind", *_kinds(kinds, columns), ""]
     lines += wrap(f"{BOTH} {INTERVALS}" if "both" in _metrics(evaluation.all) else INTERVALS, columns)
     lines.append("")

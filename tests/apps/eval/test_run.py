@@ -243,7 +243,8 @@ def test_a_calibration_is_told_and_names_a_file_of_what_was_never_seen(
 ) -> None:
     out = tmp_path / "out"
     (data / "q.jsonl").write_text("".join(json.dumps(q) + "\n" for q in QUESTIONS * 6))
-    assert go("q", out, max_tokens=2, calibrate=True, seen=(str(data / "q.jsonl"),)) == 0
+    (data / "seen.jsonl").write_text((data / "q.jsonl").read_text())
+    assert go("q", out, max_tokens=2, calibrate=True, seen=(str(data / "seen.jsonl"),)) == 0
     found = json.loads((out / "results.json").read_text())["calibration"]
     assert found["betas"].keys() == {"tuned"} and found["n_fitted"] + found["n_judged"] == 48
     assert found["helps"], "random models repeat their questions: the likelihood of six times the same answers grows"
