@@ -58,8 +58,9 @@ class Rendered(str):
 class EmulatorLM(TemplateLM):
     """An emulator for `lm_eval.simple_evaluate`. `dials` change its settings in each request.
 
-    `parallel` answers are decoded at a time; None: as many as suit this machine. The emulator stays the caller's: close
-    it when the harness is done.
+    `parallel` requests run at a time; None: as many as suit this machine. With 1, log-likelihoods of quantized models
+    are those of a single score, too: llama.cpp computes several rows with other kernels. The emulator stays the
+    caller's: close it when the harness is done.
     """
 
     def __init__(self, emulator: Emulator, dials: Dials | None = None, *, parallel: int | None = None) -> None:
@@ -148,8 +149,9 @@ class EmulatorLM(TemplateLM):
         order = sorted(range(len(requests)), key=lambda i: requests[i][1:])
         found: dict[int, tuple[float, bool]] = {}
         with tqdm(total=len(requests), disable=disable_tqdm, desc="Running loglikelihood requests") as bar:
-            for start in range(0, len(order), SCORED_AT_ONCE):
-                group = order[start : start + SCORED_AT_ONCE]
+            at_once = min(SCORED_AT_ONCE, self._parallel or SCORED_AT_ONCE)
+            for start in range(0, len(order), at_once):
+                group = order[start : start + at_once]
                 pairs = [(*self._pair(requests[i]), self._dials) for i in group]
                 for i, score in zip(group, self._emulator.score_many(pairs, top=1), strict=True):
                     if isinstance(score, EftError):
@@ -256,7 +258,7 @@ class FromCommandLine(EmulatorLM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> "FromCommandLine":
-        """Load the emulator. `--batch_size N` says how many answers are decoded at a time. Raises SettingError."""
+        """Load the emulator. `--batch_size N` says how many requests run at a time. Raises SettingError."""
         size = str((additional_config or {}).get("batch_size", "auto"))
         if not size.isdecimal() and not size.startswith("auto"):
             raise SettingError(f"--batch_size is {size!r}; it must be a whole number or auto.")
