@@ -47,9 +47,9 @@ def _rows(verdict: Verdict) -> Iterator[tuple[str, str, str, str]]:
     """Name, log-probability, exactness, and a mark for the best of the emulator's."""
     best = max(verdict.emulated, key=lambda beta: verdict.emulated[beta].logprob, default=None)
     for role, judged in verdict.alone.items():
-        yield role, f"{judged.logprob:.3f}", f"{judged.exact:.0%}", ""
+        yield role, _nats(judged.logprob), f"{judged.exact:.0%}", ""
     for beta, judged in verdict.emulated.items():
-        yield f"emulated, beta {beta:g}", f"{judged.logprob:.3f}", f"{judged.exact:.0%}", " *" if beta == best else ""
+        yield f"emulated, beta {beta:g}", _nats(judged.logprob), f"{judged.exact:.0%}", " *" if beta == best else ""
 
 
 def _meaning(verdict: Verdict) -> Iterator[str]:
@@ -57,14 +57,14 @@ def _meaning(verdict: Verdict) -> Iterator[str]:
     if (chosen := verdict.chosen) is not None:
         end = f", and {chosen.end:+g} for what ends an answer" if chosen.end else ""
         what = f"beta {chosen.beta:g}{end}: chosen by {_count(chosen.fitted)} of these"
-        figures = f"{chosen.logprob:.3f} a token (as trained: {chosen.as_trained:.3f})"
+        figures = f"{_nats(chosen.logprob)} a token (as trained: {_nats(chosen.as_trained)})"
         if chosen.apart:
             yield f"{what}; the other {chosen.judged} get {figures}"
         else:
             yield f"{what}, which get {figures}; they are too few to judge it by others"
         if (better := chosen.better) is not None:
             yield (
-                f"Warning: the {better} model alone gives these answers at least as well ({chosen.alone[better]:.3f}), "
+                f"Warning: the {better} model alone gives these answers at least as well ({_nats(chosen.alone[better])}), "
                 "so emulation does not help with them."
             )
     yield f"drift: {verdict.drift:.3f} nats a token between reference and tuned model on an unrelated text"
@@ -101,6 +101,10 @@ def _shown(text: str) -> str:
 def _lines(text: str) -> str:
     """A text with its lines, and nothing in them that steers a terminal."""
     return "\n".join(map(printable, text.strip().split("\n")))
+
+
+def _nats(logprob: float) -> str:
+    return f"{round(logprob, 3) or 0.0:.3f}"  # no -0.000
 
 
 def _count(n: int) -> str:
