@@ -63,8 +63,9 @@ def _meaning(verdict: Verdict) -> Iterator[str]:
         else:
             yield f"{what}, which get {figures}; they are too few to judge it by others"
         if (better := chosen.better) is not None:
+            alone = _nats(chosen.alone[better])
             yield (
-                f"Warning: the {better} model alone gives these answers at least as well ({_nats(chosen.alone[better])}), "
+                f"Warning: the {better} model alone gives these answers at least as well ({alone}), "
                 "so emulation does not help with them."
             )
     yield f"drift: {verdict.drift:.3f} nats a token between reference and tuned model on an unrelated text"
