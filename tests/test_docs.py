@@ -204,7 +204,7 @@ def transcripts() -> list[Transcript]:
                 found.append(Transcript(line[2:], []))
             else:
                 found[-1].shown.append(line)
-    return found
+    return [each for i, each in enumerate(found) if each not in found[:i]]  # what two pages show is run once
 
 
 def programs(language: str) -> list[str]:
