@@ -23,7 +23,7 @@ from tests.builders import load, write_catalog
 from tests.families import Family
 
 ROOT = Path(__file__).parents[3]
-KILLS = int(os.environ.get("EFTLOCAL_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("EFTLOCAL_TEST_KILLS", "3"))
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 WORDS = ("the", "User", "日", "at", "er", "Hello", "is", "€")
@@ -260,18 +260,18 @@ def test_a_calibration_is_told_and_names_a_file_of_what_was_never_seen(
 
 def start(catalog: Path, data: Path, out: Path, *words: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "eftlocal", "eval", "e", str(data), "-o", str(out), "--models", str(catalog)]
-    command += ["--kv-type", "f32", "--threads", "1", "--ctx", "128", "--beta", "0.5,1", "--max-tokens", "12", *words]
+    command += ["--kv-type", "f32", "--threads", "1", "--ctx", "128", "--beta", "0.5,1", "--max-tokens", "6", *words]
     pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=ROOT, **pipes)
 
 
 @pytest.fixture
 def many(family: Family, tmp_path: Path) -> tuple[Path, Path]:
-    """A models.toml, and data of a hundred questions."""
+    """A models.toml, and data of fifty questions."""
     models = {name: getattr(family, name) for name in ("base", "tuned", "reference")}
     catalog = write_catalog(tmp_path, models, base="base", rewards=[{"tuned": "tuned", "reference": "reference"}])
     path = tmp_path / "many.jsonl"
-    rows = ({"prompt": f"Hello {i}?", "answer": f"It is {i}.", "check": "contains"} for i in range(100))
+    rows = ({"prompt": f"Hello {i}?", "answer": f"It is {i}.", "check": "contains"} for i in range(50))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return catalog, path
 
@@ -282,7 +282,7 @@ def test_killed_at_any_moment_the_next_run_measures_the_rest(many: tuple[Path, P
     whole, out = tmp_path / "whole", tmp_path / "out"
     began = time.monotonic()
     with start(*many, whole) as process:
-        assert process.communicate(timeout=120)[1].count(b"100 items") == 1
+        assert process.communicate(timeout=300)[1].count(b"50 items") == 1
     span, rng, killed = time.monotonic() - began, random.Random(3), 0
     while killed < KILLS:
         with start(*many, out) as process:
@@ -292,9 +292,9 @@ def test_killed_at_any_moment_the_next_run_measures_the_rest(many: tuple[Path, P
         if process.returncode == 0:
             (out / "items.jsonl").unlink()
     with start(*many, out) as process:
-        process.communicate(timeout=120)
+        process.communicate(timeout=300)
     assert process.returncode == 0 and same(read(out), read(whole))
-    assert [line["index"] for line in read(out)] == list(range(1, 101))
+    assert [line["index"] for line in read(out)] == list(range(1, 51))
 
 
 @posix
@@ -303,21 +303,22 @@ def test_ctrl_c_ends_it_with_code_130_and_the_same_command_goes_on(many: tuple[P
     out = tmp_path / "out"
     with start(*many, out) as process:
         deadline = time.monotonic() + 60
-        while not (out / "items.jsonl").exists() or (out / "items.jsonl").read_bytes().count(b"\n") < 20:
+        while not (out / "items.jsonl").exists() or (out / "items.jsonl").read_bytes().count(b"\n") < 8:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
         shown, err = process.communicate(timeout=30)
     assert process.returncode == 130 and shown == b"" and b"Traceback" not in err
-    assert b"of 100 items" in err and b"Run the same command again to continue." in err
+    assert b"of 50 items" in err and b"Run the same command again to continue." in err
     with start(*many, out) as process:
-        shown, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and b"100 items (" in err and b"emulated@1" in shown
+        shown, err = process.communicate(timeout=300)
+    assert process.returncode == 0 and b"50 items (" in err and b"emulated@1" in shown
 
 
+@pytest.mark.slow
 def test_the_command_prints_json_and_tells_what_is_wrong(many: tuple[Path, Path], tmp_path: Path) -> None:
     with start(*many, tmp_path / "out", "--limit", "4", "--json", "-q") as process:
-        shown, err = process.communicate(timeout=60)
+        shown, err = process.communicate(timeout=300)
     assert process.returncode == 0 and err == b""
     assert json.loads(shown) == json.loads((tmp_path / "out" / "results.json").read_text())
     catalog, _ = many
@@ -328,9 +329,9 @@ def test_the_command_prints_json_and_tells_what_is_wrong(many: tuple[Path, Path]
         (("--upper", "nobody"), b'no model is named "nobody"'),
     ):
         with start(*many, tmp_path / "other", *words) as process:
-            shown, err = process.communicate(timeout=60)
+            shown, err = process.communicate(timeout=300)
         assert process.returncode not in (0, None) and shown == b"" and problem in err, err
         assert err.count(b"\n") <= 2 and not (tmp_path / "other" / "items.jsonl").exists()
     with start(catalog, tmp_path / "missing.jsonl", tmp_path / "other") as process:
-        shown, err = process.communicate(timeout=60)
+        shown, err = process.communicate(timeout=300)
     assert process.returncode == 1 and b"missing.jsonl cannot be read" in err
