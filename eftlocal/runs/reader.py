@@ -26,6 +26,7 @@ STDIN: Final = "-"
 SUFFIXES: Final[dict[str, Format]] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "text"}
 
 
+NAMES: Final = "Name it .jsonl, .csv or .txt."
 LIST: Final = "Each line must be one object, and not a list of them: jq -c '.[]' FILE > FILE.jsonl"
 ONE_EACH: Final = "Each line must be one whole JSON object: jq -c . FILE > FILE.jsonl (of a list: jq -c '.[]' FILE)"
 
@@ -46,8 +47,8 @@ class Source:
     waits: bool
 
     @classmethod
-    def of(cls, path: str, format: str | None = None) -> "Source":
-        """The source for a path. `format` is jsonl, csv, text or None.
+    def of(cls, path: str, format: str | None = None, *, hint: str = NAMES) -> "Source":
+        """The source for a path. `format` is jsonl, csv, text or None; `hint` is for a name that does not tell it.
 
         Raises EftError if the file is missing or a folder, and SettingError if the format is unknown.
         """
@@ -69,7 +70,6 @@ class Source:
         regular = stat.S_ISREG(mode)
         chosen = chosen or SUFFIXES.get(Path(path).suffix.lower())
         if chosen is None and regular:
-            hint = "Name it .jsonl, .csv or .txt, or give --format."
             if Path(path).suffix.lower() == ".json":
                 hint = "It must be JSON Lines, one object on each line: jq -c '.[]' FILE.json > FILE.jsonl"
             raise SettingError(f"{path}: the format cannot be told from the file's name.", hint)
@@ -160,5 +160,5 @@ def _json_lines(lines: Iterator[Line], form: Form[Record]) -> Iterator[Record | 
             if isinstance(fields, dict):
                 yield form.record(line.number, fields)
             else:
-                hint = 'Each line must be one, for example {"prompt": "..."}.'
-                yield line.bad(form, "is no JSON object", LIST if isinstance(fields, list) else hint)
+                hint = LIST if isinstance(fields, list) else "Each line must be one: fields in braces."
+                yield line.bad(form, "is not a JSON object", hint)

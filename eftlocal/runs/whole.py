@@ -55,7 +55,7 @@ def objects(path: Path, form: Form[Record]) -> Iterator[Record | LineError]:
             if isinstance(value, dict):
                 yield form.record(line, value)
             else:
-                yield wrong(path, line, "is no JSON object")
+                yield wrong(path, line, "is not a JSON object")
             at = _skip(text, end)
             if text[at : at + 1] == ",":
                 at = _skip(text, at + 1)

@@ -234,7 +234,7 @@ def test_a_line_beyond_the_limit_is_an_error_and_the_next_is_read(
 # --- the fields of a line ---------------------------------------------------------------------------------------------
 
 MISTAKES = [
-    ("[1]", "is no JSON object"),
+    ("[1]", "is not a JSON object"),
     ('{"prompt": "a", "regex": "["}', "The regex cannot be used"),
     ('{"prompt": "a", "grammar": "x"}', "The grammar cannot be read"),
     ('{"prompt": "a", "choice": []}', "A choice is empty"),
@@ -242,7 +242,7 @@ MISTAKES = [
     ('{"prompt": "a", "regex": "a", "choice": "b"}', "has regex and choice; an answer can have only one shape"),
     ('{"prompt": "a", "constraint": {"regex": "a"}, "choice": "b"}', "has choice and constraint"),
     ('{"prompt": "a", "constraint": "short"}', "constraint is 'short'; it must be an object with one of json_schema"),
-    ('"x"', "is no JSON object"),
+    ('"x"', "is not a JSON object"),
     ("{", "is not JSON: Expecting property name"),
     ('{"prompt": NaN}', "is not JSON: NaN is no number"),
     ('{"prompt": "a", "x": 1e999}', "a number is out of range"),
@@ -321,11 +321,11 @@ def test_a_files_name_says_its_format(tmp_path: Path, name: str, format: str) ->
     assert Source.of(str(tmp_path / name), "csv").format == "csv"
 
 
-@pytest.mark.parametrize(("name", "hint"), [("prompts", "--format"), ("a.json", "jq"), ("a.tsv", "--format")])
+@pytest.mark.parametrize(("name", "hint"), [("prompts", "csv or .txt"), ("a.json", "jq"), ("a.tsv", "or Y")])
 def test_a_name_that_says_nothing_is_an_error(tmp_path: Path, name: str, hint: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(SettingError, match=hint):
-        Source.of(str(tmp_path / name))
+        Source.of(str(tmp_path / name), hint="Name it X.csv or .txt, or Y.")
 
 
 def test_what_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

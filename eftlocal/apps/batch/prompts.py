@@ -21,7 +21,8 @@ class Prompts:
     @classmethod
     def of(cls, form: Form, options: Options) -> "Prompts":
         """The input that the options name. Raises EftError if it cannot be read."""
-        return cls(Source.of(options.source, options.format), form)
+        hint = "Name it .jsonl, .csv or .txt, or give --format."
+        return cls(Source.of(options.source, options.format, hint=hint), form)
 
     @property
     def name(self) -> str:

@@ -123,8 +123,8 @@ GOOD = {"prompt": "Hi", "completion": "Hello"}
 
 BROKEN: list[tuple[Any, str]] = [
     ('{"prompt": "Hi", "completion": "Hel', "is not JSON: Unterminated string"),
-    ("[1, 2]", "is no JSON object"),
-    ('"Hi"', "is no JSON object"),
+    ("[1, 2]", "is not a JSON object"),
+    ('"Hi"', "is not a JSON object"),
     ('{"prompt": NaN}', "is not JSON: NaN is no number"),
     ({}, "is empty"),
     ({"id": 3, "question": "Hi"}, "has no example: its fields are id, question"),
