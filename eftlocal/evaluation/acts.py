@@ -24,8 +24,8 @@ HIGH: Final = 0.2
 # among the base's first three (AlignTDS, arXiv 2312.01552), and more are not its first. That 20 % is much is ours.
 WARNING: Final = (
     "The pair changes the likeliest token at {:.0%} of positions. For manners that may be right. For reasoning and "
-    "knowledge it is a warning: where small pairs carried reasoning over, it was under 5 % (arXiv 2506.15710). Above "
-    "about 20 % the small model decides what is said. Where it knows less, that can be worse than either model alone: "
+    "knowledge it is a warning: where small pairs carried reasoning over, it was under 5% (arXiv 2506.15710). Above "
+    "about 20% the small model decides what is said. Where it knows less, that can be worse than either model alone: "
     "compare the scores, and try a smaller strength."
 )
 

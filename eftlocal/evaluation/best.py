@@ -8,13 +8,14 @@ import numpy as np
 from eftlocal.catalog.entries import Reward
 from eftlocal.catalog.toml import rewards_line
 from eftlocal.evaluation.figures import likelihood
+from eftlocal.evaluation.findings import FEW
 from eftlocal.evaluation.intervals import Floats, percentiles, resampled
 from eftlocal.evaluation.line import Line, column_beta
 from eftlocal.evaluation.results import Best, Estimate
 
 __all__ = ["best", "halves", "losses"]
 
-LEAST = 8  # items; with fewer of them neither part says anything
+LEAST = 2 * FEW  # items; with fewer of them neither half says anything
 
 
 def best(lines: Sequence[Line], rewards: Sequence[Reward], seed: int) -> Best | None:
@@ -44,7 +45,7 @@ def best(lines: Sequence[Line], rewards: Sequence[Reward], seed: int) -> Best | 
         return _mean(able[chosen][judging], seed, "judged", able[other][judging])
 
     changed = [replace(reward, beta=_short(reward.beta * strength)) for reward in rewards]
-    return Best(
+    told = Best(
         over="answers" if answers else "texts",
         beta=strength,
         n_chose=len(choosing),
@@ -55,8 +56,9 @@ def best(lines: Sequence[Line], rewards: Sequence[Reward], seed: int) -> Best | 
         to_one=None if chosen == one else less(one),
         edge=strength in (min(betas.values()), max(betas.values())),
         rewards={reward.name: reward.beta for reward in changed},
-        toml="" if strength in (0, 1) or not rewards else rewards_line(changed),
+        toml="",
     )
+    return replace(told, toml=rewards_line(changed)) if told.helps and strength != 1 and rewards else told
 
 
 def halves(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

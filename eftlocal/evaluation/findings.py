@@ -8,7 +8,8 @@ from eftlocal.evaluation.results import METRICS, ActsOn, Best, Calibrated, Colum
 __all__ = ["FEW", "findings", "shown"]
 
 NOT_SURE: Final = "No difference from {} is certain."
-TOO_FEW: Final = "Too few items to tell it from {}."
+TUNED: Final = "the small tuned model"
+TOO_FEW: Final = "There are too few items to tell it from {}."
 MANY: Final = 3  # kinds that are told one by one
 FEW: Final = 10  # with fewer items, resamples of them are too alike for an interval to mean what it says
 
@@ -22,7 +23,7 @@ def findings(
     kinds = [group for group in groups if group.by == "kind"]
     if len(kinds) <= MANY:
         for group in kinds:
-            yield from _helps(group, f"On {group.name}: ")
+            yield from _helps(group, f"On {group.name}, ")
     else:
         yield from _by_kind(kinds)
     yield from _knowledge_and_behaviour(kinds)
@@ -64,17 +65,16 @@ def _helps(group: Group, head: str) -> Iterator[str]:
         texts.append(f"{name} {shown(metric, theirs.figures[metric])}")
         verdicts.setdefault(_verdict(METRICS[metric].better, change), []).append(name)
     label = METRICS[metric].label
-    told = " ".join(
-        verdict.format(" or ".join(names) if "No " in verdict else " and ".join(names))
-        for verdict, names in verdicts.items()
-    )
+    told = " ".join(_told(verdict, names) for verdict, names in verdicts.items())
     yield f"{head}{label if head else label[0].upper() + label[1:]}: {', '.join(texts)}. {told}".strip()
 
 
 def _others(group: Group, column: ColumnFigures) -> Iterator[tuple[str, ColumnFigures, Estimate]]:
     """The base and the small tuned model: name, figures, and what the column has more than they on the headline."""
     tuned = next((each for each in group.columns if each.role == "tuned"), None)
-    others = (("the base", group.column("base"), column.to_base), ("the small tuned model", tuned, column.to_tuned))
+    _, _, reward = ("", "", "") if tuned is None else tuned.column.partition(":")
+    small = TUNED + (f" of {reward}" if reward else "")  # with several rewards, the first one's
+    others = (("the base", group.column("base"), column.to_base), (small, tuned, column.to_tuned))
     for name, theirs, differences in others:
         if theirs is not None and group.headline in differences:
             yield name, theirs, differences[group.headline]
@@ -99,13 +99,14 @@ def _knowledge_and_behaviour(kinds: Sequence[Group]) -> Iterator[str]:
     if behaviour is None or knowledge is None:
         return
     told = []
-    for name, group, other in (("behaviour", behaviour, "the base"), ("knowledge", knowledge, "the small tuned model")):
+    for name, group, other in (("behaviour", behaviour, "the base"), ("knowledge", knowledge, TUNED)):
         column = configured(group)
-        changes = {} if column is None else {who: change for who, _, change in _others(group, column)}
-        if (change := changes.get(other)) is None:
+        changes = [] if column is None else [(who, change) for who, _, change in _others(group, column)]
+        who, change = next(((who, change) for who, change in changes if who.startswith(other)), (other, None))
+        if change is None or change.n < FEW:
             return
         sign = -1 if METRICS[group.headline].better == "lower" else 1
-        told.append(f"{name} {_gained(group.headline, change, sign)} over {other}")
+        told.append(f"{name} {_gained(group.headline, change, sign)} over {who}")
     yield (
         "Size brings knowledge and fine-tuning brings behaviour (EFT, arXiv 2310.12962), so an emulator should gain "
         f"both. Here it gains {' and '.join(told)}."
@@ -126,16 +127,33 @@ def _gained(metric: str, change: Estimate, sign: int) -> str:
 
 def _by_kind(kinds: Sequence[Group]) -> Iterator[str]:
     """Where there are many kinds: on which of them the emulator is better than the base and the small tuned model."""
-    found: dict[str, dict[str, list[str]]] = {}
+    found: dict[str, dict[str, list[str]]] = {}  # other -> verdict -> kinds
+    emulated = "it"
     for group in kinds:
         if (column := configured(group)) is not None:
+            emulated = column.column
             for name, _, change in _others(group, column):
                 few = change.low is None or change.high is None or change.n < FEW
                 verdict = TOO_FEW if few else _verdict(METRICS[group.headline].better, change)
                 found.setdefault(name, {}).setdefault(verdict, []).append(group.name)
+    others: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # verdict, kinds -> others of which both are true
     for name, verdicts in found.items():
         for verdict, names in verdicts.items():
-            yield f"By kind: {', '.join(names)}. {verdict.format(name)}"
+            others.setdefault((verdict, tuple(names)), []).append(name)
+    for (verdict, some), of in others.items():
+        where = f"all {len(kinds)} kinds" if len(some) == len(kinds) else _joined(some, "and")
+        said = _told(verdict, of)
+        yield f"On {where}, {said[0].lower()}{said[1:]}".replace(", it is", f", {emulated} is", 1)
+
+
+def _told(verdict: str, names: Sequence[str]) -> str:
+    """A verdict with the names of what it compares with."""
+    return verdict.format(_joined(names, "or" if verdict in (NOT_SURE, TOO_FEW) else "and"))
+
+
+def _joined(names: Sequence[str], word: str) -> str:
+    *most, last = names
+    return f"{', '.join(most)} {word} {last}" if most else last
 
 
 def _gap(group: Group) -> Iterator[str]:
@@ -153,8 +171,7 @@ def _gap(group: Group) -> Iterator[str]:
 
 def _best(found: Best) -> Iterator[str]:
     part = f"{found.n_chose} items chose and {found.n_judged} judged"
-    better = found.to_base is not None and found.to_base.high is not None and found.to_base.high < 0
-    if found.beta == 0 or not better:
+    if not found.helps:
         yield f"No strength makes right {found.over} surely likelier than the base does ({part}): leave the pair."
         return
     text = f"The best strength for right {found.over} is {found.beta:g} ({part})."
@@ -168,9 +185,10 @@ def _best(found: Best) -> Iterator[str]:
 
 def _calibrated(found: Calibrated) -> str:
     change = f"{found.before.value:.4g} to {found.after.value:.4g} nats a token on {found.n_judged} other items"
-    numbers = [f"{name} {beta:.3g}" for name, beta in found.betas.items()] + [f"{found.end:+.2g} on the end of answers"]
+    betas = [f"strength {beta:.3g} for {name}" for name, beta in found.betas.items()]
+    numbers = [*betas, f"a bias of {found.end:+.2g} on the end of answers"]
     if found.unseen is not None:
-        numbers.append(f"{found.unseen:+.2g} on tokens that the fine-tuning never showed")
+        numbers.append(f"one of {found.unseen:+.2g} on tokens that the fine-tuning never showed")
     if found.helps:
-        return f"Calibration helps: {change}. It found {', '.join(numbers)}."
-    return f"Calibration does not surely help ({change}; it found {', '.join(numbers)}): leave the emulator as it is."
+        return f"Calibration helps: {change}. It found {_joined(numbers, 'and')}."
+    return f"Calibration does not surely help: {change}, with {_joined(numbers, 'and')}. Leave the emulator as it is."

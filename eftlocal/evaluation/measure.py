@@ -28,7 +28,7 @@ __all__ = ["ANSWER_TOKENS", "Measured", "Measuring"]
 
 ANSWER_TOKENS: Final = 256  # the most of an answer, where neither the item nor the user says it
 TOGETHER: Final = 16  # texts whose likelihoods are computed at the same time
-AHEAD: Final = 32  # items that are scored before the answers to those before them have begun
+AHEAD: Final = 32  # texts and, without answers, items that wait
 
 
 class Measured(NamedTuple):
@@ -77,6 +77,9 @@ class Measuring:
         at_once = emulator.parallel if parallel is None else parallel
         places = emulator.reserve(at_once + TOGETHER // 2 if generates else TOGETHER)
         scoring = min(TOGETHER, max(1, places // 3)) if generates else places
+        # With answers, no more items than fill the places of one column: each ends before many others have begun, and a
+        # run that is killed has its line.
+        self._most = max(scoring, places - scoring) if generates else AHEAD
         self._apart = places == 1 and generates  # one place for both: never at the same time
         self._forcing = emulator.forcing(scoring)
         self._batch = Batch(emulator.scheduler(), emulator.prepare, max(1, places - scoring))
@@ -98,7 +101,7 @@ class Measuring:
     @property
     def room(self) -> int:
         """How many more items can be added now."""
-        return max(0, AHEAD - len(self._forcing)) if len(self._jobs) < AHEAD * len(self._columns) else 0
+        return max(0, min(AHEAD - len(self._forcing), self._most - len(self._items)))
 
     def add(self, number: int, item: Item) -> Measured | None:
         """Begin an item. Returns it at once, with its error, if it cannot begin; else None."""

@@ -57,8 +57,8 @@ METRICS: Final[Mapping[str, Metric]] = {
     "length": Metric("length of an answer", "tokens", None),
     "kl_base": Metric("KL from the base", "nats a token", None),
     "kl_upper": Metric("KL from the truly tuned large model", "nats a token", "lower"),
-    "same_base": Metric("same first token as the base", "share", None, True),
-    "same_upper": Metric("same first token as the truly tuned large model", "share", "higher", True),
+    "same_base": Metric("same likeliest token as the base", "share", None, True),
+    "same_upper": Metric("same likeliest token as the truly tuned large model", "share", "higher", True),
 }
 
 
@@ -146,7 +146,7 @@ class Best:
     to_one      the chosen strength's loss minus that of the strength 1, on the other items; None if 1 was not measured
     edge        whether it is the largest or smallest strength that was measured, so that a better one may lie beyond
     rewards     reward -> its beta for models.toml: the strength times its beta
-    toml        the line for models.toml; "" if nothing changes, and for the strength 0, which needs no rewards
+    toml        the line for models.toml; "" if nothing changes, and where the pair does not surely help
     """
 
     over: Literal["answers", "texts"]
@@ -160,6 +160,11 @@ class Best:
     edge: bool
     rewards: Mapping[str, float]
     toml: str
+
+    @property
+    def helps(self) -> bool:
+        """Whether the pair at this strength is surely better than the base."""
+        return self.beta != 0 and self.to_base is not None and self.to_base.high is not None and self.to_base.high < 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -221,6 +221,23 @@ def test_what_is_generated_is_what_each_column_answers_by_itself(family: Family,
                 assert got.right is not None and got.likelihood is not None
 
 
+def test_an_item_ends_before_the_answers_to_many_more_begin(family: Family, tmp_path: Path) -> None:
+    """So that a run that is killed has the lines of all items but the last few."""
+    asked = [
+        Question(**HEAD, where=str(i), prompt="Hello", answers=("é",), check=Check("contains"), max_tokens=2)
+        for i in range(24)
+    ]
+    with make(family, tmp_path) as emulator:
+        measuring = Measuring(emulator, columns(emulator.members), parallel=4)
+        begun = 0
+        while not (ended := len(measuring.step()) if begun else 0):
+            while measuring.room > 0:
+                measuring.add(begun, asked[begun])
+                begun += 1
+        measuring.close()
+    assert ended and begun <= 8
+
+
 def test_the_items_own_most_tokens_counts_unless_the_run_says_it(family: Family, tmp_path: Path) -> None:
     item = Question(**HEAD, where="1", prompt="Hello", answers=(), check=Check("contains"), max_tokens=3)
     with make(family, tmp_path) as emulator:

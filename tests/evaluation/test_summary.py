@@ -267,6 +267,14 @@ def test_a_strength_at_the_edge_is_told_and_a_pair_that_does_not_help_is_left() 
     assert any("leave the pair" in line for line in findings)
 
 
+def test_a_pair_that_is_left_has_no_line_for_models_toml() -> None:
+    """Its strength would be written beside the advice not to use it."""
+    lines = [replace(line, columns={**line.columns, "base": answered(-0.1)}) for line in strengths(0.5)]
+    found = said(lines).best
+    assert (found.beta, found.helps, found.toml) == (0.5, False, "")
+    assert said(strengths(0.5)).best.helps
+
+
 def test_the_judging_half_did_not_choose() -> None:
     """Where all strengths are equal but for noise, the chosen one looks good only to those that chose it."""
     luck = 0
@@ -385,6 +393,7 @@ def test_knowledge_and_behaviour_are_told_against_each_other() -> None:
     assert "gains behaviour +100.0 points (+100.0 to +100.0) over the base" in told
     assert "and knowledge +100.0 points (+100.0 to +100.0) over the small tuned model." in told
     assert not any("EFT" in line for line in said(rows[:20]).findings)
+    assert not any("EFT" in line for line in said([*rows[:20], *rows[20:25]]).findings), "five items say nothing"
     columns = {"base": answered(-9), "tuned": answered(-5), "emulated@1": answered(-1)}
     losses = [replace(row, columns=columns) for row in rows]
     assert any("gains behaviour +2 nats a token" in line for line in said(losses).findings)
@@ -394,11 +403,34 @@ def test_many_kinds_are_told_together() -> None:
     columns = {"base": answered(-9, right=False), "emulated@1": answered(-1, right=True)}
     rows = [question(i, columns, f"kind {i % 5}") for i in range(100)]
     rows[0] = replace(rows[0], kind="one alone")
-    found = [line for line in said(rows).findings if line.startswith("By kind")]
+    found = [line for line in said(rows).findings if line.startswith("On ")]
     assert found == [
-        "By kind: one alone. Too few items to tell it from the base.",
-        "By kind: kind 1, kind 2, kind 3, kind 4, kind 0. It is better than the base.",
+        "On one alone, there are too few items to tell it from the base.",
+        "On kind 1, kind 2, kind 3, kind 4 and kind 0, emulated@1 is better than the base.",
     ]
+
+
+def test_what_is_so_on_all_kinds_and_against_both_others_is_one_sentence() -> None:
+    columns = {
+        "base": answered(-9, right=False),
+        "tuned": answered(-5, right=False),
+        "emulated@1": answered(-1, right=True),
+    }
+    rows = [question(i, columns, f"kind {i % 4}") for i in range(80)]
+    found = [line for line in said(rows).findings if line.startswith("On ")]
+    assert found == ["On all 4 kinds, emulated@1 is better than the base and the small tuned model."]
+
+
+def test_with_several_rewards_the_tuned_model_that_is_compared_with_is_named() -> None:
+    columns = {
+        "base": answered(-9, right=False),
+        "tuned:law": answered(-5, right=False),
+        "tuned:wit": answered(-5, right=True),
+        "emulated@1": answered(-1, right=True),
+    }
+    (first, *_) = said([question(i, columns) for i in range(40)]).findings
+    assert "the small tuned model of law 0.0%" in first
+    assert first.endswith("It is better than the base and the small tuned model of law.")
 
 
 def test_unlikely_numbers_of_choices_and_missing_pieces_are_no_trouble() -> None:

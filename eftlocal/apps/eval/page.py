@@ -75,7 +75,7 @@ def _sections(evaluation: Evaluation, lines: Sequence[Line]) -> Iterator[tuple[s
     yield "calibration", "Calibration", calibration(evaluation.calibration) if evaluation.calibration else Html("")
     names = {group.name for group in evaluation.of("kind")}
     title = "Knowledge and behaviour" if names == {"knowledge", "behaviour"} else "By kind"
-    said = _listed(text for text in evaluation.findings[1:] if _of_kind(evaluation, text))
+    said = _listed(text for text in evaluation.findings[1:] if _of_kind(text))
     shown = kinds(evaluation)
     yield "kinds", title, _with("Each kind of item that the data names.", joined([shown, said]) if shown else shown)
     yield "acts", "Where the pair acts", acts(evaluation.acts) if evaluation.acts else Html("")
@@ -90,7 +90,7 @@ def _findings(evaluation: Evaluation, columns: Sequence[ColumnFigures]) -> Html:
     _, _, verdict = first.partition(". ")
     shown = verdict.replace("It is", "The emulator is", 1) if verdict and columns else first
     warning = evaluation.acts.warning if evaluation.acts else None
-    listed = _listed(text for text in others if text != warning and not _of_kind(evaluation, text))
+    listed = _listed(text for text in others if text != warning and not _of_kind(text))
     seen = Html("")
     if evaluation.acts is not None and warning is not None:
         seen = html(
@@ -102,9 +102,9 @@ def _findings(evaluation: Evaluation, columns: Sequence[ColumnFigures]) -> Html:
     return joined([tiles(evaluation.all, columns), lead, listed, seen])
 
 
-def _of_kind(evaluation: Evaluation, finding: str) -> bool:
+def _of_kind(finding: str) -> bool:
     """Whether a finding compares columns on one kind, or on several: it stands below the table of kinds."""
-    return finding.startswith(("By kind: ", *(f"On {group.name}: " for group in evaluation.of("kind"))))
+    return finding.startswith("On ")
 
 
 def _listed(texts: Iterable[str]) -> Html:

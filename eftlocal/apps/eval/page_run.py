@@ -58,9 +58,12 @@ def best(found: Best) -> Html:
     )
     heads = ("", f"loss on the {found.n_chose} that choose", f"loss on the {found.n_judged} that judge")
     shown = table("Loss of each strength, in nats a token", heads, rows, kind="slim")
-    if not found.toml:
-        return joined([text, shown, html("<p>Nothing changes in models.toml: this is the strength as configured.</p>")])
-    return joined([text, shown, _line(found.toml)])
+    if found.toml:
+        return joined([text, shown, _line(found.toml)])
+    follows = "Nothing changes in models.toml: this is the strength as configured."
+    if not found.helps:
+        follows = "That is not surely better than the base: leave the pair."
+    return joined([text, shown, html("<p>{follows}</p>", follows=follows)])
 
 
 def _line(toml: str) -> Html:

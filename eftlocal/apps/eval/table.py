@@ -36,6 +36,7 @@ DISPENSABLE: Final = (
     *("logprob", "accuracy_bytes", "same_upper", "bits", "same_base", "kl_upper", "length", "perplexity"),
     *("kl_base", "accuracy_mean", "nats", "mc2", "ended", "right"),
 )
+KINDS_WITHOUT: Final = ("reward", "reference", "tuned", "upper", "base")  # of the table of kinds, where it is narrow
 BOTH: Final = "both: the answer is right and ended by itself."
 INTERVALS: Final = "In brackets: the 95 % interval."
 
@@ -89,12 +90,21 @@ def _table(group: Group, width: int) -> list[str]:
 
 
 def _kinds(kinds: Sequence[Group], width: int) -> list[str]:
-    """The headline of each kind in all columns, or in as many as fit: strengths far from 1 are left out first."""
-    names = list(dict.fromkeys(column.column for kind in kinds for column in kind.columns))
-    betas = {column.column: column.beta for kind in kinds for column in kind.columns if column.beta is not None}
-    far = sorted(betas, key=lambda name: abs(betas[name] - 1), reverse=True)[:-1]
-    for left_out in [*([far[:i] for i in range(len(far) + 1)]), [*far, "reference"], [*far, "reference", "tuned"]]:
-        shown = [name for name in names if name not in left_out]
+    """The headline of each kind in the columns that have it, or in as many as fit.
+
+    Strengths far from 1 are left out first, then reference and tuned models, upper and base.
+    """
+    found = [(column, kind.headline in column.figures) for kind in kinds for column in kind.columns]
+    columns = {column.column: column for column, has in found if has}
+    far = sorted(
+        (column for column in columns.values() if column.beta is not None),
+        key=lambda column: abs((column.beta or 0) - 1),
+        reverse=True,
+    )[:-1]
+    others = [column for role in KINDS_WITHOUT for column in reversed(columns.values()) if column.role == role]
+    able = [column.column for column in (*far, *others)]
+    for left_out in range(len(able) + 1):
+        shown = [name for name in columns if name not in able[:left_out]]
         rows = [["", "items", "", *shown], *(_kind(kind, shown) for kind in kinds)]
         if _width(rows) <= width:
             break
