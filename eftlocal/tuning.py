@@ -1,6 +1,6 @@
 """Trains a small model on examples, and adds it as an emulator: `eftlocal.tune`, and the command of that name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Unpack
@@ -13,6 +13,7 @@ from eftlocal.apps.tune.options import Options, TuneOptions, gguf_path
 from eftlocal.apps.tune.progress import Tell, TuneProgress
 from eftlocal.apps.tune.verdict import Verdict
 from eftlocal.catalog.models import Catalog, load, users_file
+from eftlocal.errors import SettingError
 
 __all__ = ["TuneProgress", "Tuned", "added", "dry", "tune"]
 
@@ -44,9 +45,9 @@ def tune(
     examples: Given,
     output: str | Path,
     *,
-    reference: str | None = None,
+    reference: str | Path | None = None,
     emulator: str | None = None,
-    base: str | None = None,
+    base: str | Path | None = None,
     valid: Given = (),
     models: str | Path | None = None,
     force: bool = False,
@@ -80,14 +81,18 @@ def tune(
     what was reached is on the disk. Raises EftError: TrainingError where the extra `tune` is not installed, for a model
     that cannot be trained, and for a full disk; SettingError; FitError; and what `Emulator.load` raises.
     """
+    if unknown := sorted(set(options) - set(TuneOptions.__annotations__)):
+        raise SettingError(
+            f"There is no option named {', '.join(unknown)}.", f"There are {', '.join(TuneOptions.__annotations__)}."
+        )
     settings = {OTHER_NAMES.get(name, name): value for name, value in options.items()}
     wanted = Options(
-        data=_examples(examples),
+        data=_examples("examples", examples),
         output=gguf_path(Path(output)),
-        reference=reference,
+        reference=None if reference is None else str(reference),
         emulator=emulator,
-        base=base,
-        valid=_examples(valid),
+        base=None if base is None else str(base),
+        valid=_examples("valid", valid),
         **settings,  # type: ignore[arg-type]
     )
     target = users_file() if models is None else Path(models)
@@ -139,6 +144,14 @@ def _is_of(cat: Catalog, options: Options) -> bool:
     return isinstance(file, Path) and file.absolute() == options.output.absolute()
 
 
-def _examples(given: Given) -> Examples:
-    each = [given] if isinstance(given, (str, Path)) else given
-    return tuple(Path(one) if isinstance(one, (str, Path)) else one for one in each)
+def _examples(name: str, given: object) -> Examples:
+    """What a caller gave, as paths and mappings. Raises SettingError for what is neither."""
+    each = [given] if isinstance(given, (str, Path, Mapping)) else given
+    if not isinstance(each, Iterable) or isinstance(each, bytes):
+        raise SettingError(f"{name} is {type(given).__name__}; it must be a path, or a list of paths and mappings.")
+    found: list[Path | Mapping[str, object]] = []
+    for number, one in enumerate(each, 1):
+        if not isinstance(one, (str, Path, Mapping)):
+            raise SettingError(f"{name}: item {number} is {type(one).__name__}; it must be a path or a mapping.")
+        found.append(one if isinstance(one, Mapping) else Path(one))
+    return tuple(found)

@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings(family: Family) -> dict[str, Any]:
-    return {"reference": str(family.reference), "base": str(family.base), "lr": 3e-3, "epochs": 3, "threads": 1}
+    return {"reference": family.reference, "base": str(family.base), "lr": 3e-3, "epochs": 3, "threads": 1}
 
 
 def test_examples_become_an_emulator_that_loads(family: Family, tmp_path: Path, home: Path) -> None:
@@ -70,6 +70,17 @@ def test_wrong_examples_and_settings_are_errors(family: Family, tmp_path: Path, 
         eftlocal.tune([], tmp_path / "x", **settings(family))
     with pytest.raises(eftlocal.SettingError, match="mofo is 2"):
         eftlocal.tune(EXAMPLES, tmp_path / "x", mofo=2.0, **settings(family))
+    wrong: list[tuple[Any, str]] = [
+        (None, "examples is NoneType; it must be a path"),
+        (5, "examples is int"),
+        ([EXAMPLES[0], 1], "item 2 is int; it must be a path or a mapping"),
+    ]
+    for examples, told in wrong:
+        with pytest.raises(eftlocal.SettingError, match=told):
+            eftlocal.tune(examples, tmp_path / "x", **settings(family))
+    for name in ("nonsense", "dry_run", "fraction"):
+        with pytest.raises(eftlocal.SettingError, match=f"There is no option named {name}"):
+            eftlocal.tune(EXAMPLES, tmp_path / "x", **{**settings(family), name: True})
     assert list(tmp_path.iterdir()) == []
 
 

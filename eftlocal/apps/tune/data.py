@@ -15,7 +15,7 @@ from eftlocal.runs.lines import LineError
 from eftlocal.runs.reader import SUFFIXES, Source
 from eftlocal.runs.whole import text_of, wrong
 
-__all__ = ["Data", "Examples", "Split", "WrongLinesError", "prompt_of", "read", "split"]
+__all__ = ["Data", "Examples", "Split", "WrongLinesError", "must_suit", "prompt_of", "read", "split"]
 
 Examples = Sequence[Path | Mapping[str, object]]
 
@@ -84,6 +84,25 @@ def read(examples: Examples) -> Data:
         ignored=tuple(ignored),
         digest=digest.hexdigest(),
     )
+
+
+def must_suit(data: Data, *, pairs: bool) -> None:
+    """Raises SettingError for pairs of answers where the method does not train on them, and for others where it does.
+
+    Data that has wrong lines is not judged: those are told first.
+    """
+    if data.problems:
+        return
+    pair = next((record for record in data.records if isinstance(record, Pair)), None)
+    if pair is not None and not pairs:
+        raise SettingError(
+            f"These are pairs of answers, of which one is preferred: {pair.where}.", "Train on them with --method dpo."
+        )
+    if pair is None and pairs:
+        where = data.records[0].where
+        raise SettingError(
+            f"dpo trains on pairs, and there is none: {where}.", 'Each line needs "prompt", "chosen" and "rejected".'
+        )
 
 
 def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:

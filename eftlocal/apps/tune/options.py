@@ -5,7 +5,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal, TypedDict
+from typing import Final, Literal, TypedDict, TypeGuard
 
 from eftlocal.apps.tune.data import Examples
 from eftlocal.errors import SettingError
@@ -25,6 +25,7 @@ RATES: Final[dict[Method, float]] = {"lora": 1e-3, "full": 2e-4, "mofo": 5e-4, "
 STEPS: Final = 60  # at least so many are taken: 50 examples were seen ten times in the study, and 100 six times
 EPOCHS: Final = (2.0, 10.0)  # at least and at most: 1,000 examples were seen twice
 LEAST_LENGTH: Final = 16
+MOST_SEED: Final = 1 << 63  # torch takes no more
 
 
 class TuneOptions(TypedDict, total=False):
@@ -101,18 +102,23 @@ class Options:
             raise SettingError(f"view is {self.view!r}; it must be chat or transcript.")
         if self.kind is not None:
             self._must_have_kinds(self.kind)
-        for name, value in (("rank", self.rank), ("batch", self.batch)):
-            if value < 1:
-                raise SettingError(f"{name} is {value}; it must be at least 1.")
-        if self.length < LEAST_LENGTH:
-            raise SettingError(f"length is {self.length}; it must be at least {LEAST_LENGTH}.")
+        for name, value, least in (
+            ("rank", self.rank, 1),
+            ("batch", self.batch, 1),
+            ("length", self.length, LEAST_LENGTH),
+            ("threads", self.threads, 1),
+        ):
+            if not (_is_whole(value) and value >= least) and not (name == "threads" and value is None):
+                raise SettingError(f"{name} is {_shown(value)}; it must be at least {least}.")
+        if not (_is_whole(self.seed) and 0 <= self.seed < MOST_SEED):
+            raise SettingError(f"seed is {_shown(self.seed)}; it must be a whole number, 0 or above and below 2^63.")
         for name, number in (("epochs", self.epochs), ("lr", self.lr), ("alpha", self.alpha)):
-            if number is not None and not 0 < number < math.inf:
-                raise SettingError(f"{name} is {number:g}; it must be above 0.")
-        if not 0 < self.fraction <= 1:
-            raise SettingError(f"mofo is {self.fraction:g}; it must be above 0 and at most 1.")
-        if not math.isfinite(self.beta) or self.beta == 0:
-            raise SettingError(f"beta is {self.beta:g}; it must be a number other than 0.")
+            if number is not None and not (_is_number(number) and 0 < number < math.inf):
+                raise SettingError(f"{name} is {_shown(number)}; it must be above 0.")
+        if not (_is_number(self.fraction) and 0 < self.fraction <= 1):
+            raise SettingError(f"mofo is {_shown(self.fraction)}; it must be above 0 and at most 1.")
+        if not (_is_number(self.beta) and math.isfinite(self.beta)) or self.beta == 0:
+            raise SettingError(f"beta is {_shown(self.beta)}; it must be a number other than 0.")
 
     def _must_have_kinds(self, kind: str) -> None:
         """Raises SettingError for a type that nothing is written in."""
@@ -188,6 +194,20 @@ class Options:
         return hashlib.sha256(json.dumps([own, others]).encode()).hexdigest()
 
 
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
 def gguf_path(output: Path) -> Path:
-    """The file that is written for the name or the path that the user gave."""
+    """The file that is written for the name or the path that the user gave. Raises SettingError."""
+    if not output.name:
+        raise SettingError(f"{str(output)!r} is no name of a file.", "Give another --output: a name, or a path to it.")
     return output if output.name.endswith(".gguf") else output.with_name(f"{output.name}.gguf")

@@ -11,7 +11,7 @@ import numpy as np
 from eftlocal.apps.common import size
 from eftlocal.apps.tune import check, plan, setup
 from eftlocal.apps.tune.check import Prepared
-from eftlocal.apps.tune.data import Data, Split, WrongLinesError, read, split
+from eftlocal.apps.tune.data import Data, Split, WrongLinesError, must_suit, read, split
 from eftlocal.apps.tune.entry import entry
 from eftlocal.apps.tune.estimates import duration, way_that_fits
 from eftlocal.apps.tune.files import write, write_report
@@ -27,7 +27,6 @@ from eftlocal.apps.tune.verdict import Verdict
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import Catalog
 from eftlocal.errors import SettingError, TrainingError
-from eftlocal.runs.examples import Pair
 from eftlocal.runtime.machine import usable_cores
 from eftlocal.training import devices, parity, precision, weights
 from eftlocal.training.examples import NOTHING, Example
@@ -71,26 +70,18 @@ def tune(cat: Catalog, options: Options, tell: Tell) -> Outcome | None:
     use_threads(options.threads or usable_cores())
     data = read(options.data)
     held_out = read(options.valid) if options.valid else None
-    _must_suit(data, options)
+    for each in (data, *([held_out] if held_out else [])):
+        must_suit(each, pairs=options.method == "dpo")
     if problems := [*data.problems, *(held_out.problems if held_out else ())]:
         raise WrongLinesError(problems)
     if data.ignored:
         tell(TuneProgress(phase="checking", text=f"not read: {', '.join(path.name for path in data.ignored[:5])}"))
     parts = split(data.records, held_out.records if held_out else None, seed=options.seed)
+    if not parts.trained:
+        raise SettingError("All examples are in --valid, which is not trained on.", "Leave it out, or give others.")
     made = setup.make(cat, options)
     with closing(made.loaded.engine):
         return _Run(options, data, parts, made, tell).run()
-
-
-def _must_suit(data: Data, options: Options) -> None:
-    """Raises SettingError for data that the method does not train on."""
-    pairs = any(isinstance(record, Pair) for record in data.records)
-    if pairs and options.method != "dpo" and not data.problems:
-        raise SettingError("These are pairs of answers, of which one is preferred.", "Train on them with --method dpo.")
-    if not pairs and options.method == "dpo" and data.records:
-        raise SettingError(
-            "dpo trains on pairs, and there is none.", 'Each line needs "prompt", "chosen" and "rejected".'
-        )
 
 
 class _Run:

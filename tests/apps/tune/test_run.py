@@ -12,7 +12,7 @@ import pytest
 
 from eftlocal.apps.tune import estimates, files, run
 from eftlocal.apps.tune.data import WrongLinesError
-from eftlocal.apps.tune.options import Options
+from eftlocal.apps.tune.options import Options, gguf_path
 from eftlocal.apps.tune.progress import TuneProgress
 from eftlocal.apps.tune.run import Outcome
 from eftlocal.catalog.models import Catalog
@@ -194,6 +194,11 @@ def test_too_little_memory_is_refused_before_anything_is_read(
         ({"fraction": 0.0}, "mofo is 0; it must be above 0"),
         ({"lr": math.inf}, "lr is inf; it must be above 0"),
         ({"length": 4}, "length is 4; it must be at least 16"),
+        ({"threads": -1}, "threads is -1; it must be at least 1"),
+        ({"rank": 1.5}, "rank is 1.5; it must be at least 1"),
+        ({"lr": "1e-3"}, "lr is '1e-3'; it must be above 0"),
+        ({"seed": 1 << 63}, "seed is .*; it must be a whole number"),
+        ({"seed": None}, "seed is None; it must be a whole number"),
         ({"beta": 0.0}, "beta is 0"),
         ({"kind": "q9"}, "type is 'q9'; it must be one of f32, f16,"),
         ({"kind": "q8_0"}, "lora writes an adapter, a few MB that are always f32"),
@@ -209,6 +214,24 @@ def test_pairs_need_dpo_and_an_unknown_reference_is_told(options: Options, pairs
         tune(replace(options, data=(pairs,)))
     with pytest.raises(EftError, match='no model is named "nothing"'):
         tune(replace(options, reference="nothing"))
+
+
+def test_what_is_kept_back_must_be_of_the_methods_kind_too(options: Options, data: Path, pairs: Path) -> None:
+    with pytest.raises(SettingError, match=r"These are pairs.*pairs\.jsonl:1"):
+        tune(replace(options, valid=(pairs,)))
+    with pytest.raises(SettingError, match=r"there is none: .*data\.jsonl:1"):
+        tune(replace(options, data=(pairs,), valid=(data,), method="dpo"))
+
+
+def test_examples_that_are_all_kept_back_are_told(options: Options, data: Path) -> None:
+    with pytest.raises(SettingError, match="All examples are in --valid"):
+        tune(replace(options, valid=(data,)))
+
+
+@pytest.mark.parametrize("output", ["", ".", "/"])
+def test_an_output_without_a_name_is_refused(output: str) -> None:
+    with pytest.raises(SettingError, match="is no name of a file"):
+        gguf_path(Path(output))
 
 
 # --- interruptions ----------------------------------------------------------------------------------------------------
