@@ -1,7 +1,7 @@
 """What a training takes before it starts: memory, time and room on the disk."""
 
-import time
 from collections.abc import Sequence
+from time import monotonic
 
 from eftlocal.apps.common import size, span
 from eftlocal.apps.tune.options import Options
@@ -14,8 +14,8 @@ from eftlocal.training.examples import Example
 from eftlocal.training.memory import Way, estimate, ways
 from eftlocal.training.objectives import Supervised
 from eftlocal.training.shape import shape_of
-from eftlocal.training.trainer import Recipe
-from eftlocal.training.trial import SHARE
+from eftlocal.training.trainer import Recipe, mean_loss, steps_of
+from eftlocal.training.trial import EXPECTED, short_steps
 from eftlocal.training.tunable import Tunable
 
 __all__ = ["duration", "way_that_fits"]
@@ -61,13 +61,30 @@ def _length(row: Example) -> int:
     return len(row.tokens)
 
 
-def duration(rows: Sequence[Example], tunable: Tunable, recipe: Recipe, *, tried: bool) -> str:
-    """How long the training takes, by one step that is not kept. tried: whether a trial finds the learning rate."""
-    some = rows[: recipe.batch]
-    started = time.monotonic()
-    Supervised(some).total(tunable.network(tunable.parameters), range(len(some))).backward()  # type: ignore[no-untyped-call]
-    rate = sum(len(row.tokens) for row in some) / (time.monotonic() - started)
-    each = sum(len(row.tokens) for row in rows)
-    total = recipe.epochs * each * (1 + (SHARE if tried else 0))
+def duration(
+    rows: Sequence[Example], kept: Sequence[Example], tunable: Tunable, recipe: Recipe, n: int, *, tried: bool
+) -> str:
+    """How long the training of `n` items takes, by one step that is not kept. tried: whether a trial finds the rate.
+
+    What is `kept` back is only fed forwards, at each look and after each short run of the trial.
+    """
+    some = Supervised(rows[: recipe.batch])
+    n_tokens = sum(map(_length, some.examples))
+
+    def step_of(n: int) -> None:
+        some.total(tunable.network(tunable.parameters), range(n)).backward()  # type: ignore[no-untyped-call]
+
+    step_of(1)  # torch prepares itself
+    started = monotonic()
+    step_of(len(some))
+    stepped = monotonic()
+    mean_loss(tunable.network(tunable.parameters), some, recipe.fed)
+    step, look = (stepped - started) / n_tokens, (monotonic() - stepped) / n_tokens  # seconds a token
+    each, others = sum(map(_length, rows)), sum(map(_length, kept))
+    steps = steps_of(recipe, n)
+    shorter = EXPECTED * short_steps(recipe, n) if tried else 0
+    trained = recipe.epochs * each * (1 + shorter / steps)
+    looks = min(recipe.looks, steps) + 1 + (EXPECTED if tried else 0)
     trial = ", and a trial" if tried else ""
-    return f"about {span(total / rate)}: {recipe.epochs:g} epochs of {each:,.0f} tokens{trial}, {rate:.0f} a second"
+    took = span(trained * step + looks * others * look)
+    return f"about {took}: {recipe.epochs:g} epochs of {each:,.0f} tokens{trial}, {1 / step:.0f} a second"

@@ -217,6 +217,9 @@ def _chosen(found: Mapping[str | float, Floats], tokens: Floats, rows: Sequence[
         if gains.mean() > CERTAIN * gains.std(ddof=1) / np.sqrt(len(gains)):
             best = biased
     beta = round(best.betas[0], DIGITS) or trained  # a reward of strength 0 would be none
+    if n < LEAST:  # a few answers that are all alike want more and more
+        least, most = sorted((BETAS[0] * trained, BETAS[-1] * trained))
+        beta = min(max(beta, least), most)
     kept = Found(betas=(beta,), end=round(best.end, DIGITS) if best.betas[0] else 0.0)
 
     def nats(values: Floats) -> float:

@@ -114,7 +114,7 @@ class _Run:
             way = replace(way, half=self._half(network))
         make = partial(self._tunable, network, way)
         if self.options.dry_run:
-            self._dry(rows, make())
+            self._dry(rows, [row for each in held_out for row in each.rows], make())
             return None
         with Stop(lambda: self._say("stopping after this step; Ctrl-C again stops at once")) as stop:
             objectives = self._objectives(network, trained, held_out, stop)
@@ -173,11 +173,11 @@ class _Run:
             half=way.half,
         )
 
-    def _dry(self, rows: Sequence[Example], tunable: Tunable) -> None:
-        recipe = self.options.recipe(len(rows) // (2 if self.options.method == "dpo" else 1), 1024)
-        self._say(duration(rows, tunable, recipe, tried=self.options.lr is None))
+    def _dry(self, rows: Sequence[Example], kept: Sequence[Example], tunable: Tunable) -> None:
+        n = len(rows) // (2 if self.options.method == "dpo" else 1)
+        self._say(duration(rows, kept, tunable, self.options.recipe(n, 1024), n, tried=self.options.lr is None))
         if self.consistent:
-            targets = np.concatenate([row.targets[row.targets != NOTHING] for row in rows])
+            targets = np.concatenate([row.targets[row.targets != NOTHING] for row in (*rows, *kept)])
             room = bytes_of(targets, self.made.loaded.members.n_real)
             self._say(f"{size(room)} on the disk for what base and reference say")
         self._say("nothing was trained (--dry-run)")
@@ -255,8 +255,11 @@ class _Run:
         after = trainer.best_loss if before is not None else None
         text = f"{path}: {kind}{' (the best so far)' if trainer.taken < trainer.steps else ''}"
         if before is not None and after is not None:
-            whose = "the emulator's" if self.consistent else "the small model's"
-            text += f"\nheld out, {whose} loss: {before:.3f} nats a token before, {after:.3f} after"
+            if self.options.method == "dpo":
+                text += f"\nheld out, the loss of a pair: {before:.3f} before, {after:.3f} after"
+            else:
+                whose = "the emulator's" if self.consistent else "the small model's"
+                text += f"\nheld out, {whose} loss: {before:.3f} nats a token before, {after:.3f} after"
         self.tell(TuneProgress(phase="writing", text=text))
         cat, emulator = entry(self.made, path, adapter=adapts)
         return Outcome(emulator, cat, before, after)

@@ -8,16 +8,19 @@ import pytest
 from torch import device
 
 from eftlocal.apps.tune import estimates
-from eftlocal.apps.tune.estimates import way_that_fits
+from eftlocal.apps.tune.estimates import duration, way_that_fits
 from eftlocal.apps.tune.options import Options
 from eftlocal.apps.tune.plan import Plan
 from eftlocal.errors import FitError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.plan.machine import Machine
-from eftlocal.training import devices
+from eftlocal.training import devices, weights
 from eftlocal.training.examples import Example
 from eftlocal.training.memory import Way, estimate
+from eftlocal.training.network import Network
 from eftlocal.training.shape import shape_of
+from eftlocal.training.trainer import Recipe
+from eftlocal.training.tunable import adapted
 from tests.families import Family
 
 ROWS = [Example(np.zeros(300, np.int32), np.zeros(300, np.int32))]
@@ -68,3 +71,23 @@ def test_a_gpu_or_a_machine_without_room_is_told(family: Family, has: Has) -> No
     has(0.01, 80)
     with pytest.raises(FitError, match=r"of memory beside the GPU's; 10.0 MB are free"):
         way(family, "cuda")
+
+
+def test_a_duration_counts_the_trials_steps_and_each_look_at_what_is_kept_back(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a clock by which a step takes 4 s and a look at as many tokens 2 s."""
+    clock = iter([0.0, 4.0, 6.0] * 3)
+    monkeypatch.setattr(estimates, "monotonic", lambda: next(clock))
+    header = gguf.check(family.reference)
+    network = Network.of(shape_of(header), weights.read(header))
+    tunable = adapted(network.shape, network.weights, rank=2, alpha=4.0, seed=0)
+    row = Example(np.array([40, 41, 42, 43], np.int32), np.array([41, 42, 43, 44], np.int32))
+
+    def took(kept: int, *, tried: bool) -> str:
+        recipe = Recipe(epochs=1, batch=2)
+        return duration([row] * 4, [row] * kept, tunable, recipe, 4, tried=tried).partition(":")[0]
+
+    assert took(0, tried=False) == "about 8 s"  # two steps
+    assert took(2, tried=False) == "about 14 s"  # and a look before them, and after each
+    assert took(2, tried=True) == "about 54 s"  # and four short runs of two steps, with a look after each

@@ -117,6 +117,15 @@ def test_with_enough_answers_one_half_chooses_and_the_other_judges(family: Famil
     json.dumps(found.to_json())
 
 
+def test_few_answers_move_beta_by_a_factor_of_two_at_most(family: Family) -> None:
+    """Two answers that want more of the reward would take any strength."""
+    entry = emulator(family)
+    weak = replace(entry, rewards=(replace(entry.rewards[0], beta=0.01),))
+    found = judge(Catalog(), weak, "", many(2), context=256, threads=1)
+    assert found is not None and found.chosen is not None
+    assert found.chosen.beta == 0.02 and found.chosen.logprob > found.chosen.as_trained
+
+
 def test_a_bias_is_taken_where_it_helps_the_other_half(family: Family) -> None:
     """The answers are words that tuned finds likelier than its reference. What ends them, nobody expects."""
     with loaded(family) as made:

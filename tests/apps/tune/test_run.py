@@ -99,8 +99,10 @@ def test_the_file_says_how_it_was_made(options: Options) -> None:
 
 
 def test_pairs_are_trained_by_dpo(options: Options, pairs: Path) -> None:
-    outcome = finished(replace(options, data=(pairs,), method="dpo", lr=1e-2))
+    found: list[TuneProgress] = []
+    outcome = finished(replace(options, data=(pairs,), method="dpo", lr=1e-2), found.append)
     assert outcome.before is not None and outcome.after is not None and outcome.after < outcome.before
+    assert any("held out, the loss of a pair: " in each.text for each in found)
 
 
 def test_with_a_base_the_emulators_loss_is_trained(options: Options, family: Family) -> None:
