@@ -10,6 +10,7 @@ from pathlib import Path
 from eftlocal.apps.tune.options import Options
 from eftlocal.apps.tune.verdict import Verdict
 from eftlocal.errors import EftError, TrainingError
+from eftlocal.interrupt import before_leaving
 from eftlocal.runs.lock import lock
 from eftlocal.runtime.gguf_header import Header
 from eftlocal.training import output
@@ -82,13 +83,18 @@ def held(options: Options) -> Iterator[None]:
     except EftError:
         file.close()
         raise
-    try:
-        yield
-    finally:
+
+    def release() -> None:
         file.close()
         with suppress(OSError):
             path.unlink()
         _remove_empty(options)
+
+    try:
+        with before_leaving(release):
+            yield
+    finally:
+        release()
 
 
 def clean(options: Options) -> None:

@@ -27,6 +27,7 @@ from eftlocal.apps.tune.verdict import Verdict
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import Catalog
 from eftlocal.errors import SettingError, TrainingError
+from eftlocal.interrupt import before_leaving
 from eftlocal.runtime.machine import usable_cores
 from eftlocal.training import devices, parity, precision, weights
 from eftlocal.training.examples import NOTHING, Example
@@ -42,6 +43,7 @@ from eftlocal.training.weights import Matrix
 
 __all__ = ["Outcome", "tune"]
 
+STOPPED: Final = "stopped; the same command goes on from here"
 PROBED: Final = 128  # tokens of the examples on which our computation is compared with llama.cpp's
 
 
@@ -116,18 +118,21 @@ class _Run:
         if self.options.dry_run:
             self._dry(rows, [row for each in held_out for row in each.rows], make())
             return None
-        with Stop(lambda: self._say("stopping after this step; Ctrl-C again stops at once")) as stop:
-            objectives = self._objectives(network, trained, held_out, stop)
-            if objectives is None:
-                raise self._stopped(None)
-            context = self.made.loaded.engine.n_ctx
-            self.made.loaded.engine.close()  # its memory is needed now
-            if (done := kept or self._plan(make, *objectives, way, stop)) is None:
-                raise self._stopped(None)
-            outcome = self._train(make(), *objectives, done, stop)
-        del tensors, network, make, objectives  # and theirs for the models that are compared
-        devices.release(self.device)
-        return self._judged(outcome, held_out, context)
+        with before_leaving(lambda: self._say(STOPPED)):
+            with Stop(lambda: self._say("stopping after this step; Ctrl-C again stops at once")) as stop:
+                objectives = self._objectives(network, trained, held_out, stop)
+                if objectives is None:
+                    raise self._stopped(None)
+                context = self.made.loaded.engine.n_ctx
+                self.made.loaded.engine.close()  # its memory is needed now
+                if (done := kept or self._plan(make, *objectives, way, stop)) is None:
+                    raise self._stopped(None)
+                outcome = self._train(make(), *objectives, done, stop)
+                if stop.asked:  # while the file was written
+                    raise self._stopped(None)
+            del tensors, network, make, objectives  # and theirs for the models that are compared
+            devices.release(self.device)
+            return self._judged(outcome, held_out, context)
 
     def _say(self, text: str) -> None:
         self.tell(TuneProgress(phase="checking", text=text))
@@ -244,7 +249,7 @@ class _Run:
             self._write(trainer, None)
         elif trainer is not None:
             self._say("no file is written yet: it was too early to know a best")
-        self._say("stopped; the same command goes on from here")
+        self._say(STOPPED)
         return KeyboardInterrupt()
 
     def _write(self, trainer: Trainer, before: float | None) -> Outcome:

@@ -79,6 +79,30 @@ def test_ctrl_c_ends_after_the_step_and_leaves_the_best(command: list[str], tmp_
     assert (tmp_path / "voice.gguf").exists() and (tmp_path / "voice.tune" / "checkpoint").exists()
 
 
+def test_ctrl_c_before_the_training_leaves_nothing(command: list[str], tmp_path: Path) -> None:
+    process = start(command, tmp_path / "voice")
+    until(process, "the model is computed as llama.cpp does it")
+    process.send_signal(signal.SIGSTOP)  # so that the training has not begun
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    _, told = process.communicate()
+    assert process.returncode == 130
+    if "stopping after this step" not in told:
+        assert not list(tmp_path.glob("voice*"))
+
+
+def test_ctrl_c_while_it_is_judged_says_that_the_same_command_goes_on(command: list[str], tmp_path: Path) -> None:
+    quick = [*command[:-4], "2", *command[-3:]]  # epochs
+    process = start(quick, tmp_path / "voice")
+    until(process, "held out, the small model's loss")
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130 and "the same command goes on from here" in told
+    assert (tmp_path / "voice.gguf").exists() and not (tmp_path / "voice.tune" / "lock").exists()
+    again = start(quick, tmp_path / "voice")
+    assert "going on after step 10 of 10" in again.communicate()[1] and again.returncode == 0
+
+
 def test_help_does_not_load_torch_and_a_mistake_is_one_line(command: list[str], tmp_path: Path) -> None:
     script = "import sys; from eftlocal.cli.commands import app; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", script], text=True) == "False\n"
