@@ -67,12 +67,15 @@ class Completer:
         """Ask for more tokens until the likeliest one is known, whatever the others have.
 
         All settings that a greedy token depends on move a token's logit up where it was up: what is drawn where the
-        tokens outside have the most that they can have is right, if it is a token that is known.
+        tokens outside have the most that they can have is right, if it is a token that is known. repeat_penalty also
+        depends on the level of the row, which its largest logit gives: that one must be known, too.
         """
+        leveled = generation.settings.sampling.penalizes
         while True:
             known, upper = np.isfinite(row), partial.most(row)
             z = self._combined(generation.mix, upper, others)
-            if known[draw(Completed(z, row))] or known.all():
+            certain = known[draw(Completed(z, row))] and (not leveled or known[int(z.argmax())])
+            if certain or known.all():
                 generation.left_out.append((partial.left_out(row), 0.0))
                 break
             more = self._engine.more(slot, generation.mix.base, generation.tokens, int(known.sum()))

@@ -131,11 +131,14 @@ class Step:
         """z, (n_real,), at the level that penalties take for granted: the base's largest logit is the largest.
 
         A sum of raw logits has an arbitrary level, and repeat_penalty depends on it. The base by itself is penalized as
-        llama.cpp does it. Where the base does not run, the first member that runs stands for it.
+        llama.cpp does it. Where the base does not run, or is on a server, which gives log-probabilities and not logits,
+        the first member that runs here stands for it.
         """
         if not generation.settings.sampling.penalizes:
             return z
-        member = generation.mix.base if generation.mix.base in own else generation.mix.active[0]
+        specs = self._engine.workers.specs
+        able = [m for m in (generation.mix.base, *generation.mix.active) if m in own]
+        member = next((m for m in able if specs[m].remote is None), able[0])
         up: np.float32 = own[member][: self._combiner.n_real].max() - z.max()
         leveled: Logits = z + up
         return leveled

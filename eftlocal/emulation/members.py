@@ -257,6 +257,7 @@ def assemble(
     see as today. `upper` names a model, or an emulator that is a model alone, to stand beside in the role `upper`.
     Raises CatalogError, ModelFileError, VocabularyError, ViewError or RemoteError.
     """
+    _must_be_here(cat, emulator)
     beside = None if upper is None else cat.alone(upper)
     names = emulator.models if beside is None else tuple(dict.fromkeys((*emulator.models, beside.base)))
     if beside is not None:
@@ -310,6 +311,16 @@ def assemble(
         system=emulator.system,
         upper=above,
     )
+
+
+def _must_be_here(cat: catalog.Catalog, emulator: catalog.Emulator) -> None:
+    """Raises CatalogError where a pair is on a server: what is known of a partial row holds for a base alone."""
+    for reward in emulator.rewards:
+        for role, name in (("tuned", reward.tuned), ("reference", reward.reference)):
+            if (server := cat.model(name).server) is not None:
+                where = name if name == str(server) else f"{name} ({server})"
+                problem = f"{where} is on a server, and cannot be the {role} model of the reward {reward.name}"
+                raise CatalogError(problem, "Only a base can run on a server; its pair must be on this machine.")
 
 
 def _bias(bias: catalog.Bias, header: gguf.Header, n_real: int) -> Bias:

@@ -34,7 +34,8 @@ def stand_in(server: Server, lender: Header, link: Link | None = None) -> Header
     context = lender.metadata.get(f"{lender.architecture}.context_length")
     if link is not None:
         kept["tokenizer.chat_template"] = link.facts.template or ""
-        context = link.facts.n_ctx or context
+        if link.facts.n_ctx is not None:  # a server samples a token with each row, which takes a place, too
+            context = max(1, link.facts.n_ctx - 1)
     if isinstance(context, int):
         kept[f"{ARCHITECTURE}.context_length"] = context
     return replace(lender, path=Path(server.url), metadata=kept, tensors=(), file_bytes=0, shards=())

@@ -9,7 +9,7 @@ from pathlib import Path
 from eftlocal.arithmetic.combine import Logits
 from eftlocal.engine.context import MemberContext
 from eftlocal.engine.executor import Executor
-from eftlocal.errors import DecodeError, ModelLoadError, RemoteError
+from eftlocal.errors import ContextError, DecodeError, EftError, ModelLoadError, RemoteError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama.context import Context, Feed
 from eftlocal.runtime.llama.copies import SavedSequence
@@ -282,15 +282,21 @@ class Workers:
         self.wait((member,))
         try:
             return self._contexts[member].more(sequence, tokens, known)
-        except (DecodeError, RemoteError) as error:
-            raise DecodeError(f"{self.specs[member].name}: {error.message}", error.hint) from error
+        except (ContextError, DecodeError, RemoteError) as error:
+            raise self._named(member, error) from error
 
     def _decode(self, feeds: Feeds, into: dict[int, Logits], member: int) -> None:
         """Decode one member. Runs in a worker's thread; no other thread uses this member or its key of `into`."""
         try:
             into[member] = self._contexts[member].feed(feeds[member])
-        except (DecodeError, RemoteError) as error:
-            raise DecodeError(f"{self.specs[member].name}: {error.message}", error.hint) from error
+        except (ContextError, DecodeError, RemoteError) as error:
+            raise self._named(member, error) from error
+
+    def _named(self, member: int, error: EftError) -> DecodeError:
+        """The error of a member with its name, which may be the address that the error begins with."""
+        spec = self.specs[member]
+        known = spec.remote is not None and error.message.startswith(spec.model)
+        return DecodeError(error.message if known else f"{spec.name}: {error.message}", error.hint)
 
     # --- threads ----------------------------------------------------------------------------------------------------
 

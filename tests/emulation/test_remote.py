@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
 import pytest
 
-from eftlocal import Emulator
+from eftlocal import Emulator, Raw
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import Catalog, packaged
 from eftlocal.errors import CatalogError, DecodeError, RemoteError, VocabularyError
@@ -97,6 +98,40 @@ def test_a_constraint_gets_whole_rows(server: Server) -> None:
             "Which continent does Najaf belong to?", constraint=Constraint("regex", "That would be (Europe|Africa)\\.")
         )
     assert reply.text in ("That would be Europe.", "That would be Africa.")
+
+
+def test_a_penalty_does_what_it_does_with_a_base_here(server: Server, here: Emulator) -> None:
+    """repeat_penalty depends on the level of logits, which log-probabilities do not have."""
+    dials: Any = {"repeat_penalty": 1.1, "beta": 0.1, "max_tokens": 40}  # the base's chatter, which repeats itself
+    with Emulator.load("far", models=far(server.url, top=100)) as emulator:
+        same = [emulator.generate(q, **dials).text == here.generate(q, **dials).text for q in questions(5)]
+    assert sum(same) >= 4  # and one near-tie
+
+
+@pytest.mark.parametrize("draft", [0, 4])
+def test_an_answer_goes_on_to_the_end_of_the_servers_context(draft: int) -> None:
+    with (
+        llama_server.running(packaged("demo/large-base.gguf"), slots=1, context=256) as small,
+        Emulator.load("far", models=far(small.url, top=20)) as emulator,
+    ):
+        assert emulator.context == 255  # the server samples a token with each row, which takes a place
+        no_end = {i: -float("inf") for i in range(4)}
+        prompt = Raw("and the train was late, " * 39)
+        reply = emulator.generate(prompt, beta=0.1, max_tokens=300, draft=draft, stop=(), logit_bias=no_end)
+        assert reply.finish_reason == "context"
+        assert reply.prompt_tokens["base"] + len(reply.tokens) in (255, 256)
+
+
+@pytest.mark.parametrize("role", ["tuned", "reference"])
+def test_a_pair_on_a_server_is_refused_in_one_line_before_anything_is_asked(role: str) -> None:
+    cat = far("http://127.0.0.1:9")
+    (reward,) = cat.emulators["demo"].rewards
+    names: Any = {role: "far-base"}
+    turned = replace(cat.emulators["demo"], rewards=(replace(reward, **names),))
+    cat = replace(cat, emulators={**cat.emulators, "demo": turned})
+    with pytest.raises(CatalogError, match=f"far-base .* cannot be the {role} model of the reward answers") as error:
+        Emulator.load("demo", models=cat).close()
+    assert "\n" not in error.value.message
 
 
 def test_a_base_of_another_vocabulary_is_refused(family: Family) -> None:

@@ -1,12 +1,13 @@
 """The measurements of `eftlocal bench`. Ways to decode take turns, so that a busy machine slows all of them equally."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
 import psutil
 
+from eftlocal.apps.bench.afar import afar
 from eftlocal.apps.bench.costs import draft_seconds
 from eftlocal.apps.bench.prompts import PASSAGE
 from eftlocal.apps.bench.report import Report, counted
@@ -130,7 +131,8 @@ def measure(
                 blocks[length].append(cost)
             memory.look()
     costs = {length: median(own) for length, own in blocks.items()}
-    return _report(emulator, samples, prefill, costs, tokens=tokens, repetitions=repetitions, off=off, memory=memory)
+    report = _report(emulator, samples, prefill, costs, tokens=tokens, repetitions=repetitions, off=off, memory=memory)
+    return replace(report, afar=afar(emulator, loaded.members, prompts[0], ends))
 
 
 def _modes(emulator: Emulator, *, drafts: bool) -> list[Mode]:

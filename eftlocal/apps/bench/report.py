@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-__all__ = ["ContextCost", "Report", "Sweeps", "ThreadCost", "counted"]
+__all__ = ["Afar", "ContextCost", "Report", "Sweeps", "ThreadCost", "counted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,24 @@ class Sweeps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Afar:
+    """Where the time of a request to a base on a server goes, in milliseconds, one token a request.
+
+    round_trip  the way there and back
+    decode      until the first byte of the answer, without the way: the server computes and writes
+    transfer    until its last byte
+    ours        reading its JSON
+    kb          of an answer
+    """
+
+    round_trip: float
+    decode: float
+    transfer: float
+    ours: float
+    kb: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The measurements of one run. Rates are medians of the repetitions, in tokens per second.
 
@@ -50,6 +68,7 @@ class Report:
     ratios            "concurrent / base_alone" and so on -> median of the ratios within each repetition; it is not
                       exactly the ratio of the medians
     drafts_off        the reason why drafts were not measured; None if they were
+    afar              where the time of requests goes; None if the base is on this machine
     """
 
     emulator: str
@@ -68,6 +87,7 @@ class Report:
     peak_rss_mb: float
     ratios: dict[str, float]
     drafts_off: str | None = None
+    afar: Afar | None = None
     sweeps: Sweeps = field(default_factory=Sweeps)
 
     def ratio(self, one: str, other: str) -> float:

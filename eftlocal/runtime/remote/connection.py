@@ -166,7 +166,7 @@ class Connection:
     # --- what went wrong ----------------------------------------------------------------------------------------------
 
     def _refused(self, response: http.client.HTTPResponse, data: bytes) -> RemoteError:
-        status, said = response.status, _said(data)
+        status, said = response.status, _said(data, _key(self.server))
         shown = f": {said}" if said else ""
         url = self.server.url
         if status in (401, 403):
@@ -174,7 +174,7 @@ class Connection:
             hint = "Name the environment variable that holds the key: api_key_env in models.toml."
             if name is not None:
                 hint = f"The key is taken from {name}, which is {'set' if os.environ.get(name) else 'not set'}."
-            return RefusedError(f"{url} wants a key (HTTP {status}).", hint, status=status, text=said)
+            return RemoteError(f"{url} wants a key (HTTP {status}).", hint)  # whichever engine it is
         if status == 429 or status >= 500:
             wait = response.headers.get("Retry-After", "")
             seconds = float(wait) if wait.isdecimal() else None
@@ -197,15 +197,18 @@ class Connection:
 _NO_ENGINE: Final = "Is an engine listening there: llama-server, vLLM or SGLang?"
 
 
-def _said(data: bytes) -> str:
-    """What an engine says of an error, in one line: llama-server and vLLM put it at different places."""
+def _said(data: bytes, key: str | None) -> str:
+    """What an engine says of an error, in one line: llama-server and vLLM put it at different places.
+
+    Some repeat the key that they were sent.
+    """
     with suppress(ValueError, RecursionError):
         found = json.loads(data)
         for name in ("error", "message", "detail"):
             if isinstance(found, dict) and name in found:
                 found = found[name]
         if isinstance(found, str):
-            return " ".join(found.split())[:200]
+            return " ".join((found if key is None else found.replace(key, "...")).split())[:200]
     return ""
 
 

@@ -85,8 +85,11 @@ class Engine(Protocol):
 
 def array_of(found: Sequence[tuple[int, float]], where: str) -> Row:
     """A row of pairs (id, log-probability), the likeliest first. Raises RemoteError for what cannot be one."""
-    ids = np.array([i for i, _ in found], np.intp)
-    logprobs = np.array([p for _, p in found], np.float64)
+    try:
+        ids = np.array([i for i, _ in found], np.intp)
+        logprobs = np.array([p for _, p in found], np.float64)
+    except OverflowError:  # of a number with hundreds of digits
+        ids, logprobs = np.empty(0, np.intp), np.empty(0)
     good = len(ids) > 0 and bool(np.isfinite(logprobs).any()) and not np.isnan(logprobs).any()
     if not good or logprobs.max() > 1e-3 or ids.min() < 0 or len(np.unique(ids)) != len(ids):
         raise RemoteError(

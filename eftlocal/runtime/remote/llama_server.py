@@ -143,7 +143,7 @@ class LlamaServer:
         tops = first.get("top_logprobs") if isinstance(first, dict) else None
         try:
             return {int(top["id"]): bytes(top["bytes"]) for top in tops or ()}
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, OverflowError, TypeError, ValueError):
             return None
 
     def tokenize(self, connection: Connection, text: str) -> list[int]:
@@ -169,7 +169,7 @@ def _row(place: object, where: str) -> Row:
     found: list[tuple[int, float]] = []
     try:
         found = [(int(top["id"]), float(top["logprob"])) for top in tops or () if top["logprob"] is not None]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         found = []
     return array_of(found, where)
 

@@ -91,6 +91,6 @@ def _row(place: object, where: str) -> Row:
     """A row of [log-probability, id, text]."""
     try:
         pairs = [(int(one[1]), float(one[0])) for one in place or ()]  # type: ignore[attr-defined]
-    except (IndexError, TypeError, ValueError):
+    except (IndexError, OverflowError, TypeError, ValueError):
         pairs = []
     return array_of(pairs, where)

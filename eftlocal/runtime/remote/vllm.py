@@ -124,7 +124,7 @@ def _rows(answer: object, n: int, top: int, where: str) -> list[Row]:
     for choice in ordered:
         tops = (choice.get("logprobs") or {}).get("top_logprobs") or [{}]
         pairs = [
-            (int(name.removeprefix(ID)), float(p))
+            (int(name.removeprefix(ID)), p)
             for name, p in (tops[0] or {}).items()
             if name.startswith(ID) and name[len(ID) :].isdecimal() and isinstance(p, (int, float))
         ]

@@ -150,13 +150,24 @@ def test_nobody_listening_is_one_line() -> None:
         connection.get("/x")
 
 
+def test_a_key_that_the_server_repeats_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-secret")
+    said = "x" * 190 + " sk-secret is no key"
+    with scripted(lambda *_: status(400, {"error": {"message": said}})) as server:
+        connection = Connection(Server(url=server.url, api_key_env="MY_KEY"), answer_s=5)
+        with pytest.raises(RefusedError) as error:
+            connection.get("/x")
+        assert "sk-" not in str(error.value) + error.value.text
+        connection.close()
+
+
 def test_the_key_comes_from_the_environment_and_is_in_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted(lambda *_: status(401, {"error": "wrong key sk-secret"})) as server:
         connection = Connection(Server(url=server.url, api_key_env="MY_KEY"), answer_s=5)
         with pytest.raises(RemoteError, match="MY_KEY is not set"):
             connection.get("/x")
         monkeypatch.setenv("MY_KEY", "sk-secret")
-        with pytest.raises(RefusedError) as error:
+        with pytest.raises(RemoteError) as error:
             connection.get("/x")
         assert "sk-secret" not in str(error.value) and "MY_KEY, which is set" in str(error.value)
         assert "Authorization: Bearer sk-secret" in server.headers[-1]

@@ -139,6 +139,8 @@ def test_a_model_that_the_server_does_not_have_is_told_with_those_that_it_has() 
         [[1, float("nan")]],
         [[1, -1.0], [1, -2.0]],
         [[-4, -1.0]],
+        [[10**30, -1.0]],
+        [[1, -(10**400)]],
     ],
 )
 def test_rows_that_cannot_be_any_are_one_line(rows: list[list[float]]) -> None:
@@ -163,6 +165,7 @@ def test_rows_that_cannot_be_any_are_one_line(rows: list[list[float]]) -> None:
         ([1, 2], "does not answer as"),
         (status(404), "does not answer as"),
         (status(200), "not JSON"),
+        (status(401), "wants a key"),
         (b"HTTP/1.1 301 Moved\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", "answers with another address"),
     ],
 )
