@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from eftlocal.apps.bench import plot
 from eftlocal.apps.bench.measure import measure
-from eftlocal.apps.bench.report import ContextCost, Report, Sweeps, ThreadCost
+from eftlocal.apps.bench.report import Afar, ContextCost, Report, Sweeps, ThreadCost
 from eftlocal.apps.bench.show import show
 from eftlocal.apps.bench.sweep import Reading, check_contexts, thread_counts
 from eftlocal.apps.bench.synthetic import parse_size, widen
@@ -238,6 +239,14 @@ def test_the_table_ends_with_the_lines_that_matter(capsys: pytest.CaptureFixture
     assert lines[-2] == "Emulation decodes 8.0 tokens/s: 0.80 times the base by itself (10.0)."
     assert lines[-1].startswith("With drafts (auto) it decodes 16.0 tokens/s: 2.00 times emulation without drafts, ")
     assert lines[-1].endswith("1.60 times the base by itself, 0.80 times the limit that the decodes set.")
+
+
+def test_the_parts_of_a_request_to_a_server_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    show(replace(REPORT, afar=Afar(round_trip=20.0, decode=5.25, transfer=1.0, ours=0.5, kb=9.0)))
+    line = (
+        "A request to the base's server: round trip 20.0 ms, its decode 5.2 ms, transfer 1.0 ms, reading 0.5 ms; 9.0 kB"
+    )
+    assert line in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_picture_has_every_way_its_limit_and_every_sweep() -> None:

@@ -108,6 +108,15 @@ def test_a_penalty_does_what_it_does_with_a_base_here(server: Server, here: Emul
     assert sum(same) >= 4  # and one near-tie
 
 
+def test_the_first_request_checks_a_draft_and_reads_a_short_prompt(server: Server) -> None:
+    with Emulator.load("far", models=far(server.url, top=100), draft=3, max_tokens=4) as emulator:
+        base = emulator.members.specs[emulator.members.base].remote
+        assert base is not None
+        before = base.link.timing.requests
+        assert emulator.generate("How large is Lyon?").text == "That would be about"
+        assert base.link.timing.requests - before == 1
+
+
 @pytest.mark.parametrize("draft", [0, 4])
 def test_an_answer_goes_on_to_the_end_of_the_servers_context(draft: int) -> None:
     with (

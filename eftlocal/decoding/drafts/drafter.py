@@ -17,6 +17,7 @@ from eftlocal.engine.slots import Request, Slot
 
 __all__ = ["Drafter", "Drafts"]
 
+SHORT: Final = 256  # tokens of a prompt that a draft model may read before the other members
 MAX_ROWS: Final = 64  # the most positions that one step checks, over all sequences
 
 
@@ -58,16 +59,27 @@ class Drafter:
         that a decode has room for are theirs, and the drafts are empty. Raises DecodeError if a draft model fails.
         """
         length = self._length(decoding)
-        # All members feed a prompt at the same time. A draft model that guesses first would make the others wait.
         begins = any(not generation.tokens for generation in decoding.values())
+        waits = any(
+            not generation.tokens and not self._saves(slot, generation) for slot, generation in decoding.items()
+        )
         began = time.perf_counter()
         drafts = self._forced.guess(decoding, 0 if scoring else _most(len(decoding)))
         rest = {
             s: generation for s, generation in decoding.items() if generation.settings.draft and not drafts[s].tokens
         }
-        if rest and length is not None and not begins and not scoring:
+        if rest and length is not None and not waits and not scoring:
             drafts |= self._choose(rest, length, len(decoding))
         return Drafts(drafts, length, not prefill and not begins, began, time.perf_counter())
+
+    def _saves(self, slot: Slot, generation: Generation) -> bool:
+        """Whether a draft may come before a prompt is read.
+
+        All members feed a prompt at the same time, and a draft model that guesses first makes the others wait. That is
+        worth a round trip to a server, where little is left to read.
+        """
+        far = self._engine.workers.specs[generation.mix.base].remote is not None
+        return far and self._engine.n_to_feed(slot) <= SHORT
 
     def check_and_guess_on(
         self, decoding: Mapping[Slot, Generation], drafts: Mapping[Slot, Draft]
