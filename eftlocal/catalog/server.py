@@ -110,6 +110,7 @@ def _url(text: str) -> str:
     try:
         parts: SplitResult = urlsplit(text.strip())
         port = parts.port
+        (parts.hostname or "").encode("idna")  # an empty or a long label is no name
     except ValueError:
         raise ValueError("is not the address of a server, as http://127.0.0.1:8080 is") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -189,6 +189,7 @@ def test_the_models_toml_of_a_server(tmp_path: Path) -> None:
         ('url = "http://10.0.0.5:8080"', "does not encrypt"),
         ('url = "http://user:secret@localhost:1"', "has a name or a password"),
         ('url = "localhost:8080"', "is not the address of a server"),
+        ('url = "https://a..b"', "is not the address of a server"),
         ('url = "http://localhost:99999"', "is not the address of a server"),
         ('url = "http://localhost/models/x"', "has a path"),
         ('url = "http://localhost"\nengine = "llamaserver"', 'did you mean "llama-server"'),
