@@ -51,7 +51,7 @@ def drawn(evaluation: Evaluation, width: int | None) -> str:
     if len(kinds) > 1 or (kinds and kinds[0].n < evaluation.n):
         lines += ["By kind", *_kinds(kinds, columns), ""]
     lines += wrap(f"{BOTH} {INTERVALS}" if "both" in _metrics(evaluation.all) else INTERVALS, columns)
-    lines.append("")
+    lines += [""] if evaluation.findings else []
     for finding in evaluation.findings:
         lines += wrap(printable(finding), columns, break_long_words=False, break_on_hyphens=False)
     if evaluation.best is not None and evaluation.best.toml:
