@@ -17,9 +17,9 @@ from eftlocal.apps.chat.state import Chat
 from eftlocal.catalog import models as catalog
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.scoring import Score
-from eftlocal.errors import EftError, SettingError
+from eftlocal.errors import DecodeError, EftError, SettingError
 from eftlocal.runtime.views import Message
-from tests.apps.fake import FakeEmulator, loads
+from tests.apps.fake import FakeEmulator, FakeStream, loads
 
 MODELS = """
 [models.m]
@@ -220,6 +220,35 @@ def test_commands(
     shown = capsys.readouterr()
     assert said in shown.out + shown.err
     assert contents(chat) == conversation
+
+
+def test_an_answer_that_a_failed_decode_ends_is_kept_and_goes_on(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A base's server may stop, and come back."""
+    run(chat, "first")
+    before, whole = contents(chat), FakeStream.__iter__
+
+    def broken(stream: FakeStream) -> Iterator[str]:
+        words = whole(stream)
+        yield next(words)
+        yield next(words)
+        raise DecodeError("the server is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeStream, "__iter__", broken)
+        with pytest.raises(DecodeError):
+            run(chat, "again")
+    assert "the answer so far is kept; /continue goes on with it" in capsys.readouterr().err
+    *rest, question, answer = contents(chat)
+    assert rest == before and question == "again" and answer and "beta 1 emulated: again".startswith(answer.strip())
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeStream, "__iter__", broken)
+        with pytest.raises(DecodeError):
+            run(chat, "/regen")
+    assert contents(chat) == [*before, question, answer]  # the old answer, and not a part of a new one
+    run(chat, "/continue")
+    assert len(contents(chat)) == len(before) + 2 and contents(chat)[-1].startswith(answer)
 
 
 def test_every_command_has_a_case_and_a_name_of_its_own() -> None:

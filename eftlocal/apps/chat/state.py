@@ -14,7 +14,7 @@ from eftlocal.catalog.templates import Filled
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.emulator import Emulator
-from eftlocal.errors import ContextError, EftError
+from eftlocal.errors import ContextError, DecodeError, EftError
 from eftlocal.runtime.views import Message
 
 __all__ = ["Chat", "InUse"]
@@ -58,13 +58,13 @@ class Chat(Conversation):
     # --- asking -------------------------------------------------------------------------------------------------------
 
     def ask(self, text: str) -> None:
-        """Answer a message of the user. If that fails or the answer is empty, the message is taken back."""
+        """Answer a message of the user. The message is taken back if no answer begins."""
         before = list(self.messages)
         messages = [*before, Message("user", text)]
         self.answer(messages, before)
 
     def answer(self, messages: Sequence[Message], otherwise: Sequence[Message]) -> None:
-        """Make `messages` the conversation, and answer it. Without an answer the conversation becomes `otherwise`.
+        """Make `messages` the conversation, and answer it. If none begins, the conversation becomes `otherwise`.
 
         Raises EftError.
         """
@@ -78,6 +78,10 @@ class Chat(Conversation):
             self._make_room(emulator)
             reply = self._stream(emulator, (unanswered, dropped))
         except EftError as error:
+            again = unanswered is not messages and messages[-1].role == "user"  # then there is an old, whole answer
+            if isinstance(error, DecodeError) and not again and self.messages[-1].role == "assistant":
+                self.screen.note("the answer so far is kept; /continue goes on with it")
+                raise
             self._take_back(otherwise, dropped)
             raise self._with_ways_out(emulator, messages, error) from error
         if not reply.text:
