@@ -58,15 +58,24 @@ def remove(cat: catalog.Catalog, name: str, *, yes: bool, as_json: bool) -> int:
         return 0
     for stays in kept:
         print(printable(f"kept: {stays}{_used(users[stays])}"), file=sys.stderr)
-    for model in models:
-        if isinstance(model.file, Path):
-            whose = "ships with eftlocal" if model.source == catalog.packaged("models.toml") else "is your own file"
-            print(printable(f"kept: {model.file} {whose}"), file=sys.stderr)
+    for path, whose in _own(models).items():
+        print(printable(f"kept: {path} {whose}"), file=sys.stderr)
     if entry is not None:
         print(printable(f"{entry.file} no longer defines {name}"), file=sys.stderr)
     if gone or entry is None:
         print(f"{size(freed)} freed" if gone else "nothing to delete: none of it was downloaded", file=sys.stderr)
     return 0
+
+
+def _own(models: Iterable[catalog.Model]) -> dict[Path, str]:
+    """Files on this machine that nothing was downloaded for, adapters too, each once: and whose they are."""
+    found: dict[Path, str] = {}
+    for model in models:
+        ships = model.source == catalog.packaged("models.toml")
+        for file in (model.file, model.lora.file if model.lora is not None else None):
+            if isinstance(file, Path) and (ships or file not in found):
+                found[file] = "ships with eftlocal" if ships else "is your own file"
+    return found
 
 
 def _entry(cat: catalog.Catalog, name: str) -> added.Added | None:

@@ -157,6 +157,16 @@ def test_for_an_emulator_its_reference_base_and_settings_are_taken(command: list
     assert "sampling = { temperature = 0.0, max_tokens = 48 }" in toml
 
 
+def test_rm_names_the_adapter_that_stays_and_each_file_once(command: list[str], tmp_path: Path) -> None:
+    home, voice = tmp_path / "home", tmp_path / "voice.gguf"
+    options = ["--for", "demo", "--epochs", "1", "--lr", "1e-3", "--threads", "1"]
+    assert program(home, "tune", command[4], *options, "-o", voice).returncode == 0
+    done = program(home, "rm", "voice", "--yes")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("kept: ")]
+    assert f"kept: {voice} is your own file" in lines and voice.exists()
+    assert sum("small-base.gguf" in line for line in lines) == 1
+
+
 def test_without_a_base_the_trained_model_is_an_emulator_alone(
     command: list[str], family: Family, tmp_path: Path
 ) -> None:
