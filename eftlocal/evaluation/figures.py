@@ -12,7 +12,7 @@ from eftlocal.evaluation.intervals import Floats, percentiles, resampled, wilson
 from eftlocal.evaluation.line import Answered, Apart, Chosen, Column, Likelihood, Line, Preferred, column_beta
 from eftlocal.evaluation.results import METRICS, ColumnFigures, Estimate, Gap, Group
 
-__all__ = ["Facts", "facts", "group", "likelihood", "role_of"]
+__all__ = ["DEFINITIONS", "Facts", "facts", "group", "likelihood", "role_of"]
 
 # Each of their items counts 0, 1, or a half for a tie, so Wilson's interval is theirs.
 COUNTED: Final = frozenset(

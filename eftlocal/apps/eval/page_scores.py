@@ -16,6 +16,7 @@ from eftlocal.apps.eval.page_figures import (
 )
 from eftlocal.apps.eval.page_markup import Html, cell, html, joined, table
 from eftlocal.apps.eval.page_plots import curve, legend, marker, scale_of, strip, ticks
+from eftlocal.evaluation.figures import DEFINITIONS
 from eftlocal.evaluation.results import METRICS, ColumnFigures, Evaluation, Group
 
 __all__ = ["gaps", "kinds", "scores", "strength", "tiles"]
@@ -166,11 +167,10 @@ def gaps(evaluation: Evaluation) -> Html:
         columns = list(dict.fromkeys(column for column, _ in found))
         if not columns:
             continue
-        definitions = ("proxy-tuning", "from the small tuned model")
         heads = ("", "from the large base (proxy-tuning’s definition)", "from the small tuned model")
         rows = []
         for column in columns:
-            cells = [found.get((column, definition)) for definition in definitions]  # type: ignore[arg-type]
+            cells = [found.get((column, definition)) for definition in DEFINITIONS]
             rows.append(
                 (
                     cell(name(column), head="row"),

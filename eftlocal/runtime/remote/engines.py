@@ -1,6 +1,6 @@
 """What an engine on a server must be able to do, and which one answers at an address."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeVar
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from eftlocal.errors import RemoteError
 from eftlocal.runtime.remote.connection import Connection
 
-__all__ = ["Asked", "Engine", "Facts", "Row", "array_of", "number_in", "one_of", "same"]
+__all__ = ["Asked", "Engine", "Facts", "Row", "array_of", "must_be_own", "number_in", "one_of", "tokens_in"]
 
 SURE: Final = 1e-3  # nats
 
@@ -99,9 +99,22 @@ def array_of(found: Sequence[tuple[int, float]], where: str) -> Row:
     return Row(ids[order], np.minimum(logprobs[order], 0.0))
 
 
-def same(one: Row, other: Row) -> bool:
+def _same(one: Row, other: Row) -> bool:
     """Whether two answers to the same question agree, as far as another batch lets them."""
     return list(one.ids) == list(other.ids) and bool(np.abs(one.logprobs - other.logprobs).max() <= SURE)
+
+
+def must_be_own(plain: Row, changed: Iterable[Row], where: str, hint: str) -> None:
+    """Raises RemoteError where a row is another one with another temperature or with a bias. `hint`: what to change."""
+    for row in changed:
+        if not _same(row, plain):
+            raise RemoteError(f"{where}: its log-probabilities change with the temperature or with a bias.", hint)
+
+
+def tokens_in(answer: object, where: str) -> list[int]:
+    """The ids of an answer of /tokenize. Raises RemoteError where it has none."""
+    tokens: list[object] = one_of(answer, "tokens", list, where)
+    return [token for token in tokens if isinstance(token, int)]
 
 
 def number_in(values: object, name: str) -> int | None:

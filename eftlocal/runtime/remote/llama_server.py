@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from eftlocal.errors import ContextError, RemoteError
 from eftlocal.runtime.remote.connection import TRIES, BusyError, Connection, RefusedError
-from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, number_in, one_of, same
+from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, must_be_own, number_in, one_of, tokens_in
 
 __all__ = ["LlamaServer"]
 
@@ -118,17 +118,13 @@ class LlamaServer:
         return answer
 
     def check(self, connection: Connection) -> None:
-        url = connection.server.url
         probe = {**self._probe([0, 1], 1, 5), "cache_prompt": False}
         plain = self._first(connection, probe)
         biases = [*probe["logit_bias"], [int(plain.ids[0]), -5.0]]
-        for change in ({"temperature": 3.0, "seed": 1}, {"logit_bias": biases}):
-            other = self._first(connection, {**probe, **change})
-            if not same(other, plain):
-                raise RemoteError(
-                    f"{url}: its log-probabilities change with the temperature or with a bias.",
-                    "They must be the model's own: use a llama-server of late 2024 or newer.",
-                )
+        changes = ({"temperature": 3.0, "seed": 1}, {"logit_bias": biases})
+        hint = "They must be the model's own: use a llama-server of late 2024 or newer."
+        changed = (self._first(connection, {**probe, **change}) for change in changes)
+        must_be_own(plain, changed, connection.server.url, hint)
 
     def _first(self, connection: Connection, body: dict[str, Any]) -> Row:
         places = _places(self._post(connection, body), connection.server.url)
@@ -152,8 +148,7 @@ class LlamaServer:
 
 def _tokens(connection: Connection, text: str) -> list[int]:
     answer = connection.post("/tokenize", {"content": text, "add_special": False, "parse_special": False})
-    tokens: list[object] = one_of(answer, "tokens", list, connection.server.url)
-    found = [token for token in tokens if isinstance(token, int)]
+    found = tokens_in(answer, connection.server.url)
     if not found:
         raise RemoteError(f"{connection.server.url} cuts a text into no tokens.")
     return found

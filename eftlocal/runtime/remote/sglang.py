@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from eftlocal.errors import RemoteError
 from eftlocal.runtime.remote.connection import Connection, RefusedError
-from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, number_in, one_of, same
+from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, must_be_own, number_in, one_of, tokens_in
 
 __all__ = ["Sglang"]
 
@@ -71,26 +71,22 @@ class Sglang:
             return _row(next(iter(places), None), connection.server.url)
 
         plain = first()
-        for change in ({"temperature": 2.0}, {"logit_bias": {str(int(plain.ids[0])): -5.0}}):
-            if not same(first(**change), plain):
-                raise RemoteError(
-                    f"{connection.server.url}: its log-probabilities change with the temperature or with a bias.",
-                    "Set SGLANG_RETURN_ORIGINAL_LOGPROB=1 where the server starts.",
-                )
+        changes = ({"temperature": 2.0}, {"logit_bias": {str(int(plain.ids[0])): -5.0}})
+        hint = "Set SGLANG_RETURN_ORIGINAL_LOGPROB=1 where the server starts."
+        must_be_own(plain, (first(**change) for change in changes), connection.server.url, hint)
 
     def pieces(self, connection: Connection) -> dict[int, bytes] | None:
         return None
 
     def tokenize(self, connection: Connection, text: str) -> list[int]:
         body = {"model": self.facts.model, "prompt": text, "add_special_tokens": False}
-        tokens: list[object] = one_of(connection.post("/tokenize", body), "tokens", list, connection.server.url)
-        return [token for token in tokens if isinstance(token, int)]
+        return tokens_in(connection.post("/tokenize", body), connection.server.url)
 
 
 def _row(place: object, where: str) -> Row:
     """A row of [log-probability, id, text]."""
     try:
-        pairs = [(int(one[1]), float(one[0])) for one in place or ()]  # type: ignore[attr-defined]
+        pairs = [(int(one[1]), float(one[0])) for one in (place if isinstance(place, list) else ())]
     except (IndexError, OverflowError, TypeError, ValueError):
         pairs = []
     return array_of(pairs, where)

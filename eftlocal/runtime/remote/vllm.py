@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from eftlocal.errors import ContextError, RemoteError
 from eftlocal.runtime.remote.connection import TRIES, Connection, RefusedError
-from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, number_in, one_of, same
+from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, must_be_own, number_in, one_of, tokens_in
 
 __all__ = ["Vllm"]
 
@@ -85,20 +85,16 @@ class Vllm:
             return _rows(answer, 1, top, connection.server.url)[0]
 
         plain = first()
-        for change in ({"temperature": 2.0, "seed": 1}, {"logit_bias": {str(int(plain.ids[0])): -5.0}}):
-            if not same(first(**change), plain):
-                raise RemoteError(
-                    f"{connection.server.url}: its log-probabilities change with the temperature or with a bias.",
-                    "Start vLLM with --logprobs-mode raw_logprobs.",
-                )
+        changes = ({"temperature": 2.0, "seed": 1}, {"logit_bias": {str(int(plain.ids[0])): -5.0}})
+        hint = "Start vLLM with --logprobs-mode raw_logprobs."
+        must_be_own(plain, (first(**change) for change in changes), connection.server.url, hint)
 
     def pieces(self, connection: Connection) -> dict[int, bytes] | None:
         return None
 
     def tokenize(self, connection: Connection, text: str) -> list[int]:
         body = {"model": self.facts.model, "prompt": text, "add_special_tokens": False}
-        tokens: list[object] = one_of(connection.post("/tokenize", body), "tokens", list, connection.server.url)
-        return [token for token in tokens if isinstance(token, int)]
+        return tokens_in(connection.post("/tokenize", body), connection.server.url)
 
 
 def _body(model: str) -> dict[str, Any]:
