@@ -40,7 +40,8 @@ from eftlocal.decoding.generation import Generation
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.slots import Request
-from eftlocal.engine.workers import MemberSpec, Workers
+from eftlocal.engine.spec import MemberSpec
+from eftlocal.engine.workers import Workers
 from eftlocal.runtime import gguf
 from eftlocal.runtime.llama.context import Context, Feed
 from eftlocal.runtime.machine import usable_cores

@@ -65,7 +65,7 @@ def bench(
     def load(catalog: "Catalog", name: str, ctx: int | None = None, threads: int | None = None) -> "Loaded":
         changed = replace(options, ctx=ctx or options.ctx, threads=threads or options.threads)
         loaded = changed.load_members(catalog, name)
-        tell([*loaded.members.notes, *loaded.engine.workers.notes.values()])
+        tell([*loaded.members.notes, *loaded.engine.workers.placing.notes.values()])
         return loaded
 
     return bench.bench(

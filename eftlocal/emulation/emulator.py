@@ -178,22 +178,22 @@ class Emulator:
     @property
     def plan(self) -> Plan | None:
         """Where the members run, and how much memory they need there; None if llama.cpp decides."""
-        return self._engine.workers.plan
+        return self._engine.workers.placing.plan
 
     @property
     def notes(self) -> tuple[str, ...]:
         """One line for each model that did not load as planned: a device was too small, or an adapter fits in part."""
-        return (*self._members.notes, *self._engine.workers.notes.values())
+        return (*self._members.notes, *self._engine.workers.placing.notes.values())
 
     def sequences_that_fit(self, most: int) -> int:
         """How many sequences fit in memory at the same time, up to `most`. Always `most` if loading was forced."""
-        plan = self._engine.workers.plan
+        plan = self._engine.workers.placing.plan
         return plan.sequences_that_fit(most) if plan is not None and plan.fits else most
 
     @property
     def parallel(self) -> int:
         """How many prompts to answer at the same time by default: the number that suits this machine."""
-        plan = self._engine.workers.plan
+        plan = self._engine.workers.placing.plan
         return 1 if plan is None else sequences_at_once(plan, self._engine.workers.n_threads)
 
     def mix(self, settings: Settings) -> Mix:

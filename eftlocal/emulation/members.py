@@ -16,7 +16,7 @@ from eftlocal.catalog import token_ids
 from eftlocal.catalog.server import Server
 from eftlocal.decoding.settings import Settings
 from eftlocal.emulation import notes, remote
-from eftlocal.engine.workers import MemberSpec, Remote
+from eftlocal.engine.spec import MemberSpec, Remote
 from eftlocal.errors import CatalogError, ModelFileError, SettingError, ViewError
 from eftlocal.runtime import adapters, gguf, templates, vocab
 from eftlocal.runtime.plan.machine import Machine

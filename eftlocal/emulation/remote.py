@@ -7,7 +7,8 @@ from typing import Final
 import platformdirs
 
 from eftlocal.catalog.server import Server
-from eftlocal.engine.workers import Remote, Workers
+from eftlocal.engine.spec import Remote
+from eftlocal.engine.workers import Workers
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.remote import vocabulary
 from eftlocal.runtime.remote.link import Link, connect

@@ -2,57 +2,29 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from eftlocal.arithmetic.combine import Logits
 from eftlocal.engine.context import MemberContext
 from eftlocal.engine.executor import Executor
+from eftlocal.engine.placing import Placing
+from eftlocal.engine.sharing import Sharing
+from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import ContextError, DecodeError, EftError, ModelLoadError, RemoteError
-from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama.context import Context, Feed
 from eftlocal.runtime.llama.copies import SavedSequence
 from eftlocal.runtime.llama.model import Model
-from eftlocal.runtime.plan.placement import Offload, Plan
-from eftlocal.runtime.plan.threads import MOST_ROWS, SINGLE_THREADED, Cost, Split, in_turn, split_threads
+from eftlocal.runtime.plan.placement import Plan
+from eftlocal.runtime.plan.threads import MOST_ROWS, Split
 from eftlocal.runtime.remote.context import RemoteContext
-from eftlocal.runtime.remote.link import Link
-from eftlocal.runtime.speeds import Speed, Speeds, measure
+from eftlocal.runtime.speeds import Speeds
 
-__all__ = ["Feeds", "MemberSpec", "Remote", "Workers"]
+__all__ = ["Feeds", "Workers"]
 
 MEASURED = 32  # tokens of a sequence in the KV cache for measuring speeds
 
 Feeds = Mapping[int, Sequence[Feed]]  # member -> the tokens that continue its sequences
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """A model on a server. `vocabulary`: the header of a member on this machine, whose tokens are the same."""
-
-    link: Link
-    vocabulary: Header
-
-
-@dataclass(frozen=True, slots=True)
-class MemberSpec:
-    """The model of one member.
-
-    name        as errors show it: "MODEL (ROLE)"
-    header      of its GGUF file
-    lora        its LoRA adapter as (file, scale); None if it has no adapter
-    gpu_layers  the wish in the catalogue; the plan says where the layers really run
-    model       its name in the catalogue
-    remote      where it runs; None: on this machine
-    """
-
-    name: str
-    header: Header
-    lora: tuple[Path, float] | None = None
-    gpu_layers: int | None = None
-    model: str = ""
-    remote: Remote | None = None
 
 
 class Workers:
@@ -64,10 +36,10 @@ class Workers:
     n_ctx      the most tokens of one sequence
     n_seq      how many sequences each KV cache has room for
     n_threads  CPU threads that all members share
-    plan       where each member runs; None leaves it to llama.cpp
+    plan       where each member shall run; None leaves it to llama.cpp
     speeds     measured speeds of models, by which threads are shared; None shares them by model size
-    notes      file -> what did not go as planned when it was loaded
-    in_turn    let members decode one after the other, each with all threads; `bench` compares this
+    placing    where each member runs
+    sharing    which members decode at the same time
     """
 
     def __init__(
@@ -86,17 +58,13 @@ class Workers:
         self.n_seq = n_seq
         self.n_threads = n_threads
         self.kv_type = kv_type
-        self.plan = plan
-        self.notes: dict[Path, str] = {}
-        self.in_turn = False
+        self.placing = Placing(self.specs, plan)
+        self.sharing = Sharing(self.specs, self.placing, n_threads=n_threads, kv_type=kv_type, speeds=speeds)
         self._closed = False
         self._executor = Executor(len(self.specs))
         self._models: dict[Path, Model] = {}
         self._contexts: dict[int, MemberContext] = {}
         self._ends: dict[tuple[int, ...], dict[int, bool]] = {}  # by members: token -> whether it is an end
-        self._remembered = speeds
-        self._speeds: dict[int, Speed] = {}
-        self._splits: dict[tuple[object, ...], Split] = {}  # key: (member, rows) pairs and in_turn
 
     # --- weights ----------------------------------------------------------------------------------------------------
 
@@ -113,7 +81,7 @@ class Workers:
         header = self.specs[member].header
         while header.path not in self._models:
             try:
-                self._models[header.path] = Model(header, self._offload(member))
+                self._models[header.path] = Model(header, self.placing.offload(member))
             except ModelLoadError as error:
                 self._fall_back(member, error)
         return self._models[header.path]
@@ -142,21 +110,10 @@ class Workers:
         """The tokens that end a generation in the vocabulary of one of these members, ascending."""
         return sorted({token for member in members for token in self.model(member).ends})
 
-    def _offload(self, member: int) -> Offload | None:
-        return None if self.plan is None else self.plan.members[member].offload
-
     def _fall_back(self, member: int, error: ModelLoadError) -> None:
-        """Plan half as many layers of the member's file on devices. Raises `error` if there are none on devices."""
-        offload, spec = self._offload(member), self.specs[member]
-        if self.plan is None or offload is None or not offload.layers:
-            raise error
-        path, fewer = spec.header.path, offload.halved()
-        self.plan = self.plan.moved(path, fewer)
-        self._splits.clear()
-        self._speeds.clear()
-        rest = f"{fewer.layers} of its layers run there, the rest on the CPU" if fewer.layers else "it runs on the CPU"
-        reason = error.message.rpartition(": ")[2]
-        self.notes[path] = f"{spec.model or spec.name} did not load as planned on a device ({reason}): {rest}"
+        """Plan fewer layers of the member's file on devices. Raises `error` if there are none on devices."""
+        self.placing.fall_back(member, error)
+        self.sharing.forget()
 
     def _unload(self, path: Path) -> None:
         """Free a file's weights and the KV caches that use them."""
@@ -196,6 +153,13 @@ class Workers:
             for member in missing:
                 self.context(member)
         self.measure(wanted)
+
+    def measure(self, members: Iterable[int], *, again: bool = False) -> None:
+        """Measure how fast these members decode, as `Sharing.measure`, each in a small extra KV cache.
+
+        A large model that was never measured takes about a second.
+        """
+        self.sharing.measure(members, partial(self._cache, n_ctx=MEASURED, n_seq=MOST_ROWS), again=again)
 
     def resize(self, *, n_ctx: int, n_seq: int) -> None:
         """Make the KV caches again, for `n_seq` sequences of `n_ctx` tokens. They keep what they hold, where llama.cpp
@@ -285,6 +249,13 @@ class Workers:
         except (ContextError, DecodeError, RemoteError) as error:
             raise self._named(member, error) from error
 
+    def _split(self, feeds: Feeds) -> Split:
+        """Which members decode when. Sets the threads of each context."""
+        split = self.sharing.split({member: sum(len(feed.tokens) for feed in own) for member, own in feeds.items()})
+        for member, threads in split.threads.items():
+            self._contexts[member].set_threads(threads)
+        return split
+
     def _decode(self, feeds: Feeds, into: dict[int, Logits], member: int) -> None:
         """Decode one member. Runs in a worker's thread; no other thread uses this member or its key of `into`."""
         try:
@@ -297,79 +268,3 @@ class Workers:
         spec = self.specs[member]
         known = spec.remote is not None and error.message.startswith(spec.model)
         return DecodeError(error.message if known else f"{spec.name}: {error.message}", error.hint)
-
-    # --- threads ----------------------------------------------------------------------------------------------------
-
-    def measure(self, members: Iterable[int], *, again: bool = False) -> None:
-        """Measure how fast these members decode, if they share threads. `again` also measures known speeds again.
-
-        A large model that was never measured takes about a second. If a member cannot be measured, threads are shared
-        by model size instead.
-        """
-        here = [member for member in members if self._read(member) > 0]
-        heavy = any(self._read(member) >= SINGLE_THREADED for member in here)
-        if self._remembered is None or self.n_threads < 2 or len(here) < 2 or not heavy:
-            return
-        if wanted := [member for member in here if again or member not in self._speeds]:
-            self._splits.clear()
-        try:
-            for member in wanted:
-                self._speeds[member] = self._speed(member, self._remembered, again=again)
-        except (ModelLoadError, DecodeError):  # no memory for a cache to measure with; decoding may still work
-            self._remembered = None
-            self._speeds.clear()
-
-    def _speed(self, member: int, remembered: Speeds, *, again: bool) -> Speed:
-        """A member's speed: remembered, or measured now in a small extra KV cache."""
-        name = self._identity(member)
-        if not again and (known := remembered.get(name)) is not None:
-            return known
-        context = self._cache(member, n_ctx=MEASURED, n_seq=MOST_ROWS)
-        try:
-            speed = measure(context, self.n_threads if self._read(member) >= SINGLE_THREADED else 1)
-        finally:
-            context.close()
-        remembered.put(name, speed)
-        return speed
-
-    def _split(self, feeds: Feeds) -> Split:
-        """Decide which members decode when and with how many threads, and set the threads of each context."""
-        about = {
-            member: max(1, min(1 << n.bit_length() >> 1, MOST_ROWS))
-            for member, own in feeds.items()
-            for n in (sum(len(feed.tokens) for feed in own),)
-        }
-        key = (*about.items(), self.in_turn)
-        if key not in self._splits:
-            costs = {member: self._cost(member, n) for member, n in about.items()}
-            self._splits[key] = (in_turn if self.in_turn else split_threads)(costs, self.n_threads)
-        split = self._splits[key]
-        for member, threads in split.threads.items():
-            self._contexts[member].set_threads(threads)
-        return split
-
-    def _cost(self, member: int, rows: int) -> Cost:
-        speed = self._speeds.get(member)
-        return Cost.estimated(self._read(member), rows) if speed is None else speed.cost(rows, self.n_threads)
-
-    def apart(self, member: int, others: Iterable[int]) -> bool:
-        """Whether none of the others runs where this member runs, on the same device or on the CPU."""
-        return self._places(member).isdisjoint(place for other in others for place in self._places(other))
-
-    def _places(self, member: int) -> set[str]:
-        """The devices on which a member runs, "CPU" included."""
-        offload = self._offload(member)
-        devices = set(offload.devices) if offload is not None and offload.layers else set()
-        return devices | ({"CPU"} if self._read(member) > 0 else set())
-
-    def _read(self, member: int) -> int:
-        """Bytes of weights that the CPU reads when the member decodes a token."""
-        return self.plan.members[member].read if self.plan else self.specs[member].header.tensor_bytes
-
-    def _identity(self, member: int) -> str:
-        """The name under which a member's speed is remembered: all that it depends on, apart from the machine."""
-        spec, offload = self.specs[member], self._offload(member)
-        parts = [spec.header.path.name, f"{spec.header.path.stat().st_size} bytes", self.kv_type]
-        parts += [f"with {spec.lora[0].name}"] if spec.lora is not None else []
-        parts += [f"{offload.layers} layers on {', '.join(offload.devices)}"] if offload and offload.layers else []
-        return ", ".join(parts)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from eftlocal.engine.workers import MemberSpec, Remote
+from eftlocal.engine.spec import MemberSpec, Remote
 from eftlocal.errors import ModelFileError
 from eftlocal.runtime.gguf import Header, read
 from eftlocal.runtime.views import View

@@ -23,7 +23,8 @@ from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.emulator import Emulator, Prompt
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.slots import Request
-from eftlocal.engine.workers import MemberSpec, Workers
+from eftlocal.engine.spec import MemberSpec
+from eftlocal.engine.workers import Workers
 from eftlocal.errors import SettingError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.machine import usable_cores

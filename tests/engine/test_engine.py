@@ -1,39 +1,25 @@
 """The engine gives the same logits as an independent oracle, and its fast paths the same as its slow ones."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import Any
 
 import llama_cpp
 import numpy as np
 import pytest
 
-from eftlocal.arithmetic.combine import Combiner, Logits, Mix, Pair, log_softmax
+from eftlocal.arithmetic.combine import Combiner, Mix, Pair, log_softmax
 from eftlocal.engine.engine import Engine
-from eftlocal.engine.slots import Request, Slot
-from eftlocal.engine.workers import MemberSpec, Workers
-from eftlocal.errors import DecodeError, EftError, ModelLoadError
-from eftlocal.runtime import gguf
+from eftlocal.engine.slots import Request
+from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime.llama import context as llama_context
 from eftlocal.runtime.llama.context import Context
-from eftlocal.runtime.plan.placement import Offload, Plan
 from eftlocal.runtime.plan.threads import Split
-from eftlocal.runtime.speeds import Speed, Speeds
 from tests import oracle
+from tests.engine.made import ANSWER, PROMPTS, cold, engine, rows, same
 from tests.families import Family
 from tests.faults import fail_decode
 
 N_REAL = 316
-ANSWER = [72, 101, 108, 108, 111, 44, 32, 119, 111, 114, 108, 100, 33]
-PROMPTS = {0: [10, 20, 30, 40, 50], 1: [99, 98, 97], 2: [1, 2, 3, 4, 5, 6, 7, 8], 3: [60], 4: [61, 62]}
-
-
-def engine(paths: Sequence[Path], *, n_slots: int = 1, n_threads: int = 1, lora: Path | None = None) -> Engine:
-    specs = [
-        MemberSpec(f"member {i}", gguf.check(p), (lora, 1.0) if lora and i == 1 else None) for i, p in enumerate(paths)
-    ]
-    return Engine(Workers(specs, n_ctx=256, n_threads=n_threads, n_seq=n_slots, kv_type="f32"))
 
 
 @pytest.fixture
@@ -41,29 +27,6 @@ def trio(family: Family) -> Iterator[Engine]:
     made = engine([family.base, family.tuned, family.reference], n_slots=3)
     yield made
     made.close()
-
-
-def rows(made: Engine, slot: Slot, n: int, members: Sequence[int] = (0, 1, 2)) -> dict[int, Logits]:
-    """Copies of the members' logits for the last n positions."""
-    return {member: z.copy() for member, (z, _) in made.forward([Request(slot, n, members)]).items()}
-
-
-def cold(paths: Sequence[Path], prompts: Mapping[int, list[int]], tokens: list[int], n: int) -> dict[int, Logits]:
-    """The same logits from a new engine: one prefill, and nothing is reused."""
-    made = engine(paths)
-    try:
-        slot = made.begin(prompts)
-        slot.tokens = list(tokens)
-        return rows(made, slot, n, tuple(prompts))
-    finally:
-        made.close()
-
-
-def same(one: Mapping[int, Logits], other: Mapping[int, Logits]) -> None:
-    assert one.keys() == other.keys()
-    for member, z in one.items():
-        # Another batch shape sums in another order. The largest difference seen on these models was 2e-5.
-        np.testing.assert_allclose(z, other[member], atol=1e-4, err_msg=f"member {member}")
 
 
 @pytest.mark.parametrize("reward_top_p", [None, 0.8])
@@ -207,8 +170,8 @@ def test_requests_in_another_order_than_the_slots_get_their_own_rows(family: Fam
     for i, slot in enumerate(slots):
         slot.tokens = list(ANSWER[i : i + 3])
     together = trio.forward([Request(slots[i], i + 1, (0, 1, 2)) for i in (2, 0, 1)])
-    for i, rows in ((2, slice(0, 3)), (0, slice(3, 4)), (1, slice(4, 6))):
-        same({m: z[rows] for m, (z, _) in together.items()}, cold(paths, starts[i], ANSWER[i : i + 3], i + 1))
+    for i, mine in ((2, slice(0, 3)), (0, slice(3, 4)), (1, slice(4, 6))):
+        same({m: z[mine] for m, (z, _) in together.items()}, cold(paths, starts[i], ANSWER[i : i + 3], i + 1))
 
 
 def test_a_sequence_goes_on_in_another_slot_without_being_fed_again(family: Family, trio: Engine) -> None:
@@ -377,7 +340,7 @@ def test_concurrent_members_equal_sequential_ones(family: Family, monkeypatch: p
     in_turn, at_once = ((0, 1, 2, 3, 4, 5, 6),), tuple((m,) for m in range(7))
     for rounds, beside in [((in_turn,), ()), ((at_once,), ()), ((((3,),), ((0, 1), (2, 4))), (5, 6))]:
         split = Split(rounds, dict.fromkeys(range(7), 1), beside)
-        monkeypatch.setattr("eftlocal.engine.workers.split_threads", lambda *_, split=split: split)
+        monkeypatch.setattr("eftlocal.engine.sharing.split_threads", lambda *_, split=split: split)
         results.append(cold(paths, prompts, ANSWER, 4))
     for member in range(7):
         np.testing.assert_array_equal(results[0][member], results[1][member])
@@ -399,29 +362,6 @@ def test_while_some_members_are_pending_others_go_on_in_the_same_slot(family: Fa
     same(ahead, {1: cold(paths, prompts, ANSWER[:6], 1)[1]})
     slot.truncate(4)  # the guesses after the first were wrong
     same(rows(trio, slot, 2), cold(paths, prompts, ANSWER[:4], 2))
-
-
-@pytest.mark.parametrize(
-    ("members", "apart"),
-    [
-        pytest.param([("base", "GPU 0"), ("tuned", "CPU")], True, id="a drafter on the CPU, a base on a device"),
-        pytest.param([("base", "CPU"), ("tuned", "GPU 0")], True, id="and the other way round"),
-        pytest.param([("base", "GPU 0"), ("tuned", "GPU 1")], True, id="a device each"),
-        pytest.param([("base", "GPU 0"), ("tuned", "GPU 0")], False, id="one device for both"),
-        pytest.param([("base", "CPU"), ("tuned", "CPU")], False, id="both on the CPU"),
-        pytest.param([("base", "GPU 0 CPU"), ("tuned", "CPU")], False, id="half of the base on the CPU"),
-    ],
-)
-def test_members_that_share_no_place_are_apart(family: Family, members: list[tuple[str, str]], apart: bool) -> None:
-    places = [where.replace("GPU ", "GPU").split() for _, where in members]
-    placed = [
-        SimpleNamespace(read=9 if "CPU" in where else 0, offload=Offload(9, tuple(p for p in where if p != "CPU")))
-        for where in places
-    ]
-    specs = [MemberSpec(name, gguf.check(getattr(family, name))) for name, _ in members]
-    workers = Workers(specs, n_ctx=256, n_threads=1, plan=cast(Plan, SimpleNamespace(members=placed)))
-    assert workers.apart(1, [0]) is apart
-    workers.close()
 
 
 def test_what_goes_wrong_in_a_pending_step_is_raised_where_its_result_is_asked_for(
@@ -513,79 +453,3 @@ def test_more_than_the_context_holds_is_an_error_and_no_abort(trio: Engine) -> N
     slot.tokens = [2] * 7
     with pytest.raises(DecodeError, match="257 tokens do not fit in a context of 256"):
         rows(trio, slot, 1, (0,))
-
-
-# --- speeds -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def heavy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets these tiny models count as large enough to use several threads."""
-    monkeypatch.setattr("eftlocal.engine.workers.SINGLE_THREADED", 0)
-
-
-def measuring(family: Family, path: Path, n_threads: int = 2) -> Engine:
-    paths = [family.base, family.tuned, family.reference]
-    specs = [MemberSpec(f"member {i}", gguf.check(p)) for i, p in enumerate(paths)]
-    return Engine(Workers(specs, n_ctx=64, n_threads=n_threads, kv_type="f32", speeds=Speeds(n_threads, path)))
-
-
-@pytest.mark.usefixtures("heavy")
-def test_members_are_measured_once_and_then_remembered(
-    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured: list[Context] = []
-
-    def spy(context: Context, n_threads: int) -> Speed:
-        measured.append(context)
-        return Speed({1: (1.0, 1.0), 4: (4.0, 2.0)})
-
-    monkeypatch.setattr("eftlocal.engine.workers.measure", spy)
-    prompts, paths = {m: PROMPTS[m] for m in range(3)}, [family.base, family.tuned, family.reference]
-    for expected in (3, 0):
-        measured.clear()
-        made = measuring(family, tmp_path / "speeds.json")
-        slot = made.begin(prompts)
-        slot.tokens = list(ANSWER)
-        same(rows(made, slot, 4), cold(paths, prompts, ANSWER, 4))
-        made.end(slot)
-        made.begin(prompts)
-        assert len(measured) == expected
-        made.workers.measure(range(3), again=True)
-        assert len(measured) == expected + 3
-        made.close()
-
-
-@pytest.mark.usefixtures("heavy")
-@pytest.mark.parametrize("error", [ModelLoadError("no room"), DecodeError("no room")])
-def test_what_cannot_be_measured_runs_all_the_same(
-    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: EftError
-) -> None:
-    tried = 0
-
-    def fail(*_: object) -> Speed:
-        nonlocal tried
-        tried += 1
-        if tried > 1:
-            raise error
-        return Speed({1: (1.0, 1.0)})
-
-    monkeypatch.setattr("eftlocal.engine.workers.measure", fail)
-    prompts, paths = {m: PROMPTS[m] for m in range(3)}, [family.base, family.tuned, family.reference]
-    made = measuring(family, tmp_path / "speeds.json")
-    slot = made.begin(prompts)
-    slot.tokens = list(ANSWER)
-    same(rows(made, slot, 4), cold(paths, prompts, ANSWER, 4))
-    assert tried == 2  # it is not tried again after a failure
-    made.close()
-
-
-@pytest.mark.parametrize("n_threads", [1, 2])
-def test_where_there_is_nothing_to_share_nothing_is_measured(
-    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_threads: int
-) -> None:
-    monkeypatch.setattr("eftlocal.engine.workers.measure", None)
-    made = measuring(family, tmp_path / "speeds.json", n_threads)  # one thread, or models too small for two
-    made.begin({m: PROMPTS[m] for m in range(3)})
-    made.close()
-    assert not list(tmp_path.iterdir())

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from eftlocal.engine.workers import MemberSpec
+from eftlocal.engine.spec import MemberSpec
 from eftlocal.runs.fingerprint import fingerprint, models
 from eftlocal.runtime import gguf
 from eftlocal.runtime.views import RAW, TRANSCRIPT, View

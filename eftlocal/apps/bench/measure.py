@@ -156,7 +156,7 @@ def _decode(
     samples: Samples,
     once: list[float],
 ) -> None:
-    engine.workers.in_turn = mode.in_turn
+    engine.workers.sharing.in_turn = mode.in_turn
     try:
         stream = emulator.stream(prompt, max_tokens=tokens, seed=seed, logit_bias=ends, stop=(), **mode.dials)
         deltas = iter(stream)
@@ -167,7 +167,7 @@ def _decode(
             pass
         reply = stream.reply
     finally:
-        engine.workers.in_turn = False
+        engine.workers.sharing.in_turn = False
     if reply.tokens_per_s is None:
         return
     once[0] += len(reply.tokens) - 1

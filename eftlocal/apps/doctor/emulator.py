@@ -10,7 +10,7 @@ from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile, parts
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.members import assemble
-from eftlocal.engine.workers import MemberSpec
+from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import EftError
 
 __all__ = ["examine"]

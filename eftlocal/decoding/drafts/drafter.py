@@ -94,7 +94,7 @@ class Drafter:
         [(slot, generation)] = decoding.items()
         draft, member = drafts[slot], generation.drafter
         others = tuple(other for other in generation.mix.active if other != member)
-        if draft.known is None or member is None or not self._engine.workers.apart(member, others):
+        if draft.known is None or member is None or not self._engine.workers.placing.apart(member, others):
             return None
         pending = self._engine.start([Request(slot, draft.rows, others, whole=generation.matcher is not None)])
         try:
