@@ -23,7 +23,8 @@ from rich.table import Table
 from eftlocal.catalog import hub
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import HubFile
-from eftlocal.emulation.members import Found, assemble, on_this_machine
+from eftlocal.emulation.assembling import assemble
+from eftlocal.emulation.files import Found, on_this_machine
 from eftlocal.errors import EftError, HubError, ModelFileError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.gguf_remote import check_remote, remote_header

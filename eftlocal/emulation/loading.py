@@ -10,7 +10,8 @@ from typing import Unpack, cast
 from eftlocal.catalog import models as catalog
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation import remote
-from eftlocal.emulation.members import Members, assemble
+from eftlocal.emulation.assembling import assemble
+from eftlocal.emulation.members import Members
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.workers import Workers
 from eftlocal.errors import CatalogError, SettingError

@@ -8,8 +8,8 @@ from eftlocal.apps.doctor.checks import Finding
 from eftlocal.catalog import hub
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile, parts
+from eftlocal.emulation.assembling import assemble
 from eftlocal.emulation.emulator import Emulator
-from eftlocal.emulation.members import assemble
 from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import EftError
 

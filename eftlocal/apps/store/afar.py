@@ -6,7 +6,7 @@ from eftlocal.apps.store.survey import held
 from eftlocal.catalog import hub
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile
-from eftlocal.emulation.members import Found, on_this_machine
+from eftlocal.emulation.files import Found, on_this_machine
 from eftlocal.errors import HubError
 from eftlocal.runtime.gguf_remote import check_remote
 

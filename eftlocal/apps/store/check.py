@@ -9,7 +9,8 @@ from eftlocal.apps.store.afar import Afar
 from eftlocal.apps.store.memory import memory
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile
-from eftlocal.emulation.members import Found, assemble, files_of
+from eftlocal.emulation.assembling import assemble
+from eftlocal.emulation.files import Found, files_of
 from eftlocal.errors import CatalogError
 from eftlocal.runtime import trial
 from eftlocal.runtime.gguf import Header, Tensor

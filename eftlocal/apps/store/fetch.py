@@ -27,7 +27,8 @@ from eftlocal.apps.store.survey import held
 from eftlocal.catalog import hub
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.files import HubFile
-from eftlocal.emulation.members import assemble, unasked
+from eftlocal.emulation.assembling import assemble
+from eftlocal.emulation.files import unasked
 from eftlocal.errors import HubError
 from eftlocal.interrupt import raising
 from eftlocal.text import printable

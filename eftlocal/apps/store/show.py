@@ -12,7 +12,8 @@ from eftlocal.apps.store.columns import Row, rows_as_lines
 from eftlocal.apps.store.memory import Memory, memory
 from eftlocal.apps.store.survey import held, models_of
 from eftlocal.catalog import models as catalog
-from eftlocal.emulation.members import Members, assemble
+from eftlocal.emulation.assembling import assemble
+from eftlocal.emulation.members import Members
 from eftlocal.errors import EftError
 from eftlocal.runtime import trial
 from eftlocal.runtime.views import Message

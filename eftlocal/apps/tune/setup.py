@@ -9,8 +9,9 @@ from eftlocal.apps.tune.options import Options
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import Catalog
 from eftlocal.emulation import loading
+from eftlocal.emulation.assembling import assemble
 from eftlocal.emulation.loading import Loaded
-from eftlocal.emulation.members import Members, assemble
+from eftlocal.emulation.members import Members
 from eftlocal.errors import SettingError
 from eftlocal.runtime.gguf_header import Header
 from eftlocal.runtime.llama.model import Model
