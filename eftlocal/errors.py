@@ -10,6 +10,7 @@ EftError                 base of all: `message`, `hint`, `exit_code`
 ├── ViewError            a conversation that cannot be rendered for a member
 ├── SettingError         a sampling or run-time setting out of its range
 ├── RemoteError          a server that runs a model: not reachable, another engine or vocabulary, a faulty answer
+│   └── WorkerError      a worker of llama.cpp's RPC: absent, busy, of another version, gone
 ├── ContextError         a prompt that does not fit in the context
 ├── TrainingError        a model that cannot be trained here, or a training that went wrong
 └── DecodeError          a member failed while decoding (names the member)
@@ -33,6 +34,7 @@ __all__ = [
     "TrainingError",
     "ViewError",
     "VocabularyError",
+    "WorkerError",
 ]
 
 
@@ -69,6 +71,10 @@ class ModelLoadError(EftError):
 
 class RemoteError(EftError):
     """A server that runs a model cannot be used: it is not there, refuses, or does not give what is needed."""
+
+
+class WorkerError(RemoteError):
+    """A worker of llama.cpp's RPC cannot be used: it is not there, busy, of another version, or went away."""
 
 
 class VocabularyError(EftError):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from eftlocal.catalog.endpoints import Endpoint
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.remote.link import Link
 
@@ -27,6 +28,7 @@ class MemberSpec:
     gpu_layers  the wish in the catalogue; the plan says where the layers really run
     model       its name in the catalogue
     remote      where it runs; None: on this machine
+    rpc         workers that hold layers of it, and a child process the rest; (): the child alone; None: this process
     """
 
     name: str
@@ -35,3 +37,4 @@ class MemberSpec:
     gpu_layers: int | None = None
     model: str = ""
     remote: Remote | None = None
+    rpc: tuple[Endpoint, ...] | None = None

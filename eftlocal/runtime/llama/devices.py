@@ -26,12 +26,12 @@ def _with_handles() -> list[tuple[Device, int]]:
     library.start()
     pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
     try:
-        count, get = _ggml("ggml_backend_dev_count", size), _ggml("ggml_backend_dev_get", pointer, size)
-        name, describe = (_ggml(f"ggml_backend_dev_{what}", text, pointer) for what in ("name", "description"))
-        kind = _ggml("ggml_backend_dev_type", ctypes.c_int, pointer)
-        backend = _ggml("ggml_backend_dev_backend_reg", pointer, pointer)
-        backend_name = _ggml("ggml_backend_reg_name", text, pointer)
-        memory = _ggml("ggml_backend_dev_memory", None, pointer, ctypes.POINTER(size), ctypes.POINTER(size))
+        count, get = ggml_function("ggml_backend_dev_count", size), ggml_function("ggml_backend_dev_get", pointer, size)
+        name, describe = (ggml_function(f"ggml_backend_dev_{what}", text, pointer) for what in ("name", "description"))
+        kind = ggml_function("ggml_backend_dev_type", ctypes.c_int, pointer)
+        backend = ggml_function("ggml_backend_dev_backend_reg", pointer, pointer)
+        backend_name = ggml_function("ggml_backend_reg_name", text, pointer)
+        memory = ggml_function("ggml_backend_dev_memory", None, pointer, ctypes.POINTER(size), ctypes.POINTER(size))
     except AttributeError:
         return []
     listed: list[tuple[Device, int]] = []
@@ -54,7 +54,7 @@ def _text(raw: bytes | None) -> str:
     return (raw or b"").decode("utf-8", "replace").strip()
 
 
-def _ggml(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
+def ggml_function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
     """Returns a function of ggml that the Python bindings do not declare. Raises AttributeError if it is missing.
 
     The function must come from the library that is already loaded, because a second copy would have its own list of

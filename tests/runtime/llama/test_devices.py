@@ -77,14 +77,14 @@ def test_a_library_that_does_not_tell_has_no_devices(monkeypatch: pytest.MonkeyP
 
 def test_the_library_that_is_loaded_answers() -> None:
     # private: whether the functions are found in the library that is loaded is what is tested here
-    count = devices._ggml("ggml_backend_dev_count", ctypes.c_size_t)
-    get = devices._ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-    kind = devices._ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+    count = devices.ggml_function("ggml_backend_dev_count", ctypes.c_size_t)
+    get = devices.ggml_function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    kind = devices.ggml_function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
     kinds = [kind(get(i)) for i in range(count())]
     assert 0 in kinds  # the CPU
     assert len(devices.found()) <= sum(one != 0 for one in kinds)
     with pytest.raises(AttributeError):
-        devices._ggml("ggml_there_is_no_such_function", ctypes.c_int)
+        devices.ggml_function("ggml_there_is_no_such_function", ctypes.c_int)
 
 
 # --- where a model is put ---------------------------------------------------------------------------------------------
