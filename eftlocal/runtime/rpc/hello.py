@@ -1,8 +1,8 @@
 """Asks a worker of llama.cpp's RPC who it is, before llama.cpp does: that would end the process, or wait for ever.
 
 The protocol is that of ggml-rpc.cpp: a request is a byte, the size of its data in eight bytes and the data; an answer
-is a size and the data; all little-endian. A worker serves one connection at a time. The system accepts more for it, which
-then wait without an answer.
+is a size and the data; all little-endian. A worker serves one connection at a time. The system accepts more for it,
+which then wait without an answer.
 """
 
 import errno

@@ -49,7 +49,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "ggml_backend_dev_memory": memory,
     }
     # private: the one place where ggml's functions come from, and a loaded library has no seam of its own
-    monkeypatch.setattr(devices, "_ggml", lambda name, *types: functions[name])
+    monkeypatch.setattr(devices, "ggml_function", lambda name, *types: functions[name])
     yield
 
 
@@ -71,7 +71,7 @@ def test_a_library_that_does_not_tell_has_no_devices(monkeypatch: pytest.MonkeyP
     def missing(name: str, *types: Any) -> Any:
         raise AttributeError(name)
 
-    monkeypatch.setattr(devices, "_ggml", missing)
+    monkeypatch.setattr(devices, "ggml_function", missing)
     assert devices.found() == ()
 
 
