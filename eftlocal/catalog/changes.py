@@ -1,14 +1,16 @@
-"""Emulators that are changed for one run: by other views, and by classifier-free guidance with a negative text."""
+"""Emulators that are changed for one run: by other views, by workers for the base, and by classifier-free guidance."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+from eftlocal.catalog.catalog import Catalog
+from eftlocal.catalog.endpoints import Endpoint
 from eftlocal.catalog.entries import ROLES, Emulator, Reward, View
 from eftlocal.errors import SettingError
 
-__all__ = ["DEFAULT_GUIDANCE", "GUIDANCE", "guided", "with_views"]
+__all__ = ["DEFAULT_GUIDANCE", "GUIDANCE", "guided", "on_workers", "with_views"]
 
 GUIDANCE: Final = "guidance"  # the name of the reward that `guided` adds
 DEFAULT_GUIDANCE: Final = 1.5
@@ -26,6 +28,14 @@ def with_views(emulator: Emulator, views: Mapping[str, View]) -> Emulator:
     own = [(reward, {r: v for r, v in views.items() if r in reward.views}) for reward in emulator.rewards]
     rewards = tuple(replace(reward, views={**reward.views, **changed}) for reward, changed in own)
     return replace(emulator, views={**emulator.views, **views}, rewards=rewards)
+
+
+def on_workers(cat: Catalog, emulator: Emulator, workers: tuple[Endpoint, ...]) -> Catalog:
+    """Returns the catalogue in which the emulator's base has its layers on these workers. Raises SettingError."""
+    base = cat.model(emulator.base)
+    if base.server is not None:
+        raise SettingError(f"{base.name} runs on {base.server}, so it has no layers for workers.", "Leave --rpc out.")
+    return replace(cat, models={**cat.models, base.name: replace(base, rpc=workers)})
 
 
 def guided(emulator: Emulator, negative: str, guidance: float = DEFAULT_GUIDANCE) -> Emulator:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, cast
 
+from eftlocal.catalog.endpoints import Endpoint, read_endpoints
 from eftlocal.catalog.files import REPO, REVISION, File, HubFile
 from eftlocal.catalog.server import SERVER_KEYS, Server, read_server
 from eftlocal.catalog.tables import Table, expanded, kind_of, nearest
@@ -27,7 +28,7 @@ SAMPLING_FLOATS: Final = (
 SAMPLING_INTEGERS: Final = ("top_k", "repeat_last_n", "max_tokens", "seed")
 
 HUB_KEYS: Final = ("repo", "file", "revision", "sha256", "size", "gated")
-MODEL_KEYS: Final = (*HUB_KEYS, "path", "lora", "gpu_layers", *SERVER_KEYS)
+MODEL_KEYS: Final = (*HUB_KEYS, "path", "lora", "gpu_layers", "rpc", *SERVER_KEYS)
 REWARD_KEYS: Final = ("name", "tuned", "reference", "beta", "bias", "views", "system")
 BIAS_KEYS: Final = ("end", "unseen", "unseen_tokens")
 EMULATOR_KEYS: Final = (
@@ -63,12 +64,19 @@ class Lora:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """One model: a GGUF file (of a split model, its first shard), perhaps with a LoRA adapter; or one on a server."""
+    """One model: a GGUF file (of a split model, its first shard), perhaps with a LoRA adapter; or one on a server.
+
+    gpu_layers  how many layers to offload; None: all, if this build of llama.cpp can offload
+    rpc         the workers of llama.cpp's RPC that hold those layers instead of a device of this machine
+    insecure    whether those may be at addresses of a network
+    """
 
     name: str
     file: File | Server
     lora: Lora | None = None
-    gpu_layers: int | None = None  # how many layers to offload; None: all, if this build of llama.cpp can offload
+    gpu_layers: int | None = None
+    rpc: tuple[Endpoint, ...] = ()
+    insecure: bool = False
     source: Path | None = field(default=None, compare=False)  # the models.toml that defines it, for errors
 
     @property
@@ -191,7 +199,8 @@ def _views(table: Table, roles: tuple[str, ...]) -> dict[str, View]:
 def read_model(source: Path, name: str, value: object) -> Model:
     """Returns the model that `[models.NAME]` in the file `source` defines. Raises CatalogError."""
     table = Table(source, f"models.{name}", value, MODEL_KEYS)
-    if given := [key for key in SERVER_KEYS if key in table.values]:
+    own = [key for key in SERVER_KEYS if key != "insecure" or "rpc" not in table.values]
+    if given := [key for key in own if key in table.values]:
         if "url" not in table.values:
             raise table.error(given[0], "belongs to a model on a server, which has a url")
         if other := next((key for key in table.values if key not in SERVER_KEYS), None):
@@ -201,11 +210,14 @@ def read_model(source: Path, name: str, value: object) -> Model:
     if "lora" in table.values:
         inner = table.table("lora", (*HUB_KEYS, "path", "scale"))
         lora = Lora(file=_file(inner, "an adapter"), scale=inner.number("scale", 1.0))
+    insecure = table.get("insecure", bool, "true or false") or False
     return Model(
         name=name,
         file=_file(table, "a model"),
         lora=lora,
         gpu_layers=table.integer("gpu_layers", least=0),
+        rpc=read_endpoints(table, insecure=insecure),
+        insecure=insecure,
         source=source,
     )
 

@@ -21,6 +21,9 @@ def model_lines(model: catalog.Model, folder: Path) -> list[str]:
         keys["lora"] = _inline({**_file(model.lora.file, folder), "scale": str(float(model.lora.scale))})
     if model.gpu_layers is not None:
         keys["gpu_layers"] = str(model.gpu_layers)
+    if model.rpc:
+        keys["rpc"] = f"[{', '.join(_string(str(endpoint)) for endpoint in model.rpc)}]"
+        keys |= {"insecure": "true"} if model.insecure else {}
     return [f"[models.{_key(model.name)}]", *_assignments(keys)]
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "FormatOption",
     "Given",
     "InputOption",
+    "InsecureOption",
     "JsonOption",
     "JsonToo",
     "ModelsOption",
@@ -21,6 +22,7 @@ __all__ = [
     "OverwriteOption",
     "QuietOption",
     "RawOption",
+    "RpcOption",
     "SystemOption",
 ]
 
@@ -34,7 +36,23 @@ ModelsOption = Annotated[
         help="Read this models.toml too; its entries override the packaged ones and your own.", rich_help_panel=MODEL
     ),
 ]
-
+RpcOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Put the base's layers on these workers (`eftlocal worker`); repeat the option, or separate with commas.",
+        rich_help_panel=MODEL,
+    ),
+]
+InsecureOption = Annotated[
+    bool,
+    typer.Option(
+        "--insecure",
+        help="Let --rpc name addresses of a network. llama.cpp's RPC has no password and no encryption; its authors "
+        "say never to run it on an open network.",
+        rich_help_panel=MODEL,
+    ),
+]
 
 EmulatorOption = Annotated[
     str | None,
@@ -164,6 +182,8 @@ class Given:
             rich_help_panel=MODEL,
         ),
     ] = None
+    rpc: RpcOption = None
+    insecure: InsecureOption = False
     kv_type: Annotated[
         str,
         typer.Option(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eftlocal.cli.app import app
-from eftlocal.cli.options import JsonOption, ModelsOption, named_one_by_one, tell
+from eftlocal.cli.options import InsecureOption, JsonOption, ModelsOption, RpcOption, named_one_by_one, tell
 
 if TYPE_CHECKING:
     from eftlocal.catalog.models import Catalog
@@ -132,9 +132,14 @@ def doctor(
         ),
     ] = None,
     models: ModelsOption = None,
+    rpc: RpcOption = None,
+    insecure: InsecureOption = False,
     json: JsonOption = False,
 ) -> None:
     """Find what is wrong with this installation, or with one emulator."""
     from eftlocal.apps.doctor import doctor
+    from eftlocal.catalog.endpoints import endpoints
 
-    raise typer.Exit(doctor(models, name, as_json=json))
+    if rpc and name is None:
+        raise typer.BadParameter("--rpc needs an emulator: eftlocal doctor NAME --rpc ...")
+    raise typer.Exit(doctor(models, name, rpc=endpoints(rpc or (), insecure=insecure), as_json=json))

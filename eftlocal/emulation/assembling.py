@@ -59,6 +59,7 @@ def assemble(
             gpu_layers=model.gpu_layers,
             model=name,
             remote=files[name].remote,
+            rpc=model.rpc or None,
         )
         view = replace(views.resolve(role, name, reward, whose, headers, texts), date=date)
         for i, (other, others_view) in enumerate(found):

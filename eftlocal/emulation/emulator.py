@@ -101,6 +101,8 @@ class Emulator:
         gpu_layers  layers of each model on devices: one number, or {role or model: number}; None is as many as fit
         device      devices to use, separated by commas; "none" is only the CPU, None is all devices
         main_gpu    number of the device that is filled first
+        rpc         workers of llama.cpp's RPC that hold the base's layers, as "127.0.0.1:50052" or several
+        insecure    whether `rpc` may name addresses of a network; it has no password and no encryption
         split       how to use several devices: "none" (each model on one), "layer", "row", or proportions like "3,1"
         force       load also if the memory is too small
         date        the date that chat templates see; None is today

@@ -2,16 +2,19 @@
 
 import datetime
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack, cast
 
 from eftlocal.catalog import models as catalog
+from eftlocal.catalog.changes import on_workers
+from eftlocal.catalog.endpoints import endpoints
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation import remote
 from eftlocal.emulation.assembling import assemble
 from eftlocal.emulation.members import Members
+from eftlocal.emulation.workers import asked
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.workers import Workers
 from eftlocal.errors import CatalogError, SettingError
@@ -38,6 +41,8 @@ class LoadOptions(Dials, total=False):
     force: bool
     date: datetime.date | None
     upper: str | None
+    rpc: str | Sequence[str] | None
+    insecure: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +67,9 @@ def load(name: str | None, **options: Unpack[LoadOptions]) -> Loaded:
     models, kv_type = options.get("models"), options.get("kv_type", "f16")
     cat = models if isinstance(models, catalog.Catalog) else catalog.load(None if models is None else Path(models))
     emulator = cat.emulator(name)
+    if rpc := options.get("rpc"):
+        named = endpoints([rpc] if isinstance(rpc, str) else rpc, insecure=options.get("insecure", False))
+        cat = on_workers(cat, emulator, named)
     cat.must_be_here(emulator)
     members = assemble(cat, emulator, date=options.get("date"), upper=options.get("upper"))
     if kv_type not in KV_TYPES:
@@ -78,7 +86,7 @@ def load(name: str | None, **options: Unpack[LoadOptions]) -> Loaded:
         main_gpu=options.get("main_gpu"),
         split=options.get("split"),
     )
-    plan = members.plan(here(), Cache(n_ctx, kv_type=kv_type), wishes)
+    plan = members.plan(here(), Cache(n_ctx, kv_type=kv_type), wishes, asked(members.specs))
     if not plan.fits and not options.get("force", False):
         raise plan.error(emulator.name)
     n_threads = threads or usable_cores()

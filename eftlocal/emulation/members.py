@@ -1,15 +1,17 @@
 """The members of an emulator: which models take part, in which roles, with which views and weights."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.arithmetic.combine import Bias, Mix, Pair
+from eftlocal.catalog.endpoints import UNPROTECTED, Endpoint
 from eftlocal.decoding.settings import Settings
 from eftlocal.emulation import notes
+from eftlocal.emulation.workers import NONE, Workers, device_names, with_workers
 from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import ModelFileError, SettingError
 from eftlocal.runtime import gguf, templates
@@ -86,6 +88,7 @@ class Members:
         far = [(spec.model, spec.remote.link.server) for spec in self.specs if spec.remote is not None]
         leaves = "runs at {}: what you write leaves this machine"
         found += [f"{name} {leaves.format(server)}" for name, server in far if not server.is_here]
+        found += [_unprotected(spec.model, spec.rpc) for spec in self.specs if spec.rpc]
         for reward in self.rewards:
             tuned, reference = self.specs[reward.tuned], self.specs[reward.reference]
             views = self.views[reward.tuned], self.views[reward.reference]
@@ -120,16 +123,24 @@ class Members:
             )
         return found
 
-    def plan(self, machine: Machine, cache: Cache, wishes: Wishes) -> Plan:
-        """Where each member would run on `machine`, and whether they fit. Raises SettingError for a wrong wish."""
-        return plan([self._member(i) for i in range(len(self.specs))], machine, cache, wishes)
+    def plan(self, machine: Machine, cache: Cache, wishes: Wishes, workers: Workers = NONE) -> Plan:
+        """Where each member would run on `machine`, and whether they fit. Raises SettingError for a wrong wish.
 
-    def _member(self, i: int) -> Member:
+        `workers` are those that were asked; of the others, the memory is not known.
+        """
+        members = [self._member(i, workers) for i in range(len(self.specs))]
+        return plan(members, with_workers(machine, self.specs, workers), cache, wishes)
+
+    def _member(self, i: int, workers: Workers) -> Member:
         spec = self.specs[i]
         roles = [role for role, member in self.roles.items() if member == i]
         names = (*roles, *(role.rpartition(".")[2] for role in roles), spec.model)
         return Member(
-            header=spec.header, names=tuple(dict.fromkeys(names)), lora=_adapter(spec), gpu_layers=spec.gpu_layers
+            header=spec.header,
+            names=tuple(dict.fromkeys(names)),
+            lora=_adapter(spec),
+            gpu_layers=spec.gpu_layers,
+            workers=device_names(spec.rpc or (), workers),
         )
 
     def drafter(self, mix: Mix) -> int | None:
@@ -160,6 +171,13 @@ class Members:
                 "Leave --ctx out, or give at most that.",
             )
         return asked or min(DEFAULT_CONTEXT, trained)
+
+
+def _unprotected(name: str, workers: Sequence[Endpoint]) -> str | None:
+    """The note for workers at addresses of a network."""
+    if not (far := [str(worker) for worker in workers if not worker.is_here]):
+        return None
+    return f"{name} has layers on {', '.join(far)}: {UNPROTECTED}"
 
 
 def _adapter(spec: MemberSpec) -> gguf.Header | None:

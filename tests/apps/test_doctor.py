@@ -32,6 +32,7 @@ SOUND = Facts(
     translated=False,
     bindings="0.3.36",
     features={"AVX2": "1", "AVX512": "1"},
+    rpc="BUILD",
     offload=False,
     gpus=(),
     cuda=None,

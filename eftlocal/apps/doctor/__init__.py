@@ -10,6 +10,7 @@ from eftlocal.apps.common import console, print_json
 from eftlocal.apps.doctor.checks import Finding, findings
 from eftlocal.apps.doctor.emulator import examine
 from eftlocal.apps.doctor.facts import gather
+from eftlocal.catalog.endpoints import Endpoint
 from eftlocal.text import printable
 
 __all__ = ["doctor"]
@@ -17,11 +18,14 @@ __all__ = ["doctor"]
 MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "wrong": ("WRONG", "red")}
 
 
-def doctor(models: Path | None, emulator: str | None, *, as_json: bool) -> int:
-    """Print the findings as they come. Returns the exit code: 1 if something is wrong, else 0."""
+def doctor(models: Path | None, emulator: str | None, *, as_json: bool, rpc: tuple[Endpoint, ...] = ()) -> int:
+    """Print the findings as they come. Returns the exit code: 1 if something is wrong, else 0.
+
+    `rpc` are workers for the emulator's base.
+    """
     out = console()
     found = []
-    for finding in _all(models, emulator):
+    for finding in _all(models, emulator, rpc):
         found.append(finding)
         if not as_json:
             out.print(_row(finding))
@@ -32,11 +36,11 @@ def doctor(models: Path | None, emulator: str | None, *, as_json: bool) -> int:
     return int(any(finding.state == "wrong" for finding in found))
 
 
-def _all(models: Path | None, emulator: str | None) -> Iterator[Finding]:
+def _all(models: Path | None, emulator: str | None, rpc: tuple[Endpoint, ...]) -> Iterator[Finding]:
     if emulator is None:
         yield from findings(gather(models))
     else:
-        yield from examine(models, emulator)
+        yield from examine(models, emulator, rpc)
 
 
 def _row(finding: Finding) -> Table:

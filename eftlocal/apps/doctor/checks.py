@@ -35,6 +35,7 @@ class Facts:
 
     translated     whether this is an Intel Python that runs on Apple Silicon under Rosetta
     features       the features of the llama.cpp build, by its own names, with their values
+    rpc            the command that builds llama.cpp with RPC
     offload        whether the build can run layers on a device
     gpus           the makers of the system's GPUs: nvidia, apple, amd, intel
     cuda           the newest CUDA version that the driver supports, such as (12, 4); None if it is unknown
@@ -53,6 +54,7 @@ class Facts:
     translated: bool
     bindings: str
     features: Mapping[str, str]
+    rpc: str
     offload: bool
     gpus: Sequence[str]
     cuda: tuple[int, int] | None
@@ -75,6 +77,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     """All findings about these facts, the installation first."""
     yield _python(facts)
     yield _build(facts)
+    yield _rpc(facts)
     yield from _devices(facts)
     yield _cores(facts)
     yield _memory(facts)
@@ -100,6 +103,13 @@ def _build(facts: Facts) -> Finding:
             "build", "note", f"{text}; built without AVX2", f"{FORCE} --no-binary llama-cpp-python llama-cpp-python"
         )
     return Finding("build", "ok", text)
+
+
+def _rpc(facts: Facts) -> Finding:
+    """Whether this build can serve layers to, or have layers on, other machines."""
+    if "RPC" in facts.features:
+        return Finding("rpc", "ok", "in this build: eftlocal worker, and --rpc")
+    return Finding("rpc", "ok", f"not in this build, which only `eftlocal worker` and --rpc need; {facts.rpc}")
 
 
 def _devices(facts: Facts) -> Iterator[Finding]:

@@ -7,19 +7,28 @@ from eftlocal.apps.common import size
 from eftlocal.apps.doctor.checks import Finding
 from eftlocal.catalog import hub
 from eftlocal.catalog import models as catalog
+from eftlocal.catalog.changes import on_workers
+from eftlocal.catalog.endpoints import Endpoint
 from eftlocal.catalog.files import HubFile, parts
 from eftlocal.emulation.assembling import assemble
 from eftlocal.emulation.emulator import Emulator
+from eftlocal.emulation.members import Members
+from eftlocal.emulation.workers import Workers, asked, layers
 from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import EftError
+from eftlocal.runtime.machine import here
+from eftlocal.runtime.plan.memory import Cache
+from eftlocal.runtime.plan.placement import Wishes, gib
 
 __all__ = ["examine"]
 
 QUESTION = "Say hello."
 
 
-def examine(models: Path | None, name: str) -> Iterator[Finding]:
+def examine(models: Path | None, name: str, rpc: tuple[Endpoint, ...] = ()) -> Iterator[Finding]:
     """The findings about the emulator: files and checksums, headers and vocabularies, memory, load, first token.
+
+    `rpc` are workers for its base.
 
     Yields one finding for each step. An error becomes the last finding and is not raised.
     """
@@ -30,6 +39,7 @@ def examine(models: Path | None, name: str) -> Iterator[Finding]:
             yield Finding(step, "note", line)
         emulator = cat.emulator(name)
         yield Finding(step, "ok", f"{name} is defined in {emulator.source}")
+        cat = on_workers(cat, emulator, rpc) if rpc else cat
         step = "files"
         cat.must_be_here(emulator)
         for step in emulator.models:
@@ -40,8 +50,11 @@ def examine(models: Path | None, name: str) -> Iterator[Finding]:
         differing = f"; {len(members.skipped)} special ones differ and get no reward" if len(members.skipped) else ""
         same = f"{members.n_real - len(members.skipped):,} tokens are the same for all members"
         yield Finding(step, "ok", f"{same}{differing}")
-        step = "load"
+        step = "workers"
+        if workers := asked(members.specs):
+            yield from _workers(members, workers)
         with Emulator.load(name, models=cat, max_tokens=1) as loaded:
+            step = "load"
             yield Finding(step, "ok", f"loaded in {loaded.load_s:.1f} s")
             for note in loaded.notes:
                 yield Finding("load", "note", note)
@@ -73,6 +86,23 @@ def _server(spec: MemberSpec) -> Finding:
     parts += [f"round trip {link.round_trip() * 1000:.1f} ms", "log-probabilities are the model's own"]
     parts += [] if link.server.is_here else ["prompts leave this machine"]
     return Finding(spec.model, "ok", f"{link.server.url}: {', '.join(parts)}")
+
+
+def _workers(members: Members, workers: Workers) -> Iterator[Finding]:
+    """What each worker says of itself, and which layers go where."""
+    for endpoint, worker in workers.items():
+        trip = f"llama.cpp's RPC {worker.version}, round trip {worker.round_trip_s * 1000:.2f} ms"
+        memories = [
+            f"{gib(m.total)} of memory, all of it free as a CPU says"
+            if m.free == m.total
+            else f"{gib(m.free)} of {gib(m.total)} free"
+            for m in worker.devices
+        ]
+        yield Finding("worker", "ok", f"{endpoint}: {trip}; {', '.join(memories)}")
+    plan = members.plan(here(), Cache(members.context(None)), Wishes(), workers)
+    for spec, placed in zip(members.specs, plan.members, strict=True):
+        if spec.rpc:
+            yield Finding("layers", "ok", f"{spec.model}: {layers(placed)}")
 
 
 def _file(name: str, file: catalog.File, path: Path) -> Finding:

@@ -14,6 +14,7 @@ from eftlocal.catalog import models as catalog
 from eftlocal.errors import EftError
 from eftlocal.runtime import machine
 from eftlocal.runtime.llama import library
+from eftlocal.runtime.rpc import build
 
 __all__ = ["gather", "not_writable"]
 
@@ -42,6 +43,7 @@ def gather(models: Path | None) -> Facts:
         translated=_translated(),
         bindings=library.version(),
         features=library.build_features(),
+        rpc=build.command(),
         offload=library.can_offload(),
         gpus=_gpus(),
         cuda=_cuda(),

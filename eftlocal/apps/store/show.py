@@ -99,6 +99,7 @@ def _file(model: catalog.Model) -> dict[str, object]:
     return {
         "name": model.name,
         "source": [str(file.file) for file in files],
+        "rpc": [str(endpoint) for endpoint in model.rpc],
         "path": None if files[0].path is None else str(files[0].path),
         "size": files[0].size,
         "local": all(file.path for file in files),
@@ -168,8 +169,10 @@ def _print(emulator: catalog.Emulator, files: Sequence[Mapping[str, object]], fo
     for file in files:
         n, source = file["size"], file["source"]
         assert isinstance(source, list)
+        workers = file.get("rpc")
+        on = f", layers on {', '.join(workers)}" if isinstance(workers, list) and workers else ""
         shown = size(n) if isinstance(n, int) else "?"
-        rows.append(Row((str(file["name"]), "yes" if file["local"] else "no", shown), " + ".join(source)))
+        rows.append(Row((str(file["name"]), "yes" if file["local"] else "no", shown), " + ".join(source) + on))
     for line in rows_as_lines(Row(("model", "here", "size"), "from"), rows, out.width, cut=False):
         out.print(line, soft_wrap=True)
     if (members := found.members) is None:

@@ -22,12 +22,17 @@ UNBOUNDED: Final = float("inf")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """What a plan needs to know of a member. `names` are its roles and its model's name, for --gpu-layers."""
+    """What a plan needs to know of a member.
+
+    names    its roles and its model's name, for --gpu-layers
+    workers  the devices that hold its layers, and no others do; () lets the plan choose among this machine's
+    """
 
     header: Header
     names: tuple[str, ...] = ()
     lora: Header | None = None
     gpu_layers: int | None = None  # the setting of its model in models.toml
+    workers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

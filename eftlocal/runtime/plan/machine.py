@@ -10,12 +10,13 @@ __all__ = ["Device", "Machine"]
 class Device:
     """A device that llama.cpp can put layers on. `free` and `total` are bytes; both are 0 when not known.
 
+    An "rpc" device is a worker of llama.cpp's RPC; only members that name it run there.
     With `shares_memory`, it uses the host's memory (Apple silicon, integrated GPUs); `total` is how much it may use.
     """
 
     name: str
     description: str
-    kind: Literal["gpu", "igpu", "accel"]
+    kind: Literal["gpu", "igpu", "accel", "rpc"]
     free: int
     total: int
     shares_memory: bool = False

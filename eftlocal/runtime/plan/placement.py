@@ -6,6 +6,8 @@ The rules, in order:
    with the most room, or, if none holds it, is split by layers over all devices.
 3. Of a member that does not fit whole, as many layers as fit go to devices.
 4. The rest runs on the CPU.
+A member with workers of llama.cpp's RPC has all its layers there, or as many as were asked for, in shares of their free
+memory. It is placed before all others, which never run there.
 Members that share a file load it once.
 """
 
@@ -104,6 +106,8 @@ class Plan:
 
 def _problem(short: Shortfall, made: Plan) -> str:
     needed, usable = gib(short.needed), gib(short.usable)
+    if any(device.name == short.device and device.kind == "rpc" for device in made.machine.devices):
+        return f"{needed} on the worker {short.device}, where only {usable} can be used"
     if short.device is not None:
         return f"{needed} on {short.device}, where only {usable} can be used"
     need = made.total if all(_shares(made.machine, name) for name in made.devices) else made.host
@@ -151,7 +155,10 @@ def _offloads(loads: Loads, cache: Cache, wishes: Wishes, asked: Mapping[Path, i
     wanted = {
         path: min(ALL if asked[path] is None else asked[path] or 0, s.n_layers) for path, s in loads.sizes.items()
     }
-    order = [path for path in _order(loads) if wanted[path] > 0]
+    for member in loads.members:
+        search.take_workers(member, wanted[member.header.path])
+    own = {member.header.path for member in loads.members if member.workers}
+    order = [path for path in _order(loads) if wanted[path] > 0 and path not in own]
     if loads.devices and not search.take_together({path: wanted[path] for path in order}):
         left = [path for path in order if not search.take_whole(path, wanted[path])]
         for path in left:
@@ -171,6 +178,14 @@ class _Search:
     def __init__(self, loads: Loads, cache: Cache, wishes: Wishes) -> None:
         self._loads, self._cache, self._wishes = loads, cache, wishes
         self.chosen: dict[Path, Offload] = dict.fromkeys(loads.sizes, CPU)
+
+    def take_workers(self, member: Member, layers: int) -> None:
+        """Puts a member's layers on its workers, in shares of their free memory. Whether they fit is not looked at."""
+        if not (names := member.workers) or layers < 1:
+            return
+        rooms = tuple(max(self._loads.rooms[name], 0.0) for name in names)
+        ratios = rooms if all(0 < room < UNBOUNDED for room in rooms) else (1.0,) * len(names)
+        self.chosen[member.header.path] = Offload(layers, names, ratios if len(names) > 1 else ())
 
     def take_together(self, layers: Mapping[Path, int]) -> bool:
         """Puts all files on one device, or over all devices if a split was asked for. False if they do not fit."""
@@ -251,7 +266,7 @@ def _largest(least: int, most: int, fits: Callable[[int], bool]) -> int:
 
 def _wanted_devices(machine: Machine, wishes: Wishes) -> list[Device]:
     """Returns the devices to use. Integrated GPUs are left out when there are other GPUs, as in llama.cpp."""
-    able = [device for device in machine.devices if device.kind != "accel"]
+    able = [device for device in machine.devices if device.kind not in ("accel", "rpc")]
     if wishes.device == "none":
         return []
     if wishes.device is None:
@@ -293,6 +308,7 @@ def _wanted_layers(members: Sequence[Member], loads: Loads, wishes: Wishes) -> d
     for member in members:
         given = [by_name[name] for name in member.names if name in by_name]
         number = wishes.gpu_layers if isinstance(wishes.gpu_layers, int) else member.gpu_layers
+        number = ALL if number is None and member.workers else number
         if (layers := given[0] if given else number) is not None:
             before, layers = asked[member.header.path], ALL if layers < 0 else layers
             asked[member.header.path] = layers if before is None else min(before, layers)
