@@ -1,0 +1,151 @@
+"""Compares greedy answers of a base on a llama-server with those of the same base here: tools.remote_ties EMULATOR
+
+A real llama-server (package xllamacpp) serves the base's file, and the same prompts are answered here and there, with
+whole rows (K = V) and with the K likeliest tokens of each. The server is another build of llama.cpp than the one here,
+so logits differ a little, and two tokens that are nearly as likely may change places. What is printed:
+
+log p    the largest differences of a token's log-probability under the base, and under the emulator, at K = V
+noise    how far the gap between the two likeliest tokens is from the one here, at K = V, over all positions
+differ   each text that is another one: the first other token, and how much likelier the one from here is than the one
+         from there, here and there
+A difference is a near tie if both gaps are below the largest noise. The exit code is 1 if one is not.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+
+from eftlocal import Emulator
+from eftlocal.arithmetic.prefix import common_prefix
+from eftlocal.catalog import models as catalog
+from eftlocal.catalog.models import Catalog, packaged
+from eftlocal.decoding.generation import Reply
+from eftlocal.decoding.logprobs import TokenLogprobs
+from tests import llama_server
+from tests.families import quantized
+from tools.check_partial import PROMPTS
+
+SHOWN = 10  # alternatives at each token
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("emulator")
+    parser.add_argument("--models", type=Path)
+    parser.add_argument("--top", type=int, nargs="*", default=[20, 100, 1000], help="values of K besides V")
+    parser.add_argument(
+        "--questions", type=int, default=300, help="how many of the demo's; other models get 16 prompts"
+    )
+    parser.add_argument("--max-tokens", type=int, default=130)
+    parser.add_argument("--draft", type=int, default=0)
+    parser.add_argument("--f32", action="store_true", help="the base in F32, here and there")
+    given = parser.parse_args()
+    prompts = _questions()[: given.questions] if given.emulator == "demo" else list(PROMPTS)
+    cat = catalog.load(given.models)
+    with tempfile.TemporaryDirectory() as folder:
+        cat, file = _with_file(cat, given.emulator, Path(folder) if given.f32 else None)
+        here = _answers(cat, given.emulator, prompts, given)
+        with Emulator.load(given.emulator, models=cat) as emulator:
+            n_vocab = emulator.n_vocab
+        with llama_server.running(file, slots=2, context=1024) as server:
+            there = {
+                top: _answers(_far(cat, given.emulator, server.url, top), given.emulator, prompts, given)
+                for top in (n_vocab, *given.top)
+            }
+    noise = _noise(here, there[n_vocab])
+    wrong = sum(_differences(top, prompts, (here, found, there[n_vocab]), noise) for top, found in there.items())
+    return int(wrong > 0)
+
+
+def _questions() -> list[str]:
+    return [q["question"] for q in json.loads(packaged("demo/questions.json").read_text(encoding="utf-8"))["questions"]]
+
+
+def _with_file(cat: Catalog, name: str, folder: Path | None) -> tuple[Catalog, Path]:
+    """The base's file, and the catalogue with it: the file itself, or one in F32 in `folder`."""
+    base = cat.model(cat.emulators[name].base)
+    file = base.file
+    assert isinstance(file, Path)
+    if folder is not None:
+        file = quantized(file, llama_cpp.LLAMA_FTYPE_ALL_F32, folder / "base-F32.gguf")
+    return replace(cat, models={**cat.models, base.name: replace(base, file=file)}), file
+
+
+def _far(cat: Catalog, name: str, url: str, top: int) -> Catalog:
+    """The catalogue with the base on the server, of whose rows the `top` likeliest tokens are asked for."""
+    base = cat.model(cat.emulators[name].base)
+    server = catalog.Server(url=url, top=top)
+    return replace(cat, models={**cat.models, base.name: replace(base, file=server)})
+
+
+def _answers(cat: Catalog, name: str, prompts: Sequence[str], given: argparse.Namespace) -> list[Reply]:
+    with Emulator.load(name, models=cat, kv_type="f32", temperature=0.0, max_tokens=given.max_tokens) as emulator:
+        return [emulator.generate(prompt, draft=given.draft, logprobs=SHOWN) for prompt in prompts]
+
+
+def _places(reply: Reply) -> list[TokenLogprobs]:
+    return [*reply.logprobs, *([] if reply.end_logprobs is None else [reply.end_logprobs])]
+
+
+def _first(one: Reply, other: Reply) -> int:
+    """The first place at which two answers have different tokens, or the end of both."""
+    return common_prefix([p.id for p in _places(one)], [p.id for p in _places(other)])
+
+
+def _gap(place: TokenLogprobs, one: int, other: int) -> float:
+    """How much likelier a token is than another one; infinite if it is not among the likeliest here."""
+    found = {a.id: a.logprob for a in place.top} | {place.id: place.logprob}
+    return found.get(one, -np.inf) - found.get(other, -np.inf)
+
+
+def _noise(here: Sequence[Reply], whole: Sequence[Reply]) -> float:
+    """Prints how far whole rows from the server are from those here. Returns the largest noise of a gap."""
+    base, combined, gaps = list[float](), list[float](), list[float]()
+    for ours, theirs in zip(here, whole, strict=True):
+        at = _first(ours, theirs)
+        for a, b in list(zip(_places(ours), _places(theirs), strict=False))[: at + 1]:
+            one, other = (alternative.id for alternative in a.top[:2])
+            gaps.append(abs(_gap(a, one, other) - _gap(b, one, other)))
+            if a.id == b.id and a.base is not None and b.base is not None:
+                base.append(abs(a.base - b.base))
+                combined.append(abs(a.logprob - b.logprob))
+    print(f"{len(here):,} prompts, {len(base):,} positions compared at K = V")
+    for name, off in (("log p, base", base), ("log p, emulator", combined), ("noise of a gap", gaps)):
+        q = np.quantile(off, [0.5, 0.99, 1.0])
+        above = int((np.array(off) > 1e-3).sum())
+        print(f"  {name:15}: median {q[0]:.1e}, 99 % {q[1]:.1e}, largest {q[2]:.1e}; {above:,} above 1e-3", flush=True)
+    return max(gaps)
+
+
+def _differences(top: int, prompts: Sequence[str], answers: tuple[Sequence[Reply], ...], noise: float) -> int:
+    """Prints the texts that differ. answers: those from here, from there, and from there with whole rows.
+
+    Returns how many are not near ties.
+    """
+    found, wrong = list[str](), 0
+    for prompt, here, there, whole in zip(prompts, *answers, strict=True):
+        at = _first(here, there)
+        if at == len(_places(here)) == len(_places(there)):
+            continue
+        ours, theirs = _places(here)[at], _places(there)[at]
+        seen = _places(whole)[at] if _first(here, whole) >= at else theirs
+        gaps = _gap(ours, ours.id, theirs.id), _gap(seen, ours.id, theirs.id)
+        tie = max(map(abs, gaps)) <= noise
+        wrong += not tie
+        found.append(
+            f"  {prompt[:40]!r}, token {at + 1}: {ours.text!r} / {theirs.text!r}, "
+            f"here {gaps[0]:+.5f}, there {gaps[1]:+.5f}: {'a near tie' if tie else 'NOT A NEAR TIE'}"
+        )
+    print(f"K {top:,}: {len(found)} of {len(prompts):,} texts differ; {wrong} are not near ties")
+    print("\n".join(found), end="\n" * bool(found), flush=True)
+    return wrong
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
