@@ -1,11 +1,17 @@
 """Whether the certificate and the bound of partial rows hold on real models: python -m tools.check_partial EMULATOR
 
-The emulator answers prompts; at each position its base's whole row is cut to the K likeliest tokens, as a server gives
-it, and what follows from those is compared with the whole row: the greedy token where it is certain, and the total
-variation at temperature 1 of dropping and of filling (arithmetic/partial.py).
+The emulator answers prompts (the demo's own questions, or the 16 below); at each position its base's whole row is cut
+to the K likeliest tokens, as a server gives it, and what follows from those is compared with the whole row:
+
+certain     how often the greedy token is certain, and how often it was another one all the same
+drop, fill  the mean total variation from the exact emulation (arithmetic/partial.py)
+bound       the mean of what is told, and how often filling or dropping is further off than that
+The last two at temperature 1, at 0.7, and at 0.7 with top-p 0.9.
 """
 
 import argparse
+import json
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +20,10 @@ from eftlocal import Emulator, Message
 from eftlocal.arithmetic import partial
 from eftlocal.arithmetic.combine import Logits, log_softmax
 from eftlocal.catalog import models as catalog
+from eftlocal.catalog.models import packaged
 from eftlocal.emulation import forced, loading
 from eftlocal.emulation.forced import Forced
+from tools.partial_rows import emulated
 
 PROMPTS = (
     "Why is the sky blue?",
@@ -37,57 +45,71 @@ PROMPTS = (
 )
 
 
+CHAINS = {"T 1": (1.0, 1.0), "T 0.7": (0.7, 1.0), "T 0.7, top-p 0.9": (0.7, 0.9)}
+ROUNDING = 1e-4
+
+Sums = defaultdict[object, float]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("emulator")
     parser.add_argument("--models", type=Path)
     parser.add_argument("--tokens", type=int, default=130, help="of an answer")
+    parser.add_argument("--questions", type=int, default=300, help="of the demo's")
     parser.add_argument("--top", type=int, nargs="+", default=[20, 100, 1000])
-    parser.add_argument("--beta", type=float, default=1.0)
+    parser.add_argument("--beta", type=float, nargs="+", default=[0.5, 1.0, 2.0])
     given = parser.parse_args()
+    asked = json.loads(packaged("demo/questions.json").read_text(encoding="utf-8"))["questions"][: given.questions]
+    prompts = [q["question"] for q in asked] if given.emulator == "demo" else PROMPTS
     loaded = loading.load(given.emulator, models=catalog.load(given.models))
     emulator, members = Emulator(loaded), loaded.members
     reward, n = members.rewards[0], members.n_real
-    found = {k: {"positions": 0, "certain": 0, "wrong": 0, "broken": 0, "drop": 0.0, "fill": 0.0} for k in given.top}
-    for seed, prompt in enumerate(PROMPTS):
-        messages = [Message("user", prompt)]
-        reply = emulator.generate(messages, max_tokens=given.tokens, temperature=1.0, top_p=1.0, seed=seed)
-        prompts = _prompts(loaded, messages)
-        (z,) = forced.logits(loaded.engine, [Forced(prompts, reply.tokens)], n)
+    found = {(beta, k): Sums(float) for beta in given.beta for k in given.top if k < n}
+    for seed, prompt in enumerate(prompts):
+        reply = emulator.generate(prompt, max_tokens=given.tokens, temperature=1.0, top_p=1.0, seed=seed)
+        if not reply.tokens:
+            continue
+        at = Forced(_prompts(loaded, [Message("user", prompt)]), reply.tokens)
+        (z,) = forced.logits(loaded.engine, [at], n)
         base = log_softmax(z[members.base])
-        log_w = given.beta * (z[reward.tuned] - z[reward.reference])
-        for row, w, guide in zip(base, log_w, z[reward.reference], strict=True):
-            exact = _emulated(row, w)
-            for k in given.top:
-                _look(found[k], row, w, guide, exact, k)
-    for k, each in found.items():
-        count = int(each["positions"])
-        print(
-            f"K {k:5}: {count:,} positions, certain {each['certain'] / count:.3f}, certain and wrong "
-            f"{each['wrong']:.0f}, bound broken {each['broken']:.0f}; "
-            f"total variation: drop {each['drop'] / count:.4f}, fill {each['fill'] / count:.4f}"
-        )
+        for i, row in enumerate(base):
+            for beta, k in found:
+                log_w = beta * (z[reward.tuned][i] - z[reward.reference][i])
+                _look(found[beta, k], row, log_w, z[reward.reference][i], k)
+    for (beta, k), each in found.items():
+        _show(beta, k, each)
 
 
-def _look(found: dict[str, float], row: Logits, w: Logits, guide: Logits, exact: Logits, k: int) -> None:
+def _look(found: Sums, row: Logits, log_w: Logits, guide: Logits, k: int) -> None:
     cut = np.full_like(row, -np.inf)
     top = np.argpartition(-row, k)[:k]
     cut[top] = row[top]
     found["positions"] += 1
-    best = int((partial.most(cut) + w).argmax())
+    best = int((partial.most(cut) + log_w).argmax())
     if np.isfinite(cut[best]):
         found["certain"] += 1
-        found["wrong"] += best != int(exact.argmax())
-    limit = partial.bound(cut, w)
-    for name, made in (("drop", cut), ("fill", partial.filled(cut, guide))):
-        off = float(np.abs(_emulated(made, w) - exact).sum()) / 2
-        found[name] += off
-        found["broken"] += off > limit + 1e-4
+        found["wrong"] += best != int((row + log_w).argmax())
+    made = {"drop": cut, "fill": partial.filled(cut, guide)}
+    for name, dials in CHAINS.items():
+        exact, limit = emulated(row, log_w, *dials), partial.bound(cut, log_w, *dials)
+        found[name, "bound"] += limit
+        for way, part in made.items():
+            off = float(np.abs(emulated(part, log_w, *dials) - exact).sum()) / 2
+            found[name, way] += off
+            found[name, "broken"] += off > limit + ROUNDING
 
 
-def _emulated(row: Logits, w: Logits) -> Logits:
-    found: Logits = np.exp(log_softmax((row + w)[None])[0])
-    return found
+def _show(beta: float, k: int, found: Sums) -> None:
+    n = found["positions"]
+    print(
+        f"beta {beta:g}, K {k:,}: {n:,.0f} positions, certain {found['certain'] / n:.3f}, "
+        f"of them wrong {found['wrong']:.0f}"
+    )
+    for name in CHAINS:
+        drop, fill, bound = (found[name, way] / n for way in ("drop", "fill", "bound"))
+        broken = found[name, "broken"]
+        print(f"  {name:16}: drop {drop:.4f}, fill {fill:.4f}, bound {bound:.4f}, broken {broken:.0f}", flush=True)
 
 
 def _prompts(loaded: loading.Loaded, messages: list[Message]) -> dict[int, list[int]]:

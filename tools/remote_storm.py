@@ -1,36 +1,48 @@
 """Kills, stops and replaces a base's server in the middle of answers: python -m tools.remote_storm [--each N]
 
 kill      the server dies for good: the answer ends in one line, with the text so far
-hang      it stops (SIGSTOP): the same, soon
-restart   it dies and is started again with the same model: the answer is the one that it would have been
+hang      it stops (SIGSTOP) for good: the same, soon
+pause     it stops and goes on a second later: the answer is the one that it would have been
+restart   it dies and is started again with the same model: the same
 another   it comes back with another model: the answer ends in one line that says so
-After each, a server with the right model is there again, and the same emulator answers as if nothing had been.
+Half of them while one answer is streamed, half in a batch of four. After each, a server with the right model is there
+again, and the same emulator goes on with the answer (or runs the batch again), to the text that it would have had.
+What was counted as fine is printed by its kind and its outcome; answers that were whole before the fault, apart.
 """
 
 import argparse
 import json
 import random
+import re
 import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Literal
 
-from eftlocal import Emulator
+from eftlocal import Emulator, Message
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import packaged
+from eftlocal.emulation.emulator import Job
 from eftlocal.errors import EftError
 from eftlocal.runtime.remote import connection
 from tests import llama_server
 
+Draft = int | Literal["auto"]
+_DIGITS = re.compile(r"\d+")
 BASE, OTHER = packaged("demo/large-base.gguf"), packaged("demo/large-tuned.gguf")
-KINDS = ("kill", "hang", "restart", "another")
+KINDS = ("kill", "hang", "pause", "restart", "another")
 LONGEST_S = 20.0
+PAUSED_S = 1.0
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--each", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -46,75 +58,139 @@ def main() -> None:
     cat = replace(cat, models={**cat.models, "far": base}, emulators={**cat.emulators, "far": far})
     faults, outcomes, longest = 0, Counter[str](), 0.0
     with Emulator.load("demo") as here, ExitStack() as stack:
-        server = stack.enter_context(llama_server.running(BASE, port=port))
+        host = Host(stack, port)
         emulator = stack.enter_context(Emulator.load("far", models=cat))
-        for kind in [kind for kind in KINDS for _ in range(given.each)]:
-            question, draft = draw.choice(asked), draw.choice([0, 4, "auto"])
-            wanted, at = here.generate(question).text, draw.randrange(1, 6)
-            text, error, began, after = "", None, time.monotonic(), 0.0
-            stream = emulator.stream(question, draft=draft)
-            again: list[threading.Thread] = []
-            try:
-                for n, delta in enumerate(stream, 1):
-                    text += delta
-                    if n == at:
-                        began = time.monotonic()
-                        server.process.send_signal(signal.SIGSTOP if kind == "hang" else signal.SIGKILL)
-                        if kind != "hang":
-                            server.process.wait()
-                        if kind in ("restart", "another"):
-                            model = BASE if kind == "restart" else OTHER
-                            again.append(threading.Thread(target=lambda m=model: _start(stack, m, port)))
-                            again[0].start()
-            except EftError as found:
-                error = found
-            after = time.monotonic() - began
-            longest = max(longest, after)
-            for thread in again:
-                thread.join()
-            right = text == wanted if error is None else wanted.startswith(text) and "\n" not in error.message
-            expected = {"restart": error is None, "another": error is None or "another model" in error.message}
-            told = f"{kind}: {'the whole answer' if error is None else error.message.split(':', 1)[0] + ', one line'}"
-            outcomes[told] += 1
-            if not right or not expected.get(kind, True) or after > LONGEST_S:
-                faults += 1
-                print(f"fault: {kind} at {at}, draft {draft}: {text!r}, wanted {wanted!r}, {error}, {after:.1f} s")
-            server = _again(stack, port)
-            question = draw.choice(asked)
-            if emulator.generate(question).text != here.generate(question).text:
-                faults += 1
-                print(f"fault: after {kind}, the next answer is wrong")
-    for told, n in sorted(outcomes.items()):
-        print(f"{n:4} x {told}")
+        for kind in KINDS:
+            for turn in range(given.each):
+                questions = draw.sample(asked, 4 if turn % 2 else 1)
+                wanted = {q: here.generate(q).text for q in questions}
+                draft: Draft = draw.choice((0, 4, "auto"))
+                found = _disturbed(emulator, host, questions, draft, kind, draw.randrange(1, 6))
+                longest = max(longest, found.after)
+                host.again()
+                told = {_judged(kind, text, wanted[q], error) for q, (text, error) in found.answers.items()}
+                after = {q: _gone_on(emulator, q, text, error) for q, (text, error) in found.answers.items()}
+                if any(text != wanted[q] for q, text in after.items()):
+                    told.add("WRONG: what went on afterwards is another text")
+                if found.after > LONGEST_S:
+                    told.add(f"WRONG: it took {found.after:.0f} s")
+                for one in told:
+                    outcomes[f"{kind}, {'batch' if turn % 2 else 'stream'}: {one}"] += 1
+                    if one.startswith("WRONG"):
+                        faults += 1
+                        print(f"fault: {kind}, draft {draft}: {one}: {found} wanted {wanted}, then {after}", flush=True)
+    for name, n in sorted(outcomes.items()):
+        print(f"{n:4} x {name}")
     print(f"faults: {faults}; the longest took {longest:.1f} s")
+    return int(faults > 0)
 
 
-_running: list[llama_server.Server] = []
+@dataclass
+class Found:
+    """What became of answers. after: seconds from the fault to their end. answers: question -> text and error."""
+
+    after: float
+    answers: dict[str, tuple[str, EftError | None]]
 
 
-def _start(stack: ExitStack, model: object, port: int) -> None:
-    _running.append(stack.enter_context(llama_server.running(model, port=port)))  # type: ignore[arg-type]
+class Host:
+    """The server at one port, whichever runs there."""
 
+    def __init__(self, stack: ExitStack, port: int) -> None:
+        self._stack, self._port, self._running = stack, port, list[llama_server.Server]()
+        self._starting: list[threading.Thread] = []
+        self._start(BASE)
 
-def _again(stack: ExitStack, port: int) -> llama_server.Server:
-    """A server of the right model, whatever ran before."""
-    for server in _running:
-        server.process.kill()
-        server.process.wait()
-    _running.clear()
-    _kill_all_on(port)
-    _start(stack, BASE, port)
-    return _running[-1]
-
-
-def _kill_all_on(port: int) -> None:
-    import psutil
-
-    for process in psutil.process_iter(["cmdline"]):
-        if "tests.llama_server" in (process.info["cmdline"] or []) and str(port) in process.info["cmdline"]:
-            process.kill()
+    def hit(self, kind: str) -> None:
+        """Do to the server what `kind` says. What is started again takes its time."""
+        process = self._running[-1].process
+        process.send_signal(signal.SIGSTOP if kind in ("hang", "pause") else signal.SIGKILL)
+        if kind == "pause":
+            threading.Timer(PAUSED_S, process.send_signal, (signal.SIGCONT,)).start()
+        elif kind != "hang":
             process.wait()
+        if kind in ("restart", "another"):
+            self._starting.append(threading.Thread(target=self._start, args=(BASE if kind == "restart" else OTHER,)))
+            self._starting[-1].start()
+
+    def again(self) -> None:
+        """A server of the right model, whatever ran before."""
+        for thread in self._starting:
+            thread.join()
+        self._starting.clear()
+        for server in self._running:
+            server.process.kill()
+            server.process.wait()
+        self._running.clear()
+        self._start(BASE)
+
+    def _start(self, model: Path) -> None:
+        self._running.append(self._stack.enter_context(llama_server.running(model, port=self._port)))
+
+
+def _disturbed(emulator: Emulator, host: Host, asked: Sequence[str], draft: Draft, kind: str, at: int) -> Found:
+    """The answers to `asked`, with a fault after `at` pieces of text, or at a moment of a batch."""
+    if len(asked) == 1:
+        text, error, began = "", None, 0.0
+        stream = emulator.stream(asked[0], draft=draft)
+        try:
+            for n, delta in enumerate(stream, 1):
+                text += delta
+                if n == at:
+                    began = time.monotonic()
+                    host.hit(kind)
+        except EftError as found:
+            error = found
+        if not began:
+            began = time.monotonic()
+            host.hit(kind)
+        return Found(time.monotonic() - began, {asked[0]: (text, error)})
+    answers: dict[str, tuple[str, EftError | None]] = {}
+    batch, began = emulator.batch(len(asked)), 0.0
+    for question in asked:
+        batch.add(Job(question, {"draft": draft}, 0, question))
+    for n in count():
+        if n == at:
+            began = time.monotonic()
+            host.hit(kind)
+        if not batch:
+            break
+        try:
+            ended = batch.step()
+        except EftError as error:
+            answers.update({question: ("", error) for question in asked if question not in answers})
+            break
+        for answer in ended:
+            reply = answer.reply
+            answers[answer.tag] = ("", reply) if isinstance(reply, EftError) else (reply.text, None)
+    batch.close()
+    if not began:
+        began = time.monotonic()
+        host.hit(kind)
+    return Found(time.monotonic() - began, answers)
+
+
+def _judged(kind: str, text: str, wanted: str, error: EftError | None) -> str:
+    """What became of an answer, in words; what must not be begins with WRONG."""
+    if error is None:
+        return "the whole answer" if text == wanted else "WRONG: a whole answer that is another one"
+    if not wanted.startswith(text) or "\n" in error.message:
+        return "WRONG: the text so far, or more than one line"
+    if kind in ("pause", "restart"):
+        return f"WRONG: {error}"
+    if kind == "another" and "another model" not in error.message:
+        return f"WRONG: {error}"
+    return f"one line: {_DIGITS.sub('N', error.message)}"
+
+
+def _gone_on(emulator: Emulator, question: str, text: str, error: EftError | None) -> str:
+    """The text of the answer after it went on, as /continue does; of a batch, it is run again."""
+    if error is None:
+        return text
+    if not text:
+        return emulator.generate(question).text
+    return text + emulator.generate([Message("user", question), Message("assistant", text)]).text
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

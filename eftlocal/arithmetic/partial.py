@@ -9,19 +9,24 @@ drop    a token outside has the weight 0: the likeliest token is right if its we
         which has the most that it can have (`most`)
 fill    r is spread over the tokens outside in the shape of a guide, the reference's distribution (`filled`)
 bound   both are off by at most L / (Z_S + L) in total variation, with L the largest weight that the tokens outside can
-        have together (`bound`): conditioned on S, they are the emulator's distribution
+        have together: conditioned on S, they are the emulator's distribution (`bound`, also with temperature and top-p)
 """
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eftlocal.arithmetic.combine import Logits, log_softmax
 
 __all__ = ["bound", "filled", "is_partial", "left_out", "most"]
 
+Floats = NDArray[np.floating[Any]]
+
 ROUNDS = 8  # of spreading what is above the most a token can have
 SLACK = 2e-6  # an engine's log-probabilities are rounded, and so r is; a reward can make much of a probability of 1e-9
+ROUNDING = 1e-5  # of a sum of probabilities in float32, at which a nucleus may end one token sooner or later
 
 
 def is_partial(row: Logits) -> bool:
@@ -67,19 +72,57 @@ def filled(row: Logits, guide: Logits) -> Logits:
     return full
 
 
-def bound(row: Logits, log_w: Logits) -> float:
+def bound(row: Logits, log_w: Logits, temperature: float = 1.0, top_p: float = 1.0) -> float:
     """The largest total variation between the emulator and what `drop` or `filled` make of a partial row.
 
-    log_w: (n,) the log of the weights w, up to a constant.
+    Both at this temperature, above 0, and within their own nuclei, which top-p takes before the temperature. Other ways
+    to cut a distribution (top-k, min-p) can make more of a small difference. log_w: (n,) the log of w, up to a constant.
+
+    Among the known tokens, the order and the ratios of the weights are right, so any two such distributions share what
+    they make of the first known tokens, which are `sure` to be in both. No more than `may` be in one, and what is
+    outside has at most L. With U the sums of the weights of the first known tokens: TV <= 1 - U_sure / (U_may + L).
     """
-    outside, r, limit = np.isneginf(row), left_out(row) + SLACK, _limit(row)
+    outside, limit = np.isneginf(row), _limit(row)
     if limit <= 0 or not outside.any():
         return 0.0
-    w = np.exp(log_w.astype(np.float64) - float(log_w.max()))
-    inside = float((np.exp(row[~outside].astype(np.float64)) * w[~outside]).sum())
-    n = min(int(r / limit) + 1, int(outside.sum()))
-    largest = np.sort(np.partition(w[outside], -n)[-n:])[::-1]
-    shares = np.full(n, limit)
-    shares[-1] = max(0.0, min(limit, r - limit * (n - 1)))
-    weight = float((largest * shares).sum())
-    return weight / (inside + weight) if weight > 0 else 0.0
+    others = log_w[outside].astype(np.float64)
+    known = -np.sort(-(row[~outside].astype(np.float64) + log_w[~outside]))
+    weight, sure, may = _most_outside(row, others, 1 / temperature), len(known), len(known)
+    if top_p < 1:
+        off = _share(_most_outside(row, others, 1.0), _log_sum(known))
+        p = np.exp(known - _log_sum(known))
+        before = np.cumsum(p) - p  # among the known tokens alone: `off` of that may go to tokens outside
+        ahead = known > math.log(limit) + float(others.max())  # of all tokens outside
+        sure = int(np.count_nonzero(np.where(ahead, before, before + off * (1 - before)) < top_p - ROUNDING))
+        sure = max(sure, int(ahead[0]))
+        may = int(np.count_nonzero(before * (1 - off) < top_p + ROUNDING))
+        if p[ahead].sum() * (1 - off) > top_p + ROUNDING:
+            weight = -math.inf
+        if not sure:
+            return 1.0
+    inside, least = _log_sum(known[:may] / temperature), _log_sum(known[:sure] / temperature)
+    return 1 - math.exp(least - np.logaddexp(inside, weight)) if weight > -math.inf or sure < may else 0.0
+
+
+def _most_outside(row: Logits, others: Floats, power: float) -> float:
+    """The log of the largest sum of (p w)^power over the tokens outside. others: their log w."""
+    r, limit = left_out(row) + SLACK, _limit(row)
+    if power >= 1:  # a sum of convex functions of the shares: it is largest where the shares are as unequal as may be
+        n = min(int(r / limit) + 1, len(others))
+        largest = -np.sort(-np.partition(others, -n)[-n:])
+        shares = np.full(n, limit)
+        shares[-1] = min(limit, max(r - limit * (n - 1), SLACK * limit))
+        return _log_sum((np.log(shares) + largest) * power)
+    together = _log_sum(others * (power / (1 - power))) * (1 - power) + math.log(r) * power  # Hoelder's inequality
+    return min(together, _log_sum((math.log(limit) + others) * power))
+
+
+def _share(log_part: float, log_rest: float) -> float:
+    """What part of a sum a number is, of the logs of it and of the rest."""
+    return math.exp(log_part - float(np.logaddexp(log_part, log_rest)))
+
+
+def _log_sum(logs: Floats) -> float:
+    """log sum exp."""
+    highest = float(logs.max())
+    return highest + math.log(float(np.exp(logs - highest).sum()))

@@ -53,7 +53,8 @@ class Completer:
             guide = np.zeros(n, np.float32)
         full = partial.filled(row, guide)
         z = self._combined(mix, full, others)
-        self._keep(generation, row, z, full)
+        sampling = generation.settings.sampling
+        self._keep(generation, row, z, full, sampling.temperature, sampling.top_p)
         return Completed(z, full)
 
     def _certain(
@@ -92,8 +93,8 @@ class Completer:
         row: Logits = self._combiner.combine(ordered, [mix])[0].copy()
         return row
 
-    def _keep(self, generation: Generation, row: Logits, z: Logits, base: Logits) -> None:
-        """Keep how far off a token may be. z: the emulator's logits, which were made of `base`."""
+    def _keep(self, generation: Generation, row: Logits, z: Logits, base: Logits, *dials: float) -> None:
+        """Keep how far off a token may be. z: the emulator's logits, made of `base`. dials: as of `partial.bound`."""
         able = np.isfinite(z)
-        off = partial.bound(row, np.subtract(z, base, out=np.full_like(z, UNLIKELY), where=able))
+        off = partial.bound(row, np.subtract(z, base, out=np.full_like(z, UNLIKELY), where=able), *dials)
         generation.left_out.append((partial.left_out(row), off if off > MOST_BOUND else 0.0))

@@ -7,6 +7,7 @@ import pytest
 
 from eftlocal.arithmetic import partial
 from eftlocal.arithmetic.combine import Logits, log_softmax
+from tools import partial_rows
 
 N = 300
 
@@ -85,3 +86,33 @@ def test_a_whole_row_has_nothing_left_out() -> None:
     assert partial.bound(base, log_w) == 0
     np.testing.assert_array_equal(partial.filled(base, guide), base)
     np.testing.assert_array_equal(partial.most(base), base)
+
+
+def test_rows_of_all_kinds_break_no_rule() -> None:
+    """Ties, masks, rewards of any strength, any temperature and nucleus; by hand: tools.partial_rows."""
+    found = partial_rows.look(2_000, seed=1)
+    assert found["certain"] > 1_000
+    assert (found["wrong"], found["broken"], found["odd"]) == (0, 0, 0)
+
+
+def test_a_bound_is_that_of_the_temperature_at_which_tokens_are_drawn() -> None:
+    """Near 0 the likeliest token has all: a token outside that could be likelier can change everything."""
+    base, log_w = np.log(np.array([0.6, 0.3, 0.1], np.float32)), np.array([0.0, 1.5, 0.0], np.float32)
+    row = np.array([base[0], -np.inf, -np.inf], np.float32)
+
+    def off(temperature: float) -> float:
+        p = [np.exp((z + log_w).astype(np.float64) / temperature) for z in (row, base)]
+        return float(np.abs(p[0] / p[0].sum() - p[1] / p[1].sum()).sum()) / 2
+
+    for temperature in (0.1, 0.5, 1.0, 2.0):
+        assert off(temperature) <= partial.bound(row, log_w, temperature)
+    assert off(0.1) > partial.bound(row, log_w)
+
+
+def test_a_bound_counts_a_token_at_which_a_nucleus_may_end() -> None:
+    """A millionth that was left out moves the border of the nucleus, and with it a token of 30 %."""
+    base = np.log(np.array([0.5, 0.3, 0.1999, 1e-4], np.float32))
+    row, log_w = np.where(base < -9, -np.inf, base).astype(np.float32), np.zeros(4, np.float32)
+    assert partial.bound(row, log_w) < 2e-4
+    assert partial.bound(row, log_w, 1.0, 0.500001) > 0.3
+    assert partial.bound(row, log_w, 1.0, 0.6) == 0  # the tokens outside come after the border, wherever it is
