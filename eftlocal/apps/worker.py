@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import platformdirs
 
@@ -47,26 +47,31 @@ def worker(host: str, port: int, *, threads: int | None, cache: bool, insecure: 
     ending.server = server
     try:
         _tell_start(server, endpoint, folder)
-        raise server.wait()
+        ended = server.wait()
+        if ending.asked:
+            return 0
+        raise ended
     finally:
         server.close()
 
 
 class _Ending:
-    """Ctrl-C and SIGTERM end the server and this process at once; a second process would keep the port."""
+    """Ctrl-C and SIGTERM end the server, and this process with it. Before it runs, its process ends by itself."""
 
     def __init__(self) -> None:
+        self.asked = False
         self.server: Server | None = None
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._end)
 
-    def _end(self, number: int, frame: object) -> NoReturn:
+    def _end(self, number: int, frame: object) -> None:
         if number == signal.SIGINT and sys.stderr.isatty():
             print(file=sys.stderr)  # after the ^C that terminals show
-        if self.server is not None:
-            self.server.close()
-        os._exit(0)
+        if self.server is None or self.asked:
+            os._exit(0)
+        self.asked = True
+        self.server.kill()
 
 
 def _listening(host: str, port: int) -> Endpoint:

@@ -192,7 +192,8 @@ class _Conversation:
         if busy:
             self._refuse(
                 f"is busy: it accepted the connection, and did not answer within {self._waited()}",
-                "A worker serves one program at a time: end the other one, or start a second worker on another port.",
+                "A worker serves one program at a time: end the other one, or start a second one on another port. Or "
+                "does something else listen there?",
             )
         self._refuse(f"stopped in the middle of an answer, and said nothing for {self._waited()}", "Start it again.")
 

@@ -79,6 +79,10 @@ class Server:
         self._process.wait()
         return self._ended()
 
+    def kill(self) -> None:
+        """Ends the process at once, without waiting for it; for a signal's handler, which `wait` may hold up."""
+        self._process.kill()
+
     def close(self) -> None:
         """Ends the process at once."""
         self._process.kill()
