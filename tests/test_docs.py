@@ -75,6 +75,16 @@ NOT_RUN = {
     "eftlocal chat --base http://127.0.0.1:8080 --tuned small-instruct.gguf --reference small-base.gguf": (
         "interactive, and needs a server; tests/emulation/test_remote.py has one"
     ),
+    **dict.fromkeys(
+        (
+            'CMAKE_ARGS="-DGGML_RPC=on" pip install --no-binary llama-cpp-python --force-reinstall --no-deps '
+            "--no-cache-dir llama-cpp-python==0.3.36",
+            "eftlocal worker",
+            "ssh -N -L 50052:127.0.0.1:50052 HOST",
+            "eftlocal chat demo --rpc 127.0.0.1:50052",
+        ),
+        "needs a build with GGML_RPC; tests/apps/test_worker.py runs the worker where there is one",
+    ),
     "eftlocal doctor far": "needs a server; tests/emulation/test_remote.py has one",
     **dict.fromkeys(
         (
