@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eftlocal import Emulator
-from eftlocal.arithmetic.combine import Logits
+from eftlocal.arithmetic.arrays import Logits
 from eftlocal.decoding.generation import Generation
 from eftlocal.emulation.loading import Loaded
 from tests import families

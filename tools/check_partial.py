@@ -18,7 +18,8 @@ import numpy as np
 
 from eftlocal import Emulator, Message
 from eftlocal.arithmetic import partial
-from eftlocal.arithmetic.combine import Logits, log_softmax
+from eftlocal.arithmetic.arrays import Logits
+from eftlocal.arithmetic.combine import log_softmax
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import packaged
 from eftlocal.emulation import forced, loading

@@ -29,7 +29,7 @@ from unittest import mock
 import llama_cpp
 import numpy as np
 
-from eftlocal.arithmetic.combine import Logits
+from eftlocal.arithmetic.arrays import Logits
 from eftlocal.arithmetic.prefix import common_prefix
 from eftlocal.emulation.emulator import Emulator, Raw
 from eftlocal.emulation.loading import Loaded

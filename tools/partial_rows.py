@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.arithmetic import partial
-from eftlocal.arithmetic.combine import Logits, log_softmax
+from eftlocal.arithmetic.arrays import Logits
+from eftlocal.arithmetic.combine import log_softmax
 
 BETAS = (-20.0, -1.0, 0.0, 0.5, 1.0, 2.0, 20.0, 1000.0)
 TEMPERATURES = (0.05, 0.3, 0.7, 1.0, 1.5, 4.0)

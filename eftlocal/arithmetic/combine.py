@@ -4,55 +4,23 @@
 
 This is log p_base + sum_k (beta_k (log p_tuned_k - log p_reference_k) + bias_k) up to a constant for each row. The
 members' normalisers only add to that constant, so none is computed (EFT, arXiv 2310.12962, equation 4; proxy-tuning,
-arXiv 2401.08565, equation 1). The module uses numpy and imports only `errors` from eftlocal.
+arXiv 2401.08565, equation 1).
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eftlocal.arithmetic.arrays import Ids, Logits, Rows
+from eftlocal.arithmetic.bias import Bias, BiasRows
+from eftlocal.arithmetic.nucleus import masses, nucleus
 from eftlocal.errors import DecodeError
-
-Logits = NDArray[np.float32]
-Rows = NDArray[np.intp] | slice
-Ids = NDArray[np.intp]
 
 DAMAGED = "Its file may be damaged, or its weights overflow on this device."
 OVERFLOW = "The members' own logits are, so the sum overflows: choose a smaller beta or mix."
-
-BIASES = 16  # rows that are kept: one for each bias at each strength that is in use
-BLOCK = 512  # weights in a block: a search looks at the sums of the blocks first, then inside one block
-
-
-@dataclass(frozen=True, slots=True)
-class Bias:
-    """What a reward adds to some tokens, in nats: calibration, after arXiv 2409.16223.
-
-    end        to tokens that end an answer
-    unseen     to tokens that its fine-tuning data never showed: the ascending `ids`
-    """
-
-    end: float = 0.0
-    unseen: float = 0.0
-    ids: Ids = field(default_factory=lambda: np.empty(0, np.intp), repr=False, compare=False)
-
-    def as_json(self) -> dict[str, float | str]:
-        """The bias as JSON values: its ids as a fingerprint, the same wherever they are the same."""
-        end: dict[str, float | str] = {"end": self.end} if self.end else {}
-        if not len(self.ids):
-            return end
-        ids = hashlib.sha256(self.ids.astype("<i8").tobytes()).hexdigest()[:16]
-        return {**end, "unseen": self.unseen, "unseen_tokens": ids}
-
-    def scaled(self, factor: float) -> "Bias | None":
-        """The bias times a factor; None if nothing is left of it."""
-        end, unseen = self.end * factor, self.unseen * factor * bool(len(self.ids))
-        return Bias(end, unseen, self.ids) if end or unseen else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +73,8 @@ class Combiner:
     n_real   rows are cut to the first `n_real` ids
     skipped  ids on which every reward is 0: special tokens that the members' vocabularies name differently. They
              only have an effect on mixes with a reward_top_p
-    ends     members -> ids that end an answer of those members, for biases; it is asked when there is one
+    ends     members -> ids that end an answer of those members, for biases
+    biases   what biases add to each token
     """
 
     def __init__(
@@ -117,8 +86,8 @@ class Combiner:
     ) -> None:
         self.names = names
         self.n_real = n_real
+        self.biases = BiasRows(n_real, ends)
         self._ends = ends
-        self._biases: dict[tuple[object, ...], tuple[Bias, Logits]] = {}
         self._skipped = np.empty(0, np.intp) if skipped is None else skipped
         self._total = np.empty((0, n_real), np.float32)
         self._term = np.empty((0, n_real), np.float32)
@@ -148,7 +117,7 @@ class Combiner:
                 for row, mix in enumerate(mixes):
                     if mix.reward_top_p is None:
                         for bias in mix.biases:
-                            total[row] += self.added(bias, mix.active)
+                            total[row] += self.biases.row(bias, mix.active)
         # A finite sum means finite members, except for a member that was subtracted: its +inf becomes -inf.
         doubtful = bool(filtered) or not _finite(total)
         for member, (logits, _) in parts.items():
@@ -208,24 +177,9 @@ class Combiner:
             reward -= apart  # the difference of the two normalisers
             reward *= np.float32(pair.beta)
             if pair.bias is not None:
-                reward += self.added(pair.bias, mix.active)[kept]
+                reward += self.biases.row(pair.bias, mix.active)[kept]
             out[kept] += reward
         out[self._skipped] = base[self._skipped]
-
-    def added(self, bias: Bias, active: tuple[int, ...]) -> Logits:
-        """(n_real,) what is added to each token. `active`: the members whose ends count. Those of late are kept."""
-        key = (bias.end, bias.unseen, id(bias.ids), active)
-        if (known := self._biases.get(key)) is not None:
-            return known[1]
-        row = np.zeros(self.n_real, np.float32)
-        row[bias.ids] += np.float32(bias.unseen)
-        if bias.end:
-            assert self._ends is not None, "a bias on the end needs the tokens that end an answer"
-            row[self._ends(active)] += np.float32(bias.end)
-        if len(self._biases) >= BIASES:
-            del self._biases[next(iter(self._biases))]
-        self._biases[key] = bias, row  # with the bias, so that the id of its ids stays theirs
-        return row
 
 
 def _column(weights: list[float]) -> Logits:
@@ -256,73 +210,3 @@ def log_softmax(logits: Logits) -> Logits:
     total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
     shifted -= np.log(total).astype(np.float32)
     return shifted
-
-
-def masses(logits: Logits, peak: np.float32) -> tuple[Logits, float]:
-    """Returns exp(logits - peak), (n,) float32, and its sum; `peak` is the largest logit."""
-    mass = logits - peak
-    np.exp(mass, out=mass)
-    return mass, sum_of(mass)
-
-
-def nucleus(logits: Logits, mass: Logits, total: float, p: float) -> Ids:
-    """The smallest set of the likeliest tokens that together reach probability `p` (arXiv 1904.09751): ascending ids.
-
-    `mass` and `total` are what `masses` returns for these logits. Among equal logits at the border, the lowest ids
-    are taken.
-    """
-    # Only tokens above a floor are sorted. All tokens below the last floor weigh less than the nucleus may leave out,
-    # so those above it always suffice. The first floor suffices for nearly all rows of real models: their
-    # probabilities fall about as the rank squared.
-    least = (1 - p) * max(total / len(logits), 1e-23)  # 1e-23 keeps it above 0 in float32
-    first = (1 - p) ** 2 / 20
-    for floor in (max(first, least), max(first / 20, least), least):
-        near: Ids = (mass >= floor).nonzero()[0]
-        candidates = logits[near]
-        falling = -candidates
-        falling.sort()  # the likeliest first; far cheaper than argsort
-        count = _reaching(np.exp(falling[0] - falling), p * total)
-        if count <= len(near):
-            break
-    count = min(count, len(near))  # only rounding can put it beyond the last
-    return largest(near, candidates, count, -falling[count - 1])
-
-
-def _reaching(weights: Logits, target: float) -> int:
-    """How many of the first weights together reach the target; len(weights) + 1 if all together do not."""
-    start, before = 0, 0.0
-    if len(weights) > 2 * BLOCK:  # find the block first, then the place in it
-        ends = block_sums(weights).cumsum(dtype=np.float64)
-        block = min(int(ends.searchsorted(target)), len(ends) - 1)
-        start, before = block * BLOCK, float(ends[block - 1]) if block else 0.0
-        weights = weights[start : start + BLOCK]
-    return start + 1 + int(weights.cumsum(dtype=np.float64).searchsorted(target - before))
-
-
-def largest(ids: Ids, logits: Logits, k: int, last: np.float32) -> Ids:
-    """The `ids` that have the k largest logits, in their order. logits: (ids,).
-
-    `last` is the k-th largest logit. Among the ids with that logit, the first ones stay.
-    """
-    taken = logits >= last
-    if (surplus := len(ids[taken]) - k) > 0:
-        taken[(logits == last).nonzero()[0][-surplus:]] = False
-    return ids[taken]
-
-
-def block_sums(weights: NDArray[Any]) -> NDArray[Any]:
-    """The sums of blocks of BLOCK weights, (ceil(n / BLOCK),) in the weights' own type.
-
-    A block is short enough for a float32 sum to keep its digits, which saves a float64 pass over the vocabulary.
-    """
-    n, rest = divmod(len(weights), BLOCK)
-    sums = np.empty(n + (rest > 0), weights.dtype)
-    np.einsum("ij->i", weights[: n * BLOCK].reshape(n, BLOCK), out=sums[:n])  # twice as fast as numpy's other sums
-    if rest:
-        sums[n] = np.add.reduce(weights[n * BLOCK :])
-    return sums
-
-
-def sum_of(weights: NDArray[Any]) -> float:
-    """The sum of the weights. It equals a float64 sum to about float32's last digit."""
-    return float(np.add.reduce(block_sums(weights), dtype=np.float64)) if len(weights) else 0.0

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.arithmetic.combine import Logits, log_softmax
+from eftlocal.arithmetic.arrays import Logits
+from eftlocal.arithmetic.combine import log_softmax
 
 __all__ = ["bound", "filled", "is_partial", "left_out", "most"]
 

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.arithmetic.combine import Ids, largest, masses, nucleus, sum_of
+from eftlocal.arithmetic.arrays import Ids
 from eftlocal.arithmetic.noise import Noise
+from eftlocal.arithmetic.nucleus import largest, masses, nucleus, sum_of
 from eftlocal.errors import DecodeError, SettingError
 
 __all__ = ["Distribution", "Sampling", "warp"]

@@ -7,7 +7,8 @@ from typing import Final, Literal
 
 import numpy as np
 
-from eftlocal.arithmetic.combine import Logits, Mix
+from eftlocal.arithmetic.arrays import Logits
+from eftlocal.arithmetic.combine import Mix
 from eftlocal.arithmetic.noise import Noise
 from eftlocal.arithmetic.sample import Distribution, warp
 from eftlocal.decoding.constraints.constraint import Matcher

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.arithmetic.combine import Logits, log_softmax
+from eftlocal.arithmetic.arrays import Logits
+from eftlocal.arithmetic.combine import log_softmax
 
 __all__ = ["Alternative", "Places", "TokenLogprobs", "likeliest"]
 

@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from eftlocal.arithmetic import partial
-from eftlocal.arithmetic.combine import Combiner, Logits, Mix
+from eftlocal.arithmetic.arrays import Logits
+from eftlocal.arithmetic.combine import Combiner, Mix
 from eftlocal.decoding.generation import Generation
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.slots import Slot

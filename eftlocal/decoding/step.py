@@ -5,7 +5,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from eftlocal.arithmetic.combine import Combiner, Logits, Rows
+from eftlocal.arithmetic.arrays import Logits, Rows
+from eftlocal.arithmetic.combine import Combiner
 from eftlocal.arithmetic.prefix import common_prefix
 from eftlocal.decoding.drafts.drafter import Drafter
 from eftlocal.decoding.drafts.sources import Draft

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from eftlocal.arithmetic.combine import Bias
+from eftlocal.arithmetic.bias import Bias
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog import token_ids
 from eftlocal.catalog.server import Server

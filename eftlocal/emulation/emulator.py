@@ -10,7 +10,8 @@ from typing import Final, Self, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.arithmetic.combine import Bias, Combiner, Mix
+from eftlocal.arithmetic.bias import Bias
+from eftlocal.arithmetic.combine import Combiner, Mix
 from eftlocal.decoding.generation import Generation, Reply
 from eftlocal.decoding.scheduler import Scheduler
 from eftlocal.decoding.settings import Dials, Settings

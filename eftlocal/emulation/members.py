@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.arithmetic.combine import Bias, Mix, Pair
+from eftlocal.arithmetic.bias import Bias
+from eftlocal.arithmetic.combine import Mix, Pair
 from eftlocal.catalog.endpoints import UNPROTECTED, Endpoint
 from eftlocal.decoding.settings import Settings
 from eftlocal.emulation import notes

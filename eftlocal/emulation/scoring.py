@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from eftlocal.arithmetic.combine import Combiner, Logits, Mix, check, log_softmax
+from eftlocal.arithmetic.arrays import Logits
+from eftlocal.arithmetic.combine import Combiner, Mix, check, log_softmax
 from eftlocal.decoding.logprobs import likeliest
 from eftlocal.emulation.members import Members
 from eftlocal.engine.engine import Engine

@@ -6,7 +6,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from eftlocal.arithmetic.combine import Logits
+from eftlocal.arithmetic.arrays import Logits
 from eftlocal.runtime.llama.context import Feed
 
 __all__ = ["MemberContext"]

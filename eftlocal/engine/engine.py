@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from itertools import accumulate
 
-from eftlocal.arithmetic.combine import Logits, Rows
+from eftlocal.arithmetic.arrays import Logits, Rows
 from eftlocal.arithmetic.prefix import common_prefix
 from eftlocal.engine.slots import Request, Slot, rows_of, with_known
 from eftlocal.engine.workers import Feeds, Workers

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eftlocal.arithmetic.combine import Logits, Rows
+from eftlocal.arithmetic.arrays import Logits, Rows
 from eftlocal.arithmetic.prefix import common_prefix
 
 __all__ = ["Known", "Request", "Slot", "rows_of", "with_known"]

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
-from eftlocal.arithmetic.combine import Logits
+from eftlocal.arithmetic.arrays import Logits
 from eftlocal.engine.context import MemberContext
 from eftlocal.engine.executor import Executor
 from eftlocal.engine.placing import Placing

@@ -11,7 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.arithmetic.combine import Combiner, Ids, Logits, Mix, check
+from eftlocal.arithmetic.arrays import Ids, Logits
+from eftlocal.arithmetic.combine import Combiner, Mix, check
 from eftlocal.emulation.members import Members
 from eftlocal.evaluation.columns import Column
 
@@ -68,7 +69,7 @@ class Comparer:
         self._members, self._columns, self._mix = members, columns, mix
         self._names = [spec.name for spec in members.specs]
         self._combiner = Combiner(self._names, members.n_real, members.skipped, ends)
-        self._added = [self._combiner.added(bias, mix.active) for bias in mix.biases]  # (n_real,) each
+        self._added = [self._combiner.biases.row(bias, mix.active) for bias in mix.biases]  # (n_real,) each
         self._betas = [column.beta for column in columns if column.beta is not None]
 
     def compare(self, logits: Mapping[int, Logits], tokens: Sequence[int]) -> Compared:

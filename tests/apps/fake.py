@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from eftlocal.apps.chat.record import opened
 from eftlocal.apps.chat.repl import chat
-from eftlocal.arithmetic.combine import Bias
+from eftlocal.arithmetic.bias import Bias
 from eftlocal.catalog import models
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Settings

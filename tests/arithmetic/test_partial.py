@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from eftlocal.arithmetic import partial
-from eftlocal.arithmetic.combine import Logits, log_softmax
+from eftlocal.arithmetic.arrays import Logits
+from eftlocal.arithmetic.combine import log_softmax
 from tools import partial_rows
 
 N = 300

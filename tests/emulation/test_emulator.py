@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eftlocal import Constraint, Emulator, Message, Raw
-from eftlocal.arithmetic.combine import Logits
+from eftlocal.arithmetic.arrays import Logits
 from eftlocal.emulation import prepare
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.slots import Request

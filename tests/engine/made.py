@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eftlocal.arithmetic.combine import Logits
+from eftlocal.arithmetic.arrays import Logits
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.slots import Request, Slot
 from eftlocal.engine.spec import MemberSpec

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from eftlocal.apps.tune.check import Prepared
 from eftlocal.apps.tune.progress import Tell, TuneProgress
 from eftlocal.apps.tune.verdict import BETAS, Answered, Chosen, Judged, Verdict
-from eftlocal.arithmetic.combine import Bias, Logits, log_softmax
+from eftlocal.arithmetic.arrays import Logits
+from eftlocal.arithmetic.bias import Bias
+from eftlocal.arithmetic.combine import log_softmax
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import Catalog
 from eftlocal.emulation import forced, loading

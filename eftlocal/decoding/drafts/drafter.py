@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from eftlocal.arithmetic.combine import Logits, Rows
+from eftlocal.arithmetic.arrays import Logits, Rows
 from eftlocal.decoding.drafts.length import LENGTHS, DraftLength
 from eftlocal.decoding.drafts.sources import Draft, DraftModelSource, ForcedSource, LookupSource, Source
 from eftlocal.decoding.generation import Generation

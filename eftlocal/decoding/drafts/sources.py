@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from eftlocal.arithmetic.combine import Logits
+from eftlocal.arithmetic.arrays import Logits
 from eftlocal.decoding.generation import Generation
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.slots import Known, Request, Slot

@@ -9,7 +9,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, cast
 
 from eftlocal.apps.batch import Options
-from eftlocal.arithmetic.combine import Bias
+from eftlocal.arithmetic.bias import Bias
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.batch import Answer, Job

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from eftlocal.apps import batch
-from eftlocal.arithmetic.combine import Bias
+from eftlocal.arithmetic.bias import Bias
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runs import runner
 from tests.apps.batch.fake import Scripted, over
