@@ -60,11 +60,12 @@ def test_it_says_where_it_listens_what_it_offers_and_how_to_use_it() -> None:
 
 
 @real
-def test_each_client_that_comes_and_goes_is_told() -> None:
+def test_a_client_that_stays_is_told_when_it_comes_and_when_it_goes() -> None:
     with running() as (child, endpoint, _):
-        probe(endpoint)
         assert child.stderr is not None
-        assert "a client came" in child.stderr.readline()
+        probe(endpoint)  # one that only asks is not told
+        with socket.create_connection((endpoint.host, endpoint.port)):
+            assert "a client came" in child.stderr.readline()
         assert "the client left" in child.stderr.readline()
 
 

@@ -24,6 +24,7 @@ __all__ = ["Offered", "Server"]
 
 CAME: Final = "Accepted client connection"  # ggml_backend_rpc_start_server of ggml-rpc.cpp
 LEFT: Final = "Client connection closed"
+STAYS_S: Final = 0.5  # a client that leaves sooner only asked
 START_S: Final = 60.0  # for llama.cpp to find its devices
 PAUSE_S: Final = 0.05
 
@@ -39,6 +40,8 @@ class Offered:
 class Server:
     """llama.cpp's server in a child process. `told` is called, in another thread, when a client comes (True) and goes.
 
+    A client that only asks for the memory, as llama.cpp does often while it loads a model, is not told.
+
     Raises WorkerError if it does not start.
     """
 
@@ -48,7 +51,6 @@ class Server:
         self._endpoint, self._told = endpoint, told
         self._last: list[str] = []  # what it said on stderr, for an error
         self._verbose = verbose
-        self._quiet = True  # the first connection is our own
         words = [str(endpoint), str(threads), str(cache or "")]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "eftlocal.runtime.rpc.serving", *words],
@@ -118,13 +120,24 @@ class Server:
                 self._last = [*self._last[-5:], line.strip()]
 
     def _follow(self, stdout: IO[str]) -> None:
+        stays: threading.Timer | None = None
+        there = threading.Event()  # a client that stayed is there
+
+        def came() -> None:
+            there.set()
+            self._told(True)
+
         for line in stdout:
-            if line.strip() not in (CAME, LEFT):
-                continue
-            if not self._quiet:
-                self._told(line.strip() == CAME)
-            elif line.strip() == LEFT:
-                self._quiet = False
+            if line.strip() == CAME:
+                stays = threading.Timer(STAYS_S, came)
+                stays.daemon = True
+                stays.start()
+            elif line.strip() == LEFT and stays is not None:
+                stays.cancel()
+                stays.join()
+                if there.is_set():
+                    there.clear()
+                    self._told(False)
 
 
 def _run(endpoint: str, threads: int, cache: str) -> None:
