@@ -8,7 +8,7 @@ log p    the largest differences of a token's log-probability under the base, an
 noise    how far the gap between the two likeliest tokens is from the one here, at K = V, over all positions
 differ   each text that is another one: the first other token, and how much likelier the one from here is than the one
          from there, here and there
-A difference is a near tie if both gaps are below the noise that 99 % of the positions have. The exit code is 1 if one is not.
+A difference is a near tie if both gaps are below the noise of 99 % of the positions. The exit code is 1 if one is not.
 """
 
 import argparse

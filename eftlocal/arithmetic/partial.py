@@ -77,7 +77,7 @@ def bound(row: Logits, log_w: Logits, temperature: float = 1.0, top_p: float = 1
     """The largest total variation between the emulator and what `drop` or `filled` make of a partial row.
 
     Both at this temperature, above 0, and within their own nuclei, which top-p takes before the temperature. Other ways
-    to cut a distribution (top-k, min-p) can make more of a small difference. log_w: (n,) the log of w, up to a constant.
+    to cut a distribution (top-k, min-p) can make more of a small difference. log_w: (n,) log w, up to a constant.
 
     Among the known tokens, the order and the ratios of the weights are right, so any two such distributions share what
     they make of the first known tokens, which are `sure` to be in both. No more than `may` be in one, and what is
