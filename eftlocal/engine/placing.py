@@ -35,9 +35,12 @@ class Placing:
         return self._places(member).isdisjoint(place for other in others for place in self._places(other))
 
     def fall_back(self, member: int, error: ModelLoadError) -> None:
-        """Plan half as many layers of the member's file on devices. Raises `error` if there are none on devices."""
+        """Plan half as many layers of the member's file on devices. Raises `error` if there are none on devices.
+
+        Layers on workers stay there: this machine may have no memory for them, and the plan did not count any.
+        """
         offload, spec = self.offload(member), self._specs[member]
-        if self.plan is None or offload is None or not offload.layers:
+        if self.plan is None or offload is None or not offload.layers or spec.rpc:
             raise error
         path, fewer = spec.header.path, offload.halved()
         self.plan = self.plan.moved(path, fewer)

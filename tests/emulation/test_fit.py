@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 
+from eftlocal.catalog.endpoints import Endpoint
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.engine import workers
+from eftlocal.engine.placing import Placing
 from eftlocal.errors import FitError, ModelLoadError, SettingError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan import loads, placement
 from eftlocal.runtime.plan.machine import Device, Machine
-from eftlocal.runtime.plan.placement import Offload
+from eftlocal.runtime.plan.memory import Cache
+from eftlocal.runtime.plan.placement import Offload, Wishes
 from tests.builders import load, load_members
 from tests.families import Family
 
@@ -224,3 +227,13 @@ def test_a_file_that_no_device_is_to_blame_for_is_an_error(
     with pytest.raises(ModelLoadError, match="could not load it"):
         loaded(tmp_path, family)
     assert card.tried == [4, 2, 1, 0]
+
+
+def test_layers_on_a_worker_never_come_back_to_this_machine(tmp_path: Path, family: Family) -> None:
+    members = load_members(tmp_path, models(family)).members
+    specs = [replace(members.specs[0], rpc=(Endpoint("127.0.0.1"),)), *members.specs[1:]]
+    plan = replace(members, specs=tuple(specs)).plan(WITH_CARD, Cache(256), Wishes())
+    placing = Placing(specs, plan)
+    with pytest.raises(ModelLoadError, match="refused"):
+        placing.fall_back(0, ModelLoadError("refused"))
+    assert placing.plan is plan and not placing.notes
