@@ -25,8 +25,8 @@ from eftlocal.emulation import prepare
 from eftlocal.emulation.batch import Job
 from eftlocal.emulation.loading import Loaded
 from eftlocal.engine.engine import Engine, Pending
+from eftlocal.engine.placing import Placing
 from eftlocal.engine.slots import Request, Slot
-from eftlocal.engine.workers import Workers
 from eftlocal.errors import SettingError
 from tests.builders import load, load_members
 from tests.families import Family
@@ -52,7 +52,7 @@ def guessing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """
     monkeypatch.setattr(prepare, "WORTH_DRAFTING", 0)
     if request.param == "apart":
-        monkeypatch.setattr(Workers, "apart", lambda *_: True)
+        monkeypatch.setattr(Placing, "apart", lambda *_: True)
         monkeypatch.setattr(Pending, "done", False)
     return str(request.param)
 
