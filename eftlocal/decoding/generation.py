@@ -9,8 +9,9 @@ import numpy as np
 
 from eftlocal.arithmetic.arrays import Logits
 from eftlocal.arithmetic.combine import Mix
+from eftlocal.arithmetic.distribution import Distribution
 from eftlocal.arithmetic.noise import Noise
-from eftlocal.arithmetic.sample import Distribution, warp
+from eftlocal.arithmetic.sample import warp
 from eftlocal.decoding.constraints.constraint import Matcher
 from eftlocal.decoding.drafts.lookup import PromptLookup
 from eftlocal.decoding.logprobs import TokenLogprobs

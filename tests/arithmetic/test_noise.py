@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from eftlocal.arithmetic.distribution import Distribution
 from eftlocal.arithmetic.noise import Noise
-from eftlocal.arithmetic.sample import Distribution, Sampling, warp
+from eftlocal.arithmetic.sample import Sampling, warp
 
 IDS = np.arange(50_000)
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from eftlocal.arithmetic.distribution import Distribution
 from eftlocal.arithmetic.noise import Noise
-from eftlocal.arithmetic.sample import Distribution, Sampling, warp
+from eftlocal.arithmetic.sample import Sampling, warp
 from eftlocal.errors import DecodeError, SettingError
 
 Row = NDArray[np.float32]
