@@ -28,7 +28,7 @@ FOLDERS = {  # inside of those
     "apps": {"batch", "bench", "chat", "doctor", "eval", "harness", "serve", "store", "tune"},
     "catalog": {"hub"},
     "decoding": {"constraints", "drafts"},
-    "runtime": {"llama", "plan", "remote", "rpc"},
+    "runtime": {"child", "llama", "plan", "remote", "rpc"},
 }
 SOLE_IMPORTERS = {  # a file, or all of a package
     "llama_cpp": "runtime/llama/",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from eftlocal.engine.placing import Placing
 from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import DecodeError, ModelLoadError
+from eftlocal.runtime.child.context import ChildContext
 from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.plan.threads import MOST_ROWS, SINGLE_THREADED, Cost, Split, in_turn, split_threads
 from eftlocal.runtime.speeds import Speed, Speeds, measure
@@ -30,7 +31,9 @@ class Sharing:
         self._speeds: dict[int, Speed] = {}
         self._splits: dict[tuple[object, ...], Split] = {}  # key: (member, rows) pairs and in_turn
 
-    def measure(self, members: Iterable[int], cache: Callable[[int], Context], *, again: bool = False) -> None:
+    def measure(
+        self, members: Iterable[int], cache: Callable[[int], Context | ChildContext], *, again: bool = False
+    ) -> None:
         """Measure how fast these members decode, if they share threads. `again` also measures known speeds again.
 
         `cache` makes a KV cache of a member with MOST_ROWS sequences, for measuring in. If a member cannot be measured,
@@ -68,7 +71,9 @@ class Sharing:
         read = self._placing.read(member)
         return Cost.estimated(read, rows) if speed is None else speed.cost(rows, self._n_threads)
 
-    def _speed(self, member: int, cache: Callable[[int], Context], remembered: Speeds, *, again: bool) -> Speed:
+    def _speed(
+        self, member: int, cache: Callable[[int], Context | ChildContext], remembered: Speeds, *, again: bool
+    ) -> Speed:
         """A member's speed: remembered, or measured now."""
         name = self._identity(member)
         if not again and (known := remembered.get(name)) is not None:

@@ -12,6 +12,7 @@ from eftlocal.engine.placing import Placing
 from eftlocal.engine.sharing import Sharing
 from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import ContextError, DecodeError, EftError, ModelLoadError, RemoteError
+from eftlocal.runtime.child.context import ChildContext, ChildModel
 from eftlocal.runtime.llama.context import Context, Feed
 from eftlocal.runtime.llama.copies import SavedSequence
 from eftlocal.runtime.llama.model import Model
@@ -78,10 +79,11 @@ class Workers:
         if (remote := self.specs[member].remote) is not None:
             paths = [spec.header.path for spec in self.specs]
             return self.model(paths.index(remote.vocabulary.path))
-        header = self.specs[member].header
+        header, rpc = self.specs[member].header, self.specs[member].rpc
         while header.path not in self._models:
+            offload = self.placing.offload(member)
             try:
-                self._models[header.path] = Model(header, self.placing.offload(member))
+                self._models[header.path] = Model(header, offload) if rpc is None else ChildModel(header, offload, rpc)
             except ModelLoadError as error:
                 self._fall_back(member, error)
         return self._models[header.path]
@@ -186,23 +188,23 @@ class Workers:
             context.n_fed = n_fed
 
     def _make(self, member: int, *, n_ctx: int, n_seq: int) -> MemberContext:
-        """Make the context of a member: of a model on this machine, a KV cache."""
+        """Make the context of a member: of a model that is not on a server, a KV cache."""
         if (remote := self.specs[member].remote) is None:
             return self._cache(member, n_ctx=n_ctx, n_seq=n_seq)
         return RemoteContext(remote.link, n_vocab=self.model(member).n_vocab, n_ctx=n_ctx, n_seq=n_seq)
 
-    def _cache(self, member: int, *, n_ctx: int, n_seq: int) -> Context:
-        """Make a KV cache of the member. If a device is too small for it, put fewer layers there until it fits."""
+    def _cache(self, member: int, *, n_ctx: int, n_seq: int) -> Context | ChildContext:
+        """Make a KV cache of the member, where its model is. If a device is too small for it, put fewer layers there
+        until it fits.
+        """
         while True:
             try:
-                return Context(
-                    self.model(member),
-                    n_ctx=n_ctx,
-                    n_seq=n_seq,
-                    n_threads=self.n_threads,
-                    lora=self.specs[member].lora,
-                    kv_type=self.kv_type,
-                )
+                model, lora, n_threads = self.model(member), self.specs[member].lora, self.n_threads
+                if isinstance(model, ChildModel):
+                    return ChildContext(
+                        model, n_ctx=n_ctx, n_seq=n_seq, n_threads=n_threads, lora=lora, kv_type=self.kv_type
+                    )
+                return Context(model, n_ctx=n_ctx, n_seq=n_seq, n_threads=n_threads, lora=lora, kv_type=self.kv_type)
             except ModelLoadError as error:
                 self._fall_back(member, error)
                 self._unload(self.specs[member].header.path)

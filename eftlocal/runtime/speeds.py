@@ -17,6 +17,7 @@ from pathlib import Path
 
 import platformdirs
 
+from eftlocal.runtime.child.context import ChildContext
 from eftlocal.runtime.llama.context import Context, Feed
 from eftlocal.runtime.llama.library import version
 from eftlocal.runtime.machine import processor
@@ -55,7 +56,7 @@ class Speed:
         return Cost(one, min(max(shared, 0.0), 1.0))
 
 
-def measure(context: Context, n_threads: int, clock: Callable[[], float] = time.perf_counter) -> Speed:
+def measure(context: Context | ChildContext, n_threads: int, clock: Callable[[], float] = time.perf_counter) -> Speed:
     """Times decodes with one thread and with `n_threads`, for each of ROWS that the context has sequences for."""
     found: dict[tuple[int, int], float] = {}
 

@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,21 +32,39 @@ class Model:
     file cannot be loaded.
     """
 
-    def __init__(self, header: Header, offload: Offload | None = None) -> None:
-        """Loads the weights. `offload` says which layers go to devices; None lets llama.cpp offload all if it can."""
+    def __init__(
+        self,
+        header: Header,
+        offload: Offload | None = None,
+        *,
+        vocab_only: bool = False,
+        progress: Callable[[], None] | None = None,
+    ) -> None:
+        """Loads the weights. `offload` says which layers go to devices; None lets llama.cpp offload all if it can.
+
+        vocab_only  loads no weights: there is a tokenizer, and no context can be made
+        progress    is called again and again while weights are loaded
+        """
         trial.must_survive(header)
         library.start()
         path = header.path
         library.recent.clear()
         params = lib.llama_model_default_params()
+        params.vocab_only = vocab_only
         self._kept: list[Any] = []  # arrays that llama.cpp reads, which must stay alive
         if offload is not None:
             self._kept = devices.set_offload(params, offload)
         handle = None
         try:
             with interruptible() as asked:
-                progress = lib.llama_progress_callback(survives(False)(lambda *_: not asked()))  # False ends the load
-                params.progress_callback = progress
+
+                def goes_on(*_: object) -> bool:
+                    if progress is not None:
+                        progress()
+                    return not asked()
+
+                told = lib.llama_progress_callback(survives(False)(goes_on))  # False ends the load
+                params.progress_callback = told
                 handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         except KeyboardInterrupt:
             if handle:
