@@ -1,6 +1,6 @@
 """What the engine needs of a member: something that holds tokens of sequences and gives logits of their positions.
 
-`runtime/llama/context.py` is a KV cache of llama.cpp in this process, `runtime/child/context.py` one in a child process,
+`runtime/llama/context.py` is a KV cache of llama.cpp in this process, `runtime/child/context.py` in a child process,
 `runtime/remote/context.py` a model on a server.
 """
 

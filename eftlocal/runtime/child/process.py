@@ -291,13 +291,12 @@ class Process:
         self._end()
         code = 0 if popen is None or popen.returncode is None else popen.returncode
         reason = why or last_words(self._said) or how(code)
-        problem, hint = f"{self.path}: the process that held it has ended: {reason}", AGAIN
         for endpoint in self._rpc:
             try:
                 probe(endpoint, PROBE_S)
-            except RemoteError as error:
-                return DecodeError(f"{problem}. {error.message}", error.hint)
-        return DecodeError(problem, hint)
+            except RemoteError as error:  # says it better than llama.cpp does
+                return DecodeError(error.message, error.hint)
+        return DecodeError(f"{self.path}: the process that held it has ended: {reason}", AGAIN)
 
     def _end(self) -> None:
         """End the process, if it runs, and forget it."""

@@ -1,0 +1,197 @@
+"""Proves a base on llama.cpp's workers: its logits, its speed, and a chat that outlives a worker.
+
+`PYTHONPATH=BUILD_WITH_RPC:. python -m tools.check_rpc [--times 20] [--models FILE]` starts two workers here, and
+
+- compares the logits of the base here, in a child process, on one worker and on two, and times a token of each,
+- chats in a terminal, kills a worker with SIGKILL in the middle of an answer, in turn the first and the second, looks
+  that the chat says so and is there, starts the worker again, and continues the answer.
+
+It needs Linux and a llama-cpp-python with GGML_RPC (docs/rpc.md). Without --models the demo's base is compared and the
+catalogue's default emulator chats; use a models.toml with a model that takes some time for a token.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from eftlocal.catalog import models as catalog
+from eftlocal.catalog.endpoints import Endpoint
+from eftlocal.errors import WorkerError
+from eftlocal.runtime import gguf
+from eftlocal.runtime.child.context import ChildContext, ChildModel
+from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.llama.model import Model
+from eftlocal.runtime.plan.placement import Offload
+from eftlocal.runtime.rpc.hello import probe
+from tests.apps.terminal import Terminal
+
+PROMPT, TOKENS = list(range(5, 69)), 60
+
+
+class Worker:
+    """`eftlocal worker` on a port of this machine."""
+
+    def __init__(self, port: int) -> None:
+        self.endpoint = Endpoint("127.0.0.1", port)
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [sys.executable, "-m", "eftlocal", "worker", "--port", str(self.endpoint.port), "--threads", "1"]
+        self._popen = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(100):
+            time.sleep(0.1)
+            if self._popen.poll() is not None:  # another one may listen there
+                break
+            with suppress(WorkerError):
+                probe(self.endpoint, 1.0)
+                return
+        raise SystemExit(f"{self.endpoint} does not start")
+
+    def kill(self) -> None:
+        """Kill it and the process that serves, with SIGKILL, if it runs."""
+        if self._popen.poll() is not None:
+            return
+        for one in (*psutil.Process(self._popen.pid).children(recursive=True), psutil.Process(self._popen.pid)):
+            one.kill()
+        self._popen.wait()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the module says, print what was seen, and return 1 if anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--models", type=Path, help="a models.toml with a default emulator (default: the catalogue's)")
+    parser.add_argument("--ports", type=int, nargs=2, default=(50091, 50092))
+    given = parser.parse_args(arguments)
+    workers = [Worker(port) for port in given.ports]
+    try:
+        wrong = compare(given.models, [worker.endpoint for worker in workers])
+        wrong += chats(given.models, workers, given.times)
+    finally:
+        for worker in workers:
+            worker.kill()
+    return 1 if wrong else 0
+
+
+def compare(models: Path | None, workers: list[Endpoint]) -> int:
+    """Print whether the base's logits are the same wherever it is, and how long a token takes. Returns what differs."""
+    cat = catalog.load(models)
+    header, offload = (
+        gguf.check(catalog.local_path(cat.model(cat.emulator(None if models else "demo").base))),
+        Offload(),
+    )
+    places: list[tuple[str, list[Endpoint] | None]] = [("here", None), ("in a child", [])]
+    places += [("on one worker", workers[:1]), ("on two workers", workers)]
+    wanted, wrong = None, 0
+    for name, rpc in places:
+        model: Model | ChildModel
+        context: Context | ChildContext
+        if rpc is None:
+            model = Model(header, offload)
+            context = Context(model, n_ctx=512, n_threads=1)
+        else:
+            there = Offload(1 << 20, tuple(map(str, rpc))) if rpc else offload
+            model = child = ChildModel(header, there, rpc)
+            context = ChildContext(child, n_ctx=512, n_threads=1)
+        rows = [context.feed([Feed(0, PROMPT, len(PROMPT))]).copy()]
+        times = []
+        for i in range(TOKENS):
+            began = time.perf_counter()
+            rows.append(context.feed([Feed(0, [100 + i], 1)]).copy())
+            times.append(time.perf_counter() - began)
+        context.close()
+        model.close()
+        found = np.concatenate(rows)
+        wanted = found if wanted is None else wanted
+        same = bool(np.array_equal(found, wanted))
+        wrong += not same
+        print(
+            f"{header.path.name} {name:15} {1e3 * float(np.median(times)):7.2f} ms a token, {len(found)} rows "
+            f"{'equal to the bit' if same else 'DIFFER'}",
+            flush=True,
+        )
+    return wrong
+
+
+def chats(models: Path | None, workers: list[Worker], times: int) -> int:
+    """Kill workers in the middle of answers of one chat. Returns how often anything was wrong."""
+    rpc = ",".join(str(worker.endpoint) for worker in workers)
+    command = ["-m", "eftlocal", "chat", "--rpc", rpc, *(["--models", str(models)] if models else [])]
+    rng, wrong, waits = random.Random(1), 0, []
+    with tempfile.TemporaryDirectory(prefix="eftlocal-rpc-") as folder:
+        more = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        chat = Terminal(*command, "--max-tokens", "150", data=Path(folder), columns=100, lines=40, **more)
+        with chat:
+            chat.prompt(1, 60)
+            prompts = 1
+            for i in range(times):
+                killed = workers[i % 2]
+                try:
+                    prompts = answering(chat, prompts, rng)
+                    began = time.monotonic()
+                    killed.kill()
+                    said = f"The worker {killed.endpoint} is not there"
+                    wanted = i // 2 + 1
+                    chat.until(
+                        lambda said=said, wanted=wanted: chat.text.replace("\n", " ").count(said) >= wanted,  # type: ignore[misc]
+                        repr(said),
+                    )
+                    prompts += 1
+                    chat.prompt(prompts)
+                    waits.append(time.monotonic() - began)
+                    killed.start()
+                    size = len(chat.text)
+                    chat.enter("/continue")
+                    prompts += 1
+                    chat.prompt(prompts, 60)
+                    if "error" in chat.text[size:] or len(chat.text) < size + 30:
+                        raise AssertionError(f"/continue did not go on:\n{chat.text[size:]}")
+                except AssertionError as error:
+                    wrong += 1
+                    print(f"kill {i + 1}: {str(error)[-1500:]}", flush=True)
+                    break
+                print(f"kill {i + 1} of {killed.endpoint}: told within {waits[-1]:.2f} s, continued", flush=True)
+            left = psutil.Process(chat.child.pid).children(recursive=True)
+            chat.send("\x04")
+            chat.close()
+            time.sleep(0.5)
+            wrong += (n_left := sum(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in left))
+    print(
+        f"{len(waits)} kills, {wrong} with faults, {n_left} processes left; told within {max(waits, default=0):.2f} s"
+    )
+    return wrong
+
+
+def answering(chat: Terminal, prompts: int, rng: random.Random) -> int:
+    """Bring a chat into the middle of an answer, after `prompts` prompts. Returns how many there were before it."""
+    for _ in range(20):
+        chat.enter("/new")
+        prompts += 1
+        chat.prompt(prompts)
+        chat.enter(f"Tell me a long story of {rng.randrange(1000)} words about a fox.")
+        size = len(chat.text)
+        for _ in range(300):
+            chat.pump(0.1)
+            if len(chat.text) > size + 40 or chat.at_prompt(prompts + 1):
+                break
+        chat.pump(rng.uniform(0, 1))
+        if not chat.at_prompt(prompts + 1):
+            return prompts
+        prompts += 1  # a short answer
+    raise AssertionError("all answers are too short")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    sys.exit(main())
