@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from eftlocal import Emulator, Message
+from eftlocal import Emulator
 from eftlocal.arithmetic import partial
 from eftlocal.arithmetic.arrays import Logits
 from eftlocal.arithmetic.combine import log_softmax
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import packaged
 from eftlocal.emulation import forced, loading
-from eftlocal.emulation.forced import Forced
 from tools.partial_rows import emulated
 
 PROMPTS = (
@@ -71,8 +70,7 @@ def main() -> None:
         reply = emulator.generate(prompt, max_tokens=given.tokens, temperature=1.0, top_p=1.0, seed=seed)
         if not reply.tokens:
             continue
-        at = Forced(_prompts(loaded, [Message("user", prompt)]), reply.tokens)
-        (z,) = forced.logits(loaded.engine, [at], n)
+        (z,) = forced.logits(loaded.engine, [emulator.forced(prompt, reply.tokens)], n)
         base = log_softmax(z[members.base])
         for i, row in enumerate(base):
             for beta, k in found:
@@ -111,11 +109,6 @@ def _show(beta: float, k: int, found: Sums) -> None:
         drop, fill, bound = (found[name, way] / n for way in ("drop", "fill", "bound"))
         broken = found[name, "broken"]
         print(f"  {name:16}: drop {drop:.4f}, fill {fill:.4f}, bound {bound:.4f}, broken {broken:.0f}", flush=True)
-
-
-def _prompts(loaded: loading.Loaded, messages: list[Message]) -> dict[int, list[int]]:
-    views, workers = loaded.members.views, loaded.engine.workers
-    return {i: list(view.prompt(workers.model(i), messages)) for i, view in enumerate(views)}
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import Catalog, packaged
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.logprobs import TokenLogprobs
-from eftlocal.emulation.loading import LoadOptions
+from eftlocal.emulation import loading
 from tests import llama_server
 from tests.families import quantized
 from tools.check_partial import PROMPTS
@@ -87,8 +87,8 @@ def _far(cat: Catalog, name: str, url: str, top: int) -> Catalog:
 
 
 def _answers(cat: Catalog, name: str, prompts: Sequence[str], given: argparse.Namespace) -> list[Reply]:
-    options: LoadOptions = {"kv_type": given.kv_type, "temperature": 0.0, "max_tokens": given.max_tokens}
-    with Emulator.load(name, models=cat, **options) as emulator:
+    loaded = loading.load(name, models=cat, kv_type=given.kv_type, temperature=0.0, max_tokens=given.max_tokens)
+    with Emulator(loaded) as emulator:
         return [emulator.generate(prompt, draft=given.draft, logprobs=SHOWN) for prompt in prompts]
 
 
@@ -114,7 +114,9 @@ def _noise(here: Sequence[Reply], whole: Sequence[Reply]) -> float:
         at = _first(ours, theirs)
         for a, b in list(zip(_places(ours), _places(theirs), strict=False))[: at + 1]:
             one, other = (alternative.id for alternative in a.top[:2])
-            gaps.append(abs(_gap(a, one, other) - _gap(b, one, other)))
+            gap = _gap(b, one, other)
+            if np.isfinite(gap):
+                gaps.append(abs(_gap(a, one, other) - gap))
             if a.id == b.id and a.base is not None and b.base is not None:
                 base.append(abs(a.base - b.base))
                 combined.append(abs(a.logprob - b.logprob))
