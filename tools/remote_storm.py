@@ -34,7 +34,7 @@ from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import packaged
 from eftlocal.emulation.emulator import Job
 from eftlocal.errors import EftError
-from eftlocal.runtime.remote import connection
+from eftlocal.runtime.remote import connection, sockets
 from tests import llama_server
 from tests.families import quantized
 
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    connection.SILENCE_S, connection.CONNECT_S = 0.5, 1.0  # type: ignore[misc]  # instead of 10 and 5
+    sockets.SILENCE_S, sockets.CONNECT_S = 0.5, 1.0  # type: ignore[misc]  # instead of 10 and 5
     connection.PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # type: ignore[misc]
     draw, port = random.Random(given.seed), llama_server.free_port()
     asked = [

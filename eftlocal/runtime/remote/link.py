@@ -21,15 +21,10 @@ ROUNDS: Final = 5
 
 
 class Link:
-    """Asks an engine for rows. Rows of several sequences are asked for at the same time, each on its own connection.
-
-    notes   what went wrong on the way and was tried again, one line each
-    """
+    """Asks an engine for rows. Rows of several sequences are asked for at the same time, each on its own connection."""
 
     def __init__(self, server: Server, engine: Engine, first: Connection) -> None:
         self.server, self.engine = server, engine
-        self.notes: list[str] = []
-        first.retried = self._retried
         self._free = [first]
         self._all = [first]
         self._lock = threading.Lock()
@@ -67,7 +62,7 @@ class Link:
         with self._lock:
             if self._free:
                 return self._free.pop()
-        made = Connection(self.server, self._retried)
+        made = Connection(self.server)
         self._all.append(made)
         return made
 
@@ -101,9 +96,6 @@ class Link:
             return self.engine.rows(connection, asked)
         finally:
             self.release(connection)
-
-    def _retried(self, reason: str) -> None:
-        self.notes.append(f"{reason} It is asked again.")
 
 
 def connect(server: Server) -> Link:
