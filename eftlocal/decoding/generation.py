@@ -166,6 +166,14 @@ class Generation:
         return self.finish_reason is not None or self.error is not None
 
     @property
+    def needs_whole(self) -> bool:
+        """Whether rows must be of the whole vocabulary, also those of a base on a server.
+
+        A constraint may leave only tokens that are unlikely, and a log-probability needs the sum over all tokens.
+        """
+        return self.matcher is not None or self.logprobs_of is not None
+
+    @property
     def prompt_tokens(self) -> dict[str, int]:
         """Role -> number of tokens in its member's rendering of the conversation."""
         return {role: len(self.prompts[member]) for role, member in self.roles.items()}

@@ -96,7 +96,7 @@ class Drafter:
         others = tuple(other for other in generation.mix.active if other != member)
         if draft.known is None or member is None or not self._engine.workers.placing.apart(member, others):
             return None
-        pending = self._engine.start([Request(slot, draft.rows, others, whole=generation.matcher is not None)])
+        pending = self._engine.start([Request(slot, draft.rows, others, whole=generation.needs_whole)])
         try:
             rows = self._draft_model.guess_on(slot, generation, draft, lambda: pending.done)
         finally:

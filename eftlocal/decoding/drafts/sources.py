@@ -38,8 +38,8 @@ class Draft:
         return len(self.tokens) + 1
 
     def request(self, slot: Slot, generation: Generation) -> Request:
-        """The request for the logits that check the guesses. A constraint may leave only tokens that are unlikely."""
-        whole = generation.matcher is not None
+        """The request for the logits that check the guesses."""
+        whole = generation.needs_whole
         return Request(slot, self.rows, generation.mix.active, self.known, whole=whole)
 
 

@@ -1,0 +1,147 @@
+"""A base on a server does what the same base does on this machine, in every shape that an emulator can have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eftlocal import Raw
+from eftlocal.decoding.partial import Completer
+from tests import builders
+from tests.families import Family
+from tests.runtime.remote.mirror import Mirror, mirrored
+
+ONE = {"tuned": "tuned", "reference": "reference"}
+TWO = ({**ONE, "name": "first", "beta": 0.8}, {"tuned": "tuned2", "reference": "reference2", "name": "second"})
+QUESTION = "Hello, what is the answer to one and one?"
+PREFIX = "The user is in the"
+
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "one reward": {},
+    "strong": {"dials": {"beta": 3.0}},
+    "negative": {"dials": {"beta": -1.5}},
+    "the base alone": {"dials": {"beta": 0.0}},
+    "the tuned model alone": {"dials": {"alone": "tuned"}},
+    "two rewards, one negative": {"rewards": ({**TWO[0], "beta": 1.3}, {**TWO[1], "beta": -0.7})},
+    "a mix": {"rewards": TWO, "dials": {"mix": {"first": 0.0, "second": 2.0}}},
+    "reward_top_p": {"dials": {"reward_top_p": 0.6}},
+    "reward_top_p of two": {"rewards": TWO, "dials": {"reward_top_p": 0.4, "beta": 2.0}},
+    "a bias on the end": {"rewards": ({**ONE, "bias": {"end": 1.5}},)},
+    "views": {"views": {"base": "transcript", "tuned": "chat", "reference": "raw"}},
+    "a system text": {"views": "chat", "emulator": {"system": "Answer in one word."}},
+    "system texts of a pair": {
+        "views": "chat",
+        "rewards": ({"tuned": "tuned", "reference": "tuned", "system": {"tuned": "Be brief."}, "beta": 1.5},),
+    },
+    "the base's own file in the pair": {
+        "views": "chat",
+        "rewards": ({"tuned": "twin", "reference": "twin", "system": {"tuned": "Be brief."}},),
+    },
+    "LoRA in the pair": {"rewards": ({"tuned": "adapted", "reference": "reference"},)},
+    "a padded pair": {"rewards": ({"tuned": "padded", "reference": "reference"},)},
+    "other penalties": {"dials": {"frequency_penalty": 0.7, "presence_penalty": 0.4}},
+    "logit_bias": {"dials": {"logit_bias": {101: 3.0, 32: -float("inf"), 300: 2.0}}},
+    "a stop string": {"dials": {"stop": ("e", "er")}},
+    "drafts": {"dials": {"draft": 3}},
+}
+SAMPLED: Mapping[str, Mapping[str, Any]] = {
+    "plain": {"temperature": 1.0, "top_p": 1.0},
+    "cut": {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "min_p": 0.02, "typical_p": 0.9},
+}
+
+
+@pytest.fixture(scope="module")
+def server(family: Family) -> Iterator[tuple[str, Mirror]]:
+    with mirrored(family.base) as (found, mirror):
+        yield found.url, mirror
+
+
+def models(family: Family, base: Any) -> dict[str, Any]:
+    lora = {"path": str(family.lora), "scale": 0.8}
+    return {
+        "base": base,
+        "tuned": family.tuned,
+        "reference": family.reference,
+        "tuned2": family.tuned2,
+        "reference2": family.reference2,
+        "twin": family.base,
+        "padded": family.padded,
+        "adapted": {"path": str(family.reference), "lora": lora},
+    }
+
+
+@contextmanager
+def both(family: Family, folder: Path, url: str, shape: Mapping[str, Any], top: int | None) -> Iterator[Any]:
+    """The emulator with its base on the server, and the same one with its base here."""
+    options = {
+        **{key: shape[key] for key in ("rewards", "views", "emulator") if key in shape},
+        **shape.get("dials", {}),
+    }
+    far = {"url": url} if top is None else {"url": url, "top": top}
+    with ExitStack() as stack:
+        found = []
+        for name, base in (("far", far), ("here", family.base)):
+            (folder / name).mkdir(exist_ok=True)
+            found.append(stack.enter_context(builders.load(folder / name, models(family, base), **options)))
+        yield found
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_whole_rows_give_the_same(family: Family, tmp_path: Path, server: tuple[str, Mirror], name: str) -> None:
+    with both(family, tmp_path, server[0], SHAPES[name], None) as (far, here):
+        a, b = (each.score(QUESTION, PREFIX) for each in (far, here))
+        np.testing.assert_allclose([t.logprob for t in a.tokens], [t.logprob for t in b.tokens], atol=1e-3)
+        np.testing.assert_allclose([t.base for t in a.tokens], [t.base for t in b.tokens], atol=1e-3)
+        for dials in ({}, *SAMPLED.values()):
+            one, other = (each.generate(QUESTION, logprobs=2, **dials) for each in (far, here))
+            assert one.tokens == other.tokens and one.text == other.text and one.stopped_by == other.stopped_by
+            p, q = ([t.logprob for t in each.logprobs] for each in (one, other))
+            np.testing.assert_allclose(p, q, atol=1e-3)
+            assert one.unknown == {}
+
+
+@pytest.mark.parametrize("top", [5, 60])
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_part_of_each_row_gives_the_same_greedy_text(
+    family: Family, tmp_path: Path, server: tuple[str, Mirror], name: str, top: int
+) -> None:
+    with both(family, tmp_path, server[0], SHAPES[name], top) as (far, here):
+        one, other = (each.generate(QUESTION) for each in (far, here))
+        assert one.tokens == other.tokens and one.text == other.text
+        one, other = (each.generate(QUESTION, logprobs=2) for each in (far, here))
+        a, b = ([t.logprob for t in each.logprobs] for each in (one, other))
+        np.testing.assert_allclose(a, b, atol=1e-3)
+        own, others = ([t.base for t in each.logprobs if t.base is not None] for each in (one, other))
+        np.testing.assert_allclose(own, others, atol=1e-3)
+
+
+@pytest.mark.parametrize("top", [20, 100])
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_a_part_of_each_row_gives_is_within_what_is_told(
+    family: Family, tmp_path: Path, server: tuple[str, Mirror], name: str, top: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[list[int], Any]] = []
+    complete = Completer.complete
+
+    def spy(self: Completer, slot: Any, generation: Any, *rest: Any) -> Any:
+        found = complete(self, slot, generation, *rest)
+        if found is not None:
+            drawn.append((list(generation.tokens), found.z.astype(np.float64)))
+        return found
+
+    monkeypatch.setattr(Completer, "complete", spy)
+    with both(family, tmp_path, server[0], SHAPES[name], top) as (far, here):
+        reply = far.generate(Raw(PREFIX), temperature=1.0, top_p=1.0, seed=3)
+        assert len(reply.left_out) == len(drawn)
+        n = here.n_vocab
+        for (tokens, z), (_, bound) in zip(drawn, reply.left_out, strict=True):
+            places = here.score(Raw(PREFIX), [*tokens, 0], top=n).top[-1]
+            exact = np.zeros(n)
+            exact[[place.id for place in places]] = np.exp([place.logprob for place in places])
+            own = np.exp(z - z.max())
+            assert 0.5 * np.abs(own / own.sum() - exact).sum() <= bound + 1e-4
