@@ -51,6 +51,7 @@ WAITED_S = 0.2  # longer than what is left of an answer takes
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--each", type=int, default=30)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     sockets.SILENCE_S, sockets.CONNECT_S = 0.5, 1.0  # type: ignore[misc]  # instead of 10 and 5
@@ -71,7 +72,7 @@ def main() -> int:
         emulator = stack.enter_context(Emulator.load("far", models=cat, kv_type="f32"))
         local = replace(cat, models={**cat.models, "far": replace(base, file=file)})
         here = stack.enter_context(Emulator.load("far", models=local, kv_type="f32"))
-        for kind in KINDS:
+        for kind in given.kinds:
             struck = dict.fromkeys(WAYS, 0)
             while (way := min(WAYS, key=struck.__getitem__)) and sum(struck.values()) < given.each:
                 questions = draw.sample(asked, 4 if way == "batch" else 1)
