@@ -13,6 +13,7 @@ from eftlocal.emulation.emulator import Emulator, Prompt, Raw, Stream
 from eftlocal.emulation.scoring import Score
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runs.ctrl_c import interruptible
+from eftlocal.runtime.remote.troubles import Trouble, told
 from eftlocal.runtime.views import Message
 from eftlocal.text import as_unicode, printable
 
@@ -85,7 +86,7 @@ def generate(emulator: Emulator, prompt: Prompt, *, as_json: bool, thoughts: boo
 
     Without `thoughts`, only what it says after them is printed. JSON has both apart, beside the whole text.
     """
-    with interruptible() as stop:
+    with interruptible() as stop, told(_of_trouble):
         stream = emulator.stream(prompt, cancelled=stop.is_set)
         for delta in stream if thoughts else _spoken(stream):
             if not as_json:
@@ -105,6 +106,12 @@ def generate(emulator: Emulator, prompt: Prompt, *, as_json: bool, thoughts: boo
     if reply.finish_reason == "context":
         print(f"(the context of {emulator.context} tokens is full)", file=sys.stderr)
     return INTERRUPTED if reply.finish_reason == "cancelled" else 0
+
+
+def _of_trouble(trouble: Trouble) -> None:
+    """Tell that a server does not answer, and that it does again: on a row of its own."""
+    if line := str(trouble):
+        print(f"{chr(10) if sys.stdout.isatty() else ''}({printable(line)})", file=sys.stderr, flush=True)
 
 
 def _spoken(stream: Stream) -> Iterator[str]:

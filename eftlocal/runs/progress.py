@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from eftlocal.runs.ctrl_c import cursor_comes_back
+from eftlocal.runtime.remote.troubles import Trouble
+from eftlocal.text import printable
 
 __all__ = ["Report"]
 
@@ -64,6 +66,11 @@ class Report:
         self.failed += 1
         self._console.print(f"eftlocal: {text}", markup=False)
         self._advance()
+
+    def trouble(self, trouble: Trouble) -> None:
+        """Print that a server does not answer, or does so again. Any thread may call this."""
+        if line := printable(str(trouble)):
+            self._console.print(f"eftlocal: {line}", markup=False)
 
     def _advance(self) -> None:
         self.done += 1

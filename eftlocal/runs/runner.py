@@ -5,7 +5,7 @@ import json
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import date
 from typing import Final, Generic, Literal, NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ from eftlocal.runs.lines import LineError
 from eftlocal.runs.output import Earlier, Output
 from eftlocal.runs.progress import Report
 from eftlocal.runs.work import Finished, Input, Item, R, Work
+from eftlocal.runtime.remote.troubles import told
 
 __all__ = ["OnError", "Wanted", "run"]
 
@@ -95,7 +96,12 @@ def run(
             batch = _Run(source, earlier, output, report, options)
             records = lines(source.records(), waits=source.waits)
             try:
-                with report, closing(records) as taken, interruptible(taken.wake) as stop, closing(work):
+                with ExitStack() as held:
+                    held.enter_context(report)
+                    held.enter_context(told(report.trouble))
+                    taken = held.enter_context(closing(records))
+                    stop = held.enter_context(interruptible(taken.wake))
+                    held.enter_context(closing(work))
                     whole = batch.run(taken, work, stop)
             except BrokenPipeError:
                 raise  # without a summary

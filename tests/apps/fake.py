@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.prepare import Ids
 from eftlocal.emulation.scoring import Score, ScoredToken
 from eftlocal.errors import CatalogError, ContextError, EftError, SettingError
+from eftlocal.runtime.remote import troubles
 from eftlocal.runtime.views import Message
 
 END = 9999  # the token that ends an answer
@@ -52,6 +54,8 @@ class FakeStream:
                 self.reason = "length" if self.given >= self.settings.max_tokens else "context"
                 return
             time.sleep(self.owner.delay)
+            if word.strip() == "[away]":
+                _away()
             self.given += 1
             yield word
         if self.stuck:
@@ -81,6 +85,20 @@ class FakeStream:
             kept=self.given,
             end_token=END if self.reason == "stop" else None,
         )
+
+
+def _away() -> None:
+    """A member's thread asks its server, which is away for a second."""
+
+    def ask() -> None:
+        with troubles.Request("http://127.0.0.1:8080") as request:
+            request.asks_again("http://127.0.0.1:8080 does not answer.")
+            time.sleep(1)
+            request.answered = True
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    asking.join()
 
 
 @dataclass(eq=False)
@@ -150,7 +168,7 @@ class FakeEmulator:
     """Answers the last message by a script, and repeats a message that the script does not know.
 
     lines N, list N, code N, para N   N marked lines, of this kind of Markdown
-    say TEXT                          TEXT
+    say TEXT                          TEXT; before the word [away], the server of a member is away for a second
     empty                             an empty answer
     stuck TEXT                        a few words, and then nothing for minutes
     count                             the number of the message's lines

@@ -1,7 +1,8 @@
 """Shows one answer while it decodes: its thoughts apart from what it says."""
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, TextIO, get_args
 
 from rich.console import Console
@@ -38,6 +39,9 @@ class Answer(Protocol):
     def write(self, delta: str) -> None:
         """Show more text."""
 
+    def tell(self, line: str) -> None:
+        """Show a line about the wait for the next text, until it comes; "" takes it away. Any thread may call this."""
+
     def end(self) -> None:
         """Show the rest; later output starts on a new row."""
 
@@ -55,6 +59,11 @@ class Piped:
     def write(self, delta: str) -> None:
         """As Answer.write."""
         self._show(self._thoughts.split(delta))
+
+    def tell(self, line: str) -> None:
+        """As Answer.tell, but what was told stays."""
+        if line:
+            self._note(line)
 
     def end(self) -> None:
         """As Answer.end."""
@@ -92,27 +101,40 @@ class Shown:
         self._thoughts, self._rows = _Thoughts(source), PlainStream()
         self._pending = self._thinking = ""  # not drawn yet: what it says, and thoughts
         self._pace = Pace()
-        live.draw([], [(("…", DIM),)])
+        self._lock = threading.Lock()  # a member's thread may tell of its server
+        self._open: Sequence[Row] = ()  # rows that are drawn again
+        self._draw([], [(("…", DIM),)])
 
     def write(self, delta: str) -> None:
         """As Answer.write."""
-        self._take(self._thoughts.split(delta))
-        if self._pace.due():
-            if self._thoughts.closed or not self._thoughts.text:
-                self._live.draw(*self._stream.push(self._pending))
-                self._pending = ""
-            else:
-                self._think()
-            self._pace.drawn()
+        with self._lock:
+            self._take(self._thoughts.split(delta))
+            if self._pace.due():
+                if self._thoughts.closed or not self._thoughts.text:
+                    self._draw(*self._stream.push(self._pending))
+                    self._pending = ""
+                else:
+                    self._think()
+                self._pace.drawn()
+
+    def tell(self, line: str) -> None:
+        """As Answer.tell."""
+        with self._lock:
+            self._live.draw([], [*self._open, ((clean(line), DIM),)] if line else self._open)
 
     def end(self) -> None:
         """As Answer.end."""
-        self._take(self._thoughts.rest())
-        if not self._thoughts.closed:
-            self._close()
-        finished, _ = self._stream.push(self._pending)
-        self._pending = ""
-        self._live.draw([*finished, *self._stream.finish()], [])
+        with self._lock:
+            self._take(self._thoughts.rest())
+            if not self._thoughts.closed:
+                self._close()
+            finished, _ = self._stream.push(self._pending)
+            self._pending = ""
+            self._draw([*finished, *self._stream.finish()], [])
+
+    def _draw(self, finished: Sequence[Row], live: Sequence[Row]) -> None:
+        self._open = live
+        self._live.draw(finished, live)
 
     def _take(self, parts: tuple[str, str]) -> None:
         thoughts, said = parts
@@ -125,7 +147,7 @@ class Shown:
         """Draw the thoughts that came, or the last of them."""
         if self._mode == "show":
             finished, live = self._rows.push(self._thinking)
-            self._live.draw(_dim(finished), _dim(live))
+            self._draw(_dim(finished), _dim(live))
         else:
             columns, lines = self._live.size
             head: Row = ((f"thinking … {self._thoughts.seconds:.0f} s", DIM),)
@@ -133,7 +155,7 @@ class Shown:
             if self._mode == "fold":
                 text = Text(clean(self._thoughts.text[-TAIL:]))
                 rows = [((line.plain.rstrip(), DIM),) for line in text.wrap(self._console, max(20, columns - 1))]
-            self._live.draw([], [head, *rows[-max(1, min(ROWS, lines // 3)) :]])
+            self._draw([], [head, *rows[-max(1, min(ROWS, lines // 3)) :]])
         self._thinking = ""
 
     def _close(self) -> None:
@@ -143,9 +165,9 @@ class Shown:
             return
         if self._mode == "show":
             finished, live = self._rows.push(self._thinking)
-            self._live.draw([*_dim(finished), *_dim(live), ()], [])
+            self._draw([*_dim(finished), *_dim(live), ()], [])
         elif self._mode == "fold":
-            self._live.draw([((f"({self._thoughts.summary}; /think shows it)", DIM),)], [])
+            self._draw([((f"({self._thoughts.summary}; /think shows it)", DIM),)], [])
 
 
 class _Thoughts:

@@ -15,6 +15,7 @@ from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import ContextError, DecodeError, EftError
+from eftlocal.runtime.remote.troubles import told
 from eftlocal.runtime.views import Message
 
 __all__ = ["Chat", "InUse"]
@@ -114,8 +115,9 @@ class Chat(Conversation):
         self.interrupts.answering(True)
         with self.screen.answer(stream) as shown:
             try:
-                for delta in stream:
-                    shown.write(delta)
+                with told(lambda trouble: shown.tell("" if trouble.answers else str(trouble))):
+                    for delta in stream:
+                        shown.write(delta)
             finally:  # within the context, where nothing that is typed is echoed or taken for the end of the input
                 self.interrupts.answering(False)
                 self._keep(running, emulator.settings)

@@ -25,6 +25,7 @@ from eftlocal.apps.serve.owner import Owner
 from eftlocal.apps.serve.service import Facts, Service
 from eftlocal.emulation.emulator import Emulator, Raw
 from eftlocal.errors import EftError
+from eftlocal.runtime.remote.troubles import Trouble, told
 from eftlocal.text import printable
 
 __all__ = ["Options", "serve", "system_fingerprint"]
@@ -95,7 +96,8 @@ def serve(load: Callable[[str], Emulator], first: str, others: Mapping[str, tupl
     owner.ready.add_done_callback(lambda ready: server.begun(ready.exception(), listening, options))
     owner.ended.add_done_callback(lambda ended: server.over(ended.exception()))
     owner.start()
-    server.run(sockets=[listening])
+    with told(_of_trouble):
+        server.run(sockets=[listening])
     owner.stop()
     owner.join(LAST)
     if server.failed is not None:
@@ -229,6 +231,11 @@ def system_fingerprint(emulator: Emulator) -> str:
     parts += [f"{name}={beta}" for name, beta in emulator.betas.items()]
     parts += [f"{name}+{bias.as_json()}" for name, bias in emulator.biases.items()]
     return "fp_" + hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def _of_trouble(trouble: Trouble) -> None:
+    if line := printable(str(trouble)):
+        _tell(line)
 
 
 def _tell(line: str) -> None:
