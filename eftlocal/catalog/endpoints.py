@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from eftlocal.catalog import hosts
 from eftlocal.catalog.tables import Table, kind_of
 from eftlocal.errors import CatalogError
 
@@ -37,12 +38,7 @@ class Endpoint:
     @property
     def is_here(self) -> bool:
         """Whether it is this machine by itself, or what a tunnel of this machine leads to."""
-        if self.host == "localhost" or self.host.endswith(".localhost"):
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return hosts.is_here(self.host)
 
 
 def endpoint(text: str) -> Endpoint:

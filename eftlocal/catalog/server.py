@@ -1,11 +1,11 @@
 """A model that runs on a server: its address, and what a user may say of it in a models.toml."""
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
+from eftlocal.catalog import hosts
 from eftlocal.catalog.tables import Table, nearest
 from eftlocal.errors import CatalogError
 
@@ -45,12 +45,7 @@ class Server:
     @property
     def is_here(self) -> bool:
         """Whether it is this machine, so that prompts do not leave it."""
-        if self.host == "localhost" or self.host.endswith(".localhost"):
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return hosts.is_here(self.host)
 
     @property
     def is_encrypted(self) -> bool:

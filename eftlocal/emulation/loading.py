@@ -14,7 +14,7 @@ from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation import remote
 from eftlocal.emulation.assembling import assemble
 from eftlocal.emulation.members import Members
-from eftlocal.emulation.workers import asked
+from eftlocal.emulation.rpc import asked
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.workers import Workers
 from eftlocal.errors import CatalogError, SettingError

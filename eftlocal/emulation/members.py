@@ -12,7 +12,7 @@ from eftlocal.arithmetic.combine import Mix, Pair
 from eftlocal.catalog.endpoints import UNPROTECTED, Endpoint
 from eftlocal.decoding.settings import Settings
 from eftlocal.emulation import notes
-from eftlocal.emulation.workers import NONE, Workers, device_names, with_workers
+from eftlocal.emulation.rpc import NONE, Workers, device_names, with_workers
 from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import ModelFileError, SettingError
 from eftlocal.runtime import gguf, templates

@@ -13,7 +13,7 @@ from eftlocal.catalog.files import HubFile, parts
 from eftlocal.emulation.assembling import assemble
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.members import Members
-from eftlocal.emulation.workers import Workers, asked, layers
+from eftlocal.emulation.rpc import Workers, asked, layers
 from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import EftError
 from eftlocal.runtime.machine import here

@@ -8,21 +8,12 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 from eftlocal.apps.serve.errors import Refused
+from eftlocal.catalog.hosts import is_here
 from eftlocal.errors import SettingError
 
-__all__ = ["Access", "is_local"]
+__all__ = ["Access"]
 
 METHODS = "GET, POST, OPTIONS"
-
-
-def is_local(host: str) -> bool:
-    """Whether only programs of this machine reach a server that listens on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +34,7 @@ class Access:
         """Check and take the rules. Raises SettingError."""
         if key is not None and not key.strip():
             raise SettingError("The API key is empty.", "Give a key, or leave --api-key and EFTLOCAL_API_KEY out.")
-        if key is None and not is_local(host):
+        if key is None and not is_here(host):
             raise SettingError(
                 f"--host {host} opens the server to other machines, and no key was given.",
                 "Set EFTLOCAL_API_KEY (or --api-key) to a secret that its clients send.",
@@ -113,7 +104,7 @@ class Access:
         name = _hostname(header)
         if name == _hostname(self.host) or _is_this_machine(name):
             return
-        if not is_local(self.host) and (_is_address(name) or name in _names() or name in self._origin_hosts()):
+        if not is_here(self.host) and (_is_address(name) or name in _names() or name in self._origin_hosts()):
             return
         raise Refused(
             403,
@@ -145,7 +136,7 @@ def _hostname(header: str) -> str:
 
 
 def _is_this_machine(name: str) -> bool:
-    return name == "localhost" or name.endswith(".localhost") or is_local(name)
+    return name == "localhost" or name.endswith(".localhost") or is_here(name)
 
 
 def _is_address(name: str) -> bool:
