@@ -136,7 +136,7 @@ def _hostname(header: str) -> str:
 
 
 def _is_this_machine(name: str) -> bool:
-    return name == "localhost" or name.endswith(".localhost") or is_here(name)
+    return is_here(name)
 
 
 def _is_address(name: str) -> bool:

@@ -63,6 +63,9 @@ class RemoteContext:
                     f"{self.link.server.url} gives at most {self._whole:,} tokens of a row, and all are needed here.",
                     "Start vLLM with --max-logprobs -1.",
                 )
+            if (bad := next((t for t in tokens if not 0 <= t < self.n_vocab), None)) is not None:
+                # an id that it does not know ends SGLang's process
+                raise DecodeError(f"{self.link.server.url}: token {bad} is not in a vocabulary of {self.n_vocab}")
             known = [*self._tokens[sequence], *tokens]
             if rows:
                 first = len(known) - rows + 1

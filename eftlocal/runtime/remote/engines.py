@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import ClassVar, Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,12 @@ class Facts:
 
 
 class Engine(Protocol):
-    """One engine's dialect. All calls may come from several threads, each with a connection of its own."""
+    """One engine's dialect. All calls may come from several threads, each with a connection of its own.
+
+    idle  a path that answers without computing anything
+    """
+
+    idle: ClassVar[str]
 
     @property
     def facts(self) -> Facts: ...

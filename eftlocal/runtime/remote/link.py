@@ -74,11 +74,11 @@ class Link:
         """The shortest of a few requests that compute nothing, in seconds: the way there and back."""
         connection = self.connection()
         try:
-            connection.get("/health")  # opens it
+            connection.get(self.engine.idle)  # opens it
             times = []
             for _ in range(ROUNDS):
                 began = time.perf_counter()
-                connection.get("/health")
+                connection.get(self.engine.idle)
                 times.append(time.perf_counter() - began)
             return min(times)
         finally:

@@ -7,7 +7,7 @@ after the other, and gives the row before each. A draft model on the server woul
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from eftlocal.errors import ContextError, RemoteError
 from eftlocal.runtime.remote.connection import TRIES, BusyError, Connection, RefusedError
@@ -25,6 +25,8 @@ class LlamaServer:
     harmless       a token that is a whole character
     one_at_a_time  no row but the first may be asked for: a draft model is on
     """
+
+    idle: ClassVar[str] = "/health"
 
     def __init__(self, facts: Facts, *, harmless: int, one_at_a_time: bool) -> None:
         self.facts = facts

@@ -1,11 +1,11 @@
-"""SGLang: POST /generate with input_ids and return_logprob. Written from its source, and not tried against a server.
+"""SGLang: POST /generate with input_ids and return_logprob. Its answers are as those of SGLang 0.5.23.
 
 Several positions of a sequence are one request: `logprob_start_len` gives the rows of the prompt's own last tokens, and
 the prefix cache is used up to there.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from eftlocal.errors import RemoteError
 from eftlocal.runtime.remote.connection import Connection, RefusedError
@@ -19,6 +19,8 @@ PARALLEL: Final = 16
 class Sglang:
     """An SGLang server."""
 
+    idle: ClassVar[str] = "/model_info"  # /health is 503 for a while after the start
+
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
 
@@ -26,18 +28,19 @@ class Sglang:
     def at(cls, connection: Connection) -> "Sglang | None":
         """The SGLang behind a connection; None if it is another engine. Raises RemoteError."""
         try:
-            model = connection.get("/get_model_info")
-            about = connection.get("/get_server_info")
+            model = _info(connection, "model_info")
+            about = _info(connection, "server_info")
         except RefusedError:
             return None
         if not isinstance(model, dict) or not isinstance(model.get("model_path"), str):
             return None
+        room = [number_in(about, "max_total_num_tokens"), number_in(about, "context_length"), _longest(connection)]
         facts = Facts(
             engine="sglang",
             version=str(about.get("version", "")) if isinstance(about, dict) else "",
             model=model["model_path"],
             n_vocab=number_in(model, "vocab_size") or number_in(about, "vocab_size"),
-            n_ctx=number_in(about, "context_length") or number_in(about, "max_total_num_tokens"),
+            n_ctx=min((n for n in room if n is not None), default=None),
             parallel=PARALLEL,
             most=None,
             template=None,
@@ -81,6 +84,23 @@ class Sglang:
     def tokenize(self, connection: Connection, text: str) -> list[int]:
         body = {"model": self.facts.model, "prompt": text, "add_special_tokens": False}
         return tokens_in(connection.post("/tokenize", body), connection.server.url)
+
+
+def _info(connection: Connection, name: str) -> Any:
+    """What older versions tell at /get_..., too. Raises RefusedError where neither is known."""
+    try:
+        return connection.get(f"/{name}")
+    except RefusedError:
+        return connection.get(f"/get_{name}")
+
+
+def _longest(connection: Connection) -> int | None:
+    """The longest sequence. A server whose context was not set tells it here alone."""
+    try:
+        models: list[object] = one_of(connection.get("/v1/models"), "data", list, connection.server.url)
+    except RefusedError:
+        return None
+    return number_in(models[0], "max_model_len") if models else None
 
 
 def _row(place: object, where: str) -> Row:

@@ -6,7 +6,7 @@ sequence are a list of prompts in one request: its prefix cache computes what th
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from eftlocal.errors import ContextError, RemoteError
 from eftlocal.runtime.remote.connection import TRIES, Connection, RefusedError
@@ -22,6 +22,8 @@ ID: Final = "token_id:"
 
 class Vllm:
     """A vLLM server, at the model that is asked for or the first that it has."""
+
+    idle: ClassVar[str] = "/health"
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts

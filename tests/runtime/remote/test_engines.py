@@ -65,16 +65,18 @@ def vllm(most: int = -1, shift: float = 0.0) -> Callable[[str, Any], object]:
     return answer
 
 
-# --- SGLang, as its source has it -------------------------------------------------------------------------------------
+# --- SGLang, as version 0.5.23 answered -------------------------------------------------------------------------------
 
 
 def sglang(path: str, body: Any) -> object:
-    if path == "/get_model_info":
+    if path == "/model_info":
         return {"model_path": "big", "tokenizer_path": "big", "is_generation": True}
-    if path == "/get_server_info":
-        return {"version": "0.5.23", "context_length": 64, "vocab_size": VOCAB}
+    if path == "/server_info":
+        return {"version": "0.5.23", "context_length": None, "vocab_size": None, "max_total_num_tokens": 20_000}
+    if path == "/v1/models":
+        return {"object": "list", "data": [{"id": "big", "max_model_len": 64}]}
     if path != "/generate":
-        return status(404)
+        return status(503 if path == "/health" else 404)
     ids, start, k = (
         body["input_ids"],
         body.get("logprob_start_len", len(body["input_ids"]) - 1),
@@ -87,7 +89,22 @@ def sglang(path: str, body: Any) -> object:
     }
 
 
-@pytest.mark.parametrize(("script", "name"), [(vllm(), "vllm"), (vllm(20), "vllm"), (sglang, "sglang")])
+def older_sglang(path: str, body: Any) -> object:
+    """As versions before /model_info and /server_info."""
+    return status(404) if path in ("/model_info", "/server_info") else sglang(path.replace("/get_", "/"), body)
+
+
+def test_the_round_trip_is_known_while_an_sglang_is_not_healthy_yet() -> None:
+    with scripted(sglang) as server:
+        link = connect(Server(url=server.url))
+        assert 0 < link.round_trip() < 5
+        link.close()
+
+
+ENGINES = [(vllm(), "vllm"), (vllm(20), "vllm"), (sglang, "sglang"), (older_sglang, "sglang")]
+
+
+@pytest.mark.parametrize(("script", "name"), ENGINES)
 def test_rows_are_those_after_each_of_the_tokens(script: Callable[[str, Any], object], name: str) -> None:
     with scripted(script) as server:
         link = connect(Server(url=server.url))
