@@ -56,7 +56,13 @@ def models(specs: Iterable[MemberSpec], views: Iterable[View]) -> dict[str, dict
 
 def _on_server(remote: Remote) -> dict[str, object]:
     facts = remote.link.facts
-    return {"url": remote.link.server.url, "engine": facts.engine, "version": facts.version, "model": facts.model}
+    found: dict[str, object] = {
+        "url": remote.link.server.url,
+        "engine": facts.engine,
+        "version": facts.version,
+        "model": facts.model,
+    }
+    return found | ({"weights": facts.weights} if facts.weights else {})
 
 
 def _of_view(view: View) -> str:

@@ -4,11 +4,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from eftlocal.engine.spec import MemberSpec
+from eftlocal.catalog.server import Server
+from eftlocal.engine.spec import MemberSpec, Remote
 from eftlocal.runs.fingerprint import fingerprint, models
 from eftlocal.runtime import gguf
+from eftlocal.runtime.remote.link import connect
 from eftlocal.runtime.views import RAW, TRANSCRIPT, View
 from tests.families import Family
+from tests.runtime.remote.mirror import mirrored
 
 
 def test_a_copy_has_the_same_fingerprint_and_other_weights_another(family: Family, tmp_path: Path) -> None:
@@ -36,3 +39,18 @@ def test_members_are_told_by_name_with_their_adapters(family: Family) -> None:
     assert len(set(views)) == 2 and all(len(str(view)) == 16 for view in views)
     for other in (replace(raw, template=TRANSCRIPT), replace(raw, variables={"a": 1}), replace(raw, system="x")):
         assert models([plain], [other])["a (base)"]["view"] != views[0]
+
+
+def test_other_weights_of_the_same_name_on_a_server_are_another_model(family: Family) -> None:
+    header, raw = gguf.check(family.base), View(template=RAW, variables={})
+    with mirrored(family.base) as (server, mirror):
+
+        def told() -> object:
+            link = connect(Server(url=server.url))
+            link.close()
+            return models([MemberSpec("a (base)", header, remote=Remote(link, header))], [raw])
+
+        first = told()
+        assert told() == first
+        mirror.meta["n_params"] = 2
+        assert told() != first

@@ -48,6 +48,7 @@ class Facts:
     parallel         how many sequences it computes at a time
     most             the largest `top`; None: the whole vocabulary
     template         the model's chat template; None where it does not say
+    weights          the size of its weights, which tells models of one name apart; "" where it does not say
     """
 
     engine: str
@@ -58,6 +59,7 @@ class Facts:
     parallel: int
     most: int | None
     template: str | None
+    weights: str = ""
 
 
 class Engine(Protocol):

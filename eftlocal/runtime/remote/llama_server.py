@@ -57,6 +57,7 @@ class LlamaServer:
             parallel=max(1, number_in(props, "total_slots") or 1),
             most=None,
             template=template if isinstance(template, str) and template else None,
+            weights=_weights(meta),
         )
         return cls(facts, harmless=_tokens(connection, "a")[-1], one_at_a_time=_drafts(connection))
 
@@ -146,6 +147,11 @@ class LlamaServer:
 
     def tokenize(self, connection: Connection, text: str) -> list[int]:
         return _tokens(connection, text)
+
+
+def _weights(meta: Any) -> str:
+    n, size = number_in(meta, "n_params"), number_in(meta, "size")
+    return "" if n is None or size is None else f"{n:,} parameters in {size:,} bytes"
 
 
 def _tokens(connection: Connection, text: str) -> list[int]:
