@@ -153,7 +153,8 @@ def test_ctrl_c_ends_it_with_a_summary_and_code_130(source: Path, out: Path, tim
             process.send_signal(signal.SIGINT)
             time.sleep(0.01)
         _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and b"of 300 answers, " in err and b"Traceback" not in err
+    ends = (130,) if times == 1 else (130, -signal.SIGINT)  # the second may come while Python itself ends
+    assert process.returncode in ends and b"of 300 answers, " in err and b"Traceback" not in err
     assert out.read_bytes().endswith(b"\n")
     done = out.read_bytes().count(b"\n")
     assert 9 <= done < 300

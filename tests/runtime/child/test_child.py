@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +70,12 @@ def pid_of(context: ChildContext) -> int:
 def gone(pid: int, within: float = 5.0) -> bool:
     until = time.monotonic() + within
     while time.monotonic() < until:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        if not psutil.pid_exists(pid):
             return True
+        with suppress(OSError, psutil.NoSuchProcess):
+            others = sys.platform == "linux" and len([*Path(f"/proc/{pid}/task").iterdir()]) > 1
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE and not others:  # they hold its socket open
+                return True
         time.sleep(0.01)
     return False
 

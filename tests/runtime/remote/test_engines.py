@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from eftlocal.catalog.server import Server
-from eftlocal.errors import ContextError, RemoteError
+from eftlocal.errors import ContextError, DecodeError, RemoteError
+from eftlocal.runtime.llama.context import Feed
 from eftlocal.runtime.remote import connection as module
+from eftlocal.runtime.remote.context import RemoteContext
 from eftlocal.runtime.remote.engines import Asked
 from eftlocal.runtime.remote.link import connect
 from tests.runtime.remote.scripted import scripted, status
@@ -98,6 +100,17 @@ def test_the_round_trip_is_known_while_an_sglang_is_not_healthy_yet() -> None:
     with scripted(sglang) as server:
         link = connect(Server(url=server.url))
         assert 0 < link.round_trip() < 5
+        link.close()
+
+
+def test_no_token_of_another_vocabulary_is_sent() -> None:
+    with scripted(sglang) as server:
+        link = connect(Server(url=server.url))
+        context, before = RemoteContext(link, n_vocab=VOCAB, n_ctx=64), len(server.seen)
+        for token in (VOCAB, -1):
+            with pytest.raises(DecodeError, match=f"token {token} is not in a vocabulary of {VOCAB}"):
+                context.feed([Feed(0, [1, token], 1)])
+        assert len(server.seen) == before and context.held(0) == 0
         link.close()
 
 
