@@ -40,6 +40,10 @@ class Endpoint:
         """Whether it is this machine by itself, or what a tunnel of this machine leads to."""
         return hosts.is_here(self.host)
 
+    def device(self, i: int) -> str:
+        """The name of its i-th device in a plan: the address, with a number after the first."""
+        return f"{self}#{i}" if i else str(self)
+
 
 def endpoint(text: str) -> Endpoint:
     """Reads `host:port` or `host`. Raises CatalogError."""

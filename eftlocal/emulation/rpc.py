@@ -49,7 +49,7 @@ def asked(specs: Iterable[MemberSpec]) -> Workers:
 def device_names(endpoints: Iterable[Endpoint], workers: Workers) -> tuple[str, ...]:
     """The names of the devices of these workers in a plan; a worker that was not asked counts as one device."""
     known = [(endpoint, workers.get(endpoint)) for endpoint in endpoints]
-    return tuple(name for endpoint, worker in known for name in (worker.names if worker else (str(endpoint),)))
+    return tuple(name for endpoint, worker in known for name in (worker.names if worker else (endpoint.device(0),)))
 
 
 def with_workers(machine: Machine, specs: Sequence[MemberSpec], workers: Workers) -> Machine:

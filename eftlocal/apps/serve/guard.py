@@ -80,7 +80,7 @@ class Access:
         if "*" in self.origins or origin in self.origins:
             return True
         parts = _split(origin)
-        return parts is not None and parts.scheme in ("http", "https") and _is_this_machine(parts.hostname or "")
+        return parts is not None and parts.scheme in ("http", "https") and is_here(parts.hostname or "")
 
     def cors(self, origin: str | None) -> dict[str, str]:
         """The headers that let a page of an allowed origin read the response."""
@@ -102,7 +102,7 @@ class Access:
     def _check_host(self, header: str) -> None:
         """A page whose name suddenly points to this machine sends that name: it is none of this server's."""
         name = _hostname(header)
-        if name == _hostname(self.host) or _is_this_machine(name):
+        if name == _hostname(self.host) or is_here(name):
             return
         if not is_here(self.host) and (_is_address(name) or name in _names() or name in self._origin_hosts()):
             return
@@ -133,10 +133,6 @@ def _hostname(header: str) -> str:
     if header.count(":") > 1:
         return header
     return header.partition(":")[0].rstrip(".")
-
-
-def _is_this_machine(name: str) -> bool:
-    return is_here(name)
 
 
 def _is_address(name: str) -> bool:

@@ -26,7 +26,7 @@ def register(endpoints: Sequence[Endpoint]) -> Mapping[str, str]:
     found = {}
     for endpoint in endpoints:
         for i, name in enumerate(rpc.add_worker(str(endpoint))):
-            found[f"{endpoint}{f'#{i}' if i else ''}"] = name
+            found[endpoint.device(i)] = name
     return found
 
 

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Final, NamedTuple, NoReturn
 
-from eftlocal.catalog.endpoints import Endpoint
+from eftlocal.catalog.endpoints import PORT, Endpoint
 from eftlocal.errors import WorkerError
 
 __all__ = ["SPOKEN", "TIMEOUT_S", "Memory", "Version", "Worker", "probe"]
@@ -55,8 +55,8 @@ class Worker:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each of its devices: the address, with a number where it has several."""
-        return tuple(f"{self.endpoint}{f'#{i}' if i else ''}" for i in range(len(self.devices)))
+        """A name for each of its devices."""
+        return tuple(map(self.endpoint.device, range(len(self.devices))))
 
 
 def probe(endpoint: Endpoint, timeout_s: float = TIMEOUT_S) -> Worker:
@@ -180,7 +180,7 @@ class _Conversation:
             hint = "Is its machine on, is it busy with another program, or does a firewall keep it away?"
         elif error.errno == errno.ECONNREFUSED:
             problem = "is not there: nobody listens at that port"
-            option = "" if endpoint.port == 50052 else f" --port {endpoint.port}"
+            option = "" if endpoint.port == PORT else f" --port {endpoint.port}"
             hint = f"Start it: eftlocal worker{option}. For another machine, start the tunnel, too."
         else:
             problem = f"cannot be reached: {error.strerror or error}"
