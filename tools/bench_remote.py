@@ -8,60 +8,27 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from urllib.parse import urlsplit
+from http.server import BaseHTTPRequestHandler
 
 from eftlocal import Emulator
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import packaged
 from tests import llama_server
+from tools.proxy import Answer, proxied, sent
 
 DRAFTS = (0, 2, 4, 8, "auto")
 
 
-@contextmanager
-def delayed(url: str, trip: float, decode: float) -> Iterator[str]:
-    """The address of a proxy of the server at `url`. trip, decode: seconds of a request, and of a token."""
-    target = urlsplit(url)
+def delayed(trip: float, decode: float) -> Answer:
+    """What a proxy answers later. trip, decode: seconds of a request, and of a token, with what the server takes."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # head and body are two writes, and the second would wait for 40 ms
+    def answer(handler: BaseHTTPRequestHandler, asked: bytes, status: int, data: bytes, took: float) -> None:
+        tokens = json.loads(asked).get("n_predict", 0) if asked else 0
+        time.sleep(max(0.0, trip + decode * tokens - took))
+        sent(handler, status, data, len(data))
 
-        def _pass(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            upstream = HTTPConnection(target.hostname or "", target.port)
-            began = time.perf_counter()
-            upstream.request(self.command, self.path, body or None, {"Content-Type": "application/json"})
-            answer = upstream.getresponse()
-            data = answer.read()
-            upstream.close()
-            tokens = json.loads(body).get("n_predict", 0) if body else 0
-            time.sleep(max(0.0, trip + decode * tokens - (time.perf_counter() - began)))
-            self.send_response(answer.status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_POST = _pass  # noqa: N815 - http.server's names
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return answer
 
 
 def main() -> None:
@@ -77,7 +44,7 @@ def main() -> None:
     cat = catalog.load()
     with (
         llama_server.running(packaged("demo/large-base.gguf")) as server,
-        delayed(server.url, given.trip / 1000, given.decode / 1000) as url,
+        proxied(server.url, delayed(given.trip / 1000, given.decode / 1000)) as url,
     ):
         base = catalog.Model(name="far", file=catalog.Server(url=url, top=given.top))
         far = replace(cat.emulators["demo"], name="far", base="far")

@@ -8,15 +8,10 @@ same base here, or end in one line with a beginning of it. The exit code is 1 if
 import argparse
 import json
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+from http.server import BaseHTTPRequestHandler
 
 from eftlocal import Emulator
 from eftlocal.catalog import models as catalog
@@ -24,61 +19,33 @@ from eftlocal.catalog.models import packaged
 from eftlocal.errors import EftError
 from eftlocal.runtime.remote import connection
 from tests import llama_server
+from tools.proxy import Answer, proxied, sent
 
 KINDS = ("500", "429", "rubbish", "half JSON", "part", "other JSON", "empty", "hangs up")
 
 
-@contextmanager
-def failing(url: str, share: float, draw: random.Random, seen: Counter[str]) -> Iterator[str]:
-    """The address of a proxy of the server at `url` that fails at a share of the requests for rows."""
-    target = urlsplit(url)
+def failing(share: float, draw: random.Random, seen: Counter[str]) -> Answer:
+    """What a proxy answers that fails at a share of the requests for rows, while seen["on"]."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+    def answer(handler: BaseHTTPRequestHandler, _: bytes, status: int, data: bytes, _took: float) -> None:
+        kind = "right"
+        if seen["on"] and handler.path == "/completion":
+            kind = draw.choice(KINDS) if draw.random() < share else kind
+            seen[kind] += 1
+        if kind == "hangs up":
+            handler.close_connection = True
+            return
+        if kind == "rubbish":
+            handler.wfile.write(draw.randbytes(200))
+            handler.close_connection = True
+            return
+        made = {"half JSON": data[: len(data) // 2], "other JSON": b'{"ok": true}', "empty": b""}.get(kind, data)
+        if kind.isdecimal():
+            status, made = int(kind), b'{"error": {"message": "no slot\\nis free"}}'
+        sent(handler, status, made[: len(made) // 2] if kind == "part" else made, len(made))
+        handler.close_connection = kind == "part"
 
-        def _pass(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            upstream = HTTPConnection(target.hostname or "", target.port)
-            upstream.request(self.command, self.path, body or None, {"Content-Type": "application/json"})
-            answer = upstream.getresponse()
-            data = answer.read()
-            upstream.close()
-            kind = "right"
-            if seen["on"] and self.path == "/completion":
-                kind = draw.choice(KINDS) if draw.random() < share else kind
-                seen[kind] += 1
-            if kind == "hangs up":
-                self.close_connection = True
-                return
-            if kind == "rubbish":
-                self.wfile.write(draw.randbytes(200))
-                self.close_connection = True
-                return
-            status = int(kind) if kind.isdecimal() else answer.status
-            made = {"half JSON": data[: len(data) // 2], "other JSON": b'{"ok": true}', "empty": b""}.get(kind, data)
-            if kind.isdecimal():
-                made = b'{"error": {"message": "no slot\\nis free"}}'
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(made)))
-            self.end_headers()
-            self.wfile.write(made[: len(made) // 2] if kind == "part" else made)
-            self.close_connection = kind == "part"
-
-        do_GET = do_POST = _pass  # noqa: N815 - http.server's names
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return answer
 
 
 def main() -> int:
@@ -95,7 +62,7 @@ def main() -> int:
     cat, outcomes, wrong, longest = catalog.load(), Counter[str](), 0, 0.0
     with (
         llama_server.running(packaged("demo/large-base.gguf")) as server,
-        failing(server.url, given.share, draw, seen) as url,
+        proxied(server.url, failing(given.share, draw, seen)) as url,
         Emulator.load("demo") as here,
     ):
         base = catalog.Model(name="far", file=catalog.Server(url=url, top=20))
