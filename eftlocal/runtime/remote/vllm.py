@@ -23,7 +23,7 @@ ID: Final = "token_id:"
 class Vllm:
     """A vLLM server, at the model that is asked for or the first that it has."""
 
-    idle: ClassVar[str] = "/health"
+    idle: ClassVar[str] = "/version"  # /health has an empty body, which is not JSON
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
