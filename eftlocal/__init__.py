@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from eftlocal.decoding.constraints.constraint import Constraint
     from eftlocal.decoding.generation import Reply
     from eftlocal.decoding.settings import Settings
-    from eftlocal.emulation.emulator import Answer, Emulator, Ids, Job, Raw, Stream
+    from eftlocal.emulation.emulator import Answer, Emulator, Ids, Job, Raw
     from eftlocal.emulation.scoring import Score, ScoredToken
+    from eftlocal.emulation.stream import Stream
     from eftlocal.errors import (
         CatalogError,
         ContextError,
@@ -46,9 +47,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "eftlocal.decoding.constraints.constraint": ("Constraint",),
-    "eftlocal.emulation.emulator": ("Answer", "Emulator", "Ids", "Job", "Raw", "Stream"),
+    "eftlocal.emulation.emulator": ("Answer", "Emulator", "Ids", "Job", "Raw"),
     "eftlocal.decoding.generation": ("Reply",),
     "eftlocal.emulation.scoring": ("Score", "ScoredToken"),
+    "eftlocal.emulation.stream": ("Stream",),
     "eftlocal.evaluation.evaluate": ("evaluate",),
     "eftlocal.evaluation.results": ("Evaluation",),
     "eftlocal.decoding.settings": ("Settings",),

@@ -9,8 +9,9 @@ from dataclasses import asdict
 
 from eftlocal.apps.common import INTERRUPTED, print_json
 from eftlocal.decoding.generation import Reply
-from eftlocal.emulation.emulator import Emulator, Prompt, Raw, Stream
+from eftlocal.emulation.emulator import Emulator, Prompt, Raw
 from eftlocal.emulation.scoring import Score
+from eftlocal.emulation.stream import Stream
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runs.ctrl_c import interruptible
 from eftlocal.runtime.remote.troubles import Trouble, told

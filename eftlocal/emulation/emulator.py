@@ -1,34 +1,24 @@
 """The public interface: `Emulator` is loaded by name, and generates, streams and scores."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, Unpack
 
-import numpy as np
-from numpy.typing import NDArray
-
-from eftlocal.arithmetic.bias import Bias
-from eftlocal.arithmetic.combine import Combiner, Mix
+from eftlocal.arithmetic.combine import Combiner
 from eftlocal.decoding.generation import Generation, Reply
 from eftlocal.decoding.scheduler import Scheduler
-from eftlocal.decoding.settings import Dials, Settings
+from eftlocal.decoding.settings import Dials
 from eftlocal.decoding.step import Step
-from eftlocal.decoding.thinking import Splitter
 from eftlocal.emulation.batch import Answer, Batch, Job, answers
+from eftlocal.emulation.facts import Facts
 from eftlocal.emulation.forced import Forced, Forcing
 from eftlocal.emulation.loading import Loaded, LoadOptions, load
-from eftlocal.emulation.members import Members
 from eftlocal.emulation.prepare import Ids, Preparer, Prompt, Raw, as_messages, new_seed
 from eftlocal.emulation.scoring import Score, ScoredToken, Scorer, Task
-from eftlocal.emulation.tokenizer import Tokenizer
+from eftlocal.emulation.stream import Stream
 from eftlocal.errors import EftError, SettingError
-from eftlocal.runtime import vocab
 from eftlocal.runtime.llama.context import MAX_SEQUENCES
-from eftlocal.runtime.plan.parallel import sequences_at_once
-from eftlocal.runtime.plan.placement import Plan
 
 __all__ = [
     "SCORED_AT_ONCE",
@@ -40,51 +30,22 @@ __all__ = [
     "Raw",
     "Score",
     "ScoredToken",
-    "Stream",
     "as_messages",
 ]
 
 SCORED_AT_ONCE: Final = 8  # pairs; their rows fill a decode (scoring.SCORED_ROWS), so more would only take memory
 
 
-class Stream:
-    """An iterator over the text deltas of one answer. `reply` is the answer so far."""
-
-    def __init__(self, generation: Generation, deltas: Iterator[str]) -> None:
-        self._generation = generation
-        self._deltas = deltas
-
-    def __iter__(self) -> Iterator[str]:
-        return self._deltas
-
-    def splitter(self) -> Splitter:
-        """A splitter of the deltas into the answer's thoughts and what it says."""
-        return self._generation.splitter()
-
-    @property
-    def n_tokens(self) -> int:
-        """How many tokens the answer has so far."""
-        return len(self._generation.tokens)
-
-    @property
-    def reply(self) -> Reply:
-        """The answer with its finish reason, usage and timings. It is complete when the stream has ended."""
-        return self._generation.reply
-
-
-class Emulator:
+class Emulator(Facts):
     """A base model and its rewards, which decode as one model. Use it as a context manager, or close it.
 
-    An emulator is not thread-safe: make one call at a time. Read a stream to its end or close it before the next call.
+    What it says about itself (its roles, members, context ...) is in `Facts`. An emulator is not thread-safe: make one
+    call at a time. Read a stream to its end or close it before the next call.
     """
 
     def __init__(self, loaded: Loaded) -> None:
-        self.name = loaded.name
-        self.settings = loaded.settings
-        self.load_s = loaded.load_s
-        self.rewards = loaded.rewards
-        self._members = members = loaded.members
-        self._engine = loaded.engine
+        super().__init__(loaded)
+        members = loaded.members
         names = [spec.name for spec in members.specs]
         combiner = Combiner(names, members.n_real, members.skipped, self.ends)
         self._step = Step(loaded.engine, combiner)
@@ -115,99 +76,6 @@ class Emulator:
         """
         return cls(load(name, **options))
 
-    # --- what it is ---------------------------------------------------------------------------------------------------
-
-    @property
-    def context(self) -> int:
-        """The most tokens that a conversation and its answer may have together."""
-        return self._engine.n_ctx
-
-    @property
-    def betas(self) -> Mapping[str, float]:
-        """Reward name -> configured strength."""
-        return {reward.name: reward.beta for reward in self._members.rewards}
-
-    @property
-    def biases(self) -> Mapping[str, Bias]:
-        """Reward name -> what it adds to some tokens; only rewards that add something."""
-        return {reward.name: reward.bias for reward in self._members.rewards if reward.bias is not None}
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Role names, as the setting `alone` takes them: base, tuned, reference; with several rewards NAME.tuned ..."""
-        return tuple(self._members.roles)
-
-    @property
-    def n_vocab(self) -> int:
-        """The number of token ids that all members share; the ids start at 0."""
-        return self._members.n_real
-
-    @cached_property
-    def vocabulary(self) -> str:
-        """A fingerprint of the token ids with their texts. Where it is the same, token ids mean the same."""
-        return vocab.fingerprint(self._members.specs[self._members.base].header, self._members.n_real)
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the members share."""
-        return Tokenizer(self._members, self._engine.workers.model(self._members.base))
-
-    @property
-    def members(self) -> Members:
-        """The models that take part, with the view of each."""
-        return self._members
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The model files in memory."""
-        return tuple(model.path for model in self._engine.workers.loaded)
-
-    @property
-    def threads(self) -> int:
-        """CPU threads that the members share."""
-        return self._engine.workers.n_threads
-
-    @property
-    def kv_type(self) -> str:
-        """How the KV caches are stored: f16, q8_0 or f32."""
-        return self._engine.workers.kv_type
-
-    @property
-    def fed_tokens(self) -> Mapping[str, int]:
-        """Role -> tokens that its member has decoded so far, without those that its KV cache saved."""
-        fed = self._engine.workers.n_fed
-        return {role: fed[member] for role, member in self._members.roles.items() if member in fed}
-
-    @property
-    def plan(self) -> Plan | None:
-        """Where the members run, and how much memory they need there; None if llama.cpp decides."""
-        return self._engine.workers.placing.plan
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """One line for each model that did not load as planned: a device was too small, or an adapter fits in part."""
-        return (*self._members.notes, *self._engine.workers.placing.notes.values())
-
-    def sequences_that_fit(self, most: int) -> int:
-        """How many sequences fit in memory at the same time, up to `most`. Always `most` if loading was forced."""
-        plan = self._engine.workers.placing.plan
-        return plan.sequences_that_fit(most) if plan is not None and plan.fits else most
-
-    @property
-    def parallel(self) -> int:
-        """How many prompts to answer at the same time by default: the number that suits this machine."""
-        plan = self._engine.workers.placing.plan
-        return 1 if plan is None else sequences_at_once(plan, self._engine.workers.n_threads)
-
-    def mix(self, settings: Settings) -> Mix:
-        """The members' weights under `settings`. Raises SettingError for an unknown reward or role."""
-        return self._members.mix(settings)
-
-    def ends(self, members: Iterable[int] | None = None) -> NDArray[np.intp]:
-        """The shared token ids that end an answer of one of these members (None: of all), ascending."""
-        ends = self._engine.workers.end_tokens(range(len(self._members.specs)) if members is None else members)
-        return np.array([token for token in ends if token < self._members.n_real], np.intp)
-
     # --- answers ------------------------------------------------------------------------------------------------------
 
     def stream(self, prompt: Prompt, *, cancelled: Callable[[], bool] | None = None, **dials: Unpack[Dials]) -> Stream:
@@ -217,22 +85,7 @@ class Emulator:
         step; when it returns True, the stream ends and the reply keeps the text so far. Closing the iterator does the
         same. Raises ViewError, ContextError and SettingError; the iterator may raise DecodeError.
         """
-        generation = self.prepare(Job(prompt, dials))
-        return Stream(generation, self._deltas(generation, cancelled or _never))
-
-    def _deltas(self, generation: Generation, cancelled: Callable[[], bool]) -> Iterator[str]:
-        """Decodes one answer and yields its text deltas. Raises the answer's error."""
-        scheduler = self.scheduler()
-        scheduler.add(generation)
-        try:
-            while scheduler:
-                if cancelled():
-                    scheduler.cancel(generation)
-                yield from (text for _, text in scheduler.step() if text)
-            if generation.error is not None:
-                raise generation.error
-        finally:
-            scheduler.close()
+        return Stream(self.prepare(Job(prompt, dials)), self.scheduler(), cancelled or _never)
 
     def generate(self, prompt: Prompt, *, cancelled: Callable[[], bool] | None = None, **dials: Unpack[Dials]) -> Reply:
         """Answer a prompt. Returns the complete reply; arguments and errors as `stream`."""

@@ -12,7 +12,8 @@ from eftlocal.apps.chat.session import Origin, Saved
 from eftlocal.catalog.changes import GUIDANCE
 from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials, Settings
-from eftlocal.emulation.emulator import Emulator, Stream
+from eftlocal.emulation.emulator import Emulator
+from eftlocal.emulation.stream import Stream
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runtime.views import Message
 
