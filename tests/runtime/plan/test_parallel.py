@@ -11,7 +11,7 @@ from eftlocal.runtime.plan.memory import Cache
 from eftlocal.runtime.plan.parallel import sequences_at_once
 from eftlocal.runtime.plan.placement import Member, Plan, Wishes, plan
 from tests.runtime.plan import shapes
-from tests.runtime.plan.test_placement import AIR_8, CONTAINER_4, CPU_8, GB, GPU_24, LLAMA_70B, SMOLLM2, trio
+from tests.runtime.plan.machines import AIR_8, CONTAINER_4, CPU_8, GB, GPU_24, LLAMA_70B, SMOLLM2, trio
 
 SMALL = trio(shapes.SMOLLM2_135M, shapes.SMOLLM2_135M)
 ROOMY = Machine(16, 64 * GB, 50 * GB)

@@ -11,58 +11,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eftlocal.errors import FitError, SettingError
+from eftlocal.errors import FitError
 from eftlocal.runtime.plan.loads import layers_by_place
 from eftlocal.runtime.plan.machine import Device, Machine
 from eftlocal.runtime.plan.memory import Cache, Need
 from eftlocal.runtime.plan.placement import Member, Offload, Plan, Wishes, plan
 from tests.runtime.plan import shapes
+from tests.runtime.plan.machines import (
+    AIR_8,
+    CONTAINER_4,
+    CPU_8,
+    GB,
+    GPU_24,
+    IGPU_16,
+    LAPTOP_6,
+    LLAMA_7B,
+    LLAMA_70B,
+    MACBOOK_16,
+    QWEN_7B,
+    SMOLLM2,
+    TWO_GPUS_12,
+    layers,
+    trio,
+    where,
+)
 from tests.runtime.plan.shapes import Model
-
-GB = 1 << 30
-
-
-def gpu(name: str, size: float, description: str = "a card") -> Device:
-    return Device(name, description, "gpu", int((size - 0.3) * GB), int(size * GB))
-
-
-def metal(size: float) -> Device:
-    return Device("MTL0", "Apple M2", "gpu", int(size * GB), int(size * GB), shares_memory=True)
-
-
-AIR_8 = Machine(8, 8 * GB, int(4.5 * GB), (metal(5.3),))
-MACBOOK_16 = Machine(10, 16 * GB, 10 * GB, (metal(10.6),))
-GPU_24 = Machine(16, 64 * GB, 50 * GB, (gpu("CUDA0", 24),))
-TWO_GPUS_12 = Machine(16, 64 * GB, 50 * GB, (gpu("CUDA0", 12), gpu("CUDA1", 12)))
-LAPTOP_6 = Machine(8, 32 * GB, 24 * GB, (gpu("CUDA0", 6),))
-CPU_8 = Machine(4, 8 * GB, int(5.5 * GB))
-CONTAINER_4 = Machine(2, 4 * GB, int(3.7 * GB), (), "this container's limit", 16, 64 * GB)
-IGPU_16 = Machine(8, 16 * GB, 12 * GB, (Device("Vulkan0", "Iris Xe", "igpu", 8 * GB, 12 * GB, shares_memory=True),))
-
-
-def trio(base: Model, small: Model) -> list[Member]:
-    """Returns a base, and a tuned and a reference model of one shape in two files."""
-    models = {"base": base, "tuned": replace(small, name="tuned"), "reference": replace(small, name="reference")}
-    return [Member(header=model.header(), names=(role, model.name)) for role, model in models.items()]
-
-
-SMOLLM2 = trio(shapes.SMOLLM2_1_7B, shapes.SMOLLM2_135M)
-QWEN_7B = trio(shapes.QWEN25_7B, shapes.QWEN25_1_5B)
-LLAMA_70B = trio(shapes.LLAMA2_70B, shapes.LLAMA2_7B)
-LLAMA_7B = trio(shapes.LLAMA2_7B, shapes.LLAMA2_7B)
-
-
-def layers(made: Plan) -> list[int]:
-    return [placed.offload.layers for placed in made.members]
-
-
-def where(made: Plan) -> list[str]:
-    """Returns each member's devices: "CUDA0", or "CUDA0+CPU" when only a part of it is there, or "CPU"."""
-    found = []
-    for placed in made.members:
-        whole = placed.read == 0
-        found.append("+".join([*placed.offload.devices, *([] if whole else ["CPU"])]))
-    return found
 
 
 @pytest.mark.parametrize(
@@ -155,76 +128,6 @@ def test_a_system_that_does_not_say_refuses_nothing() -> None:
 def test_a_tiny_model_is_never_refused() -> None:
     tiny = [Member(header=replace(shapes.SMOLLM2_135M, n_layers=2, n_vocab=500).header(), names=("base",))]
     assert plan(tiny, Machine(4, 8 * GB, 0), Cache(512)).fits
-
-
-# --- wishes -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("wishes", "machine", "expected"),
-    [
-        pytest.param(Wishes(device="none"), GPU_24, ["CPU"] * 3, id="--device none"),
-        pytest.param(Wishes(gpu_layers=0), GPU_24, ["CPU"] * 3, id="--gpu-layers 0"),
-        pytest.param(Wishes(gpu_layers=-1), GPU_24, ["CUDA0"] * 3, id="--gpu-layers -1"),
-        pytest.param(Wishes(gpu_layers=999), GPU_24, ["CUDA0"] * 3, id="more than there are"),
-        pytest.param(Wishes(gpu_layers={"base": 0}), GPU_24, ["CPU", "CUDA0", "CUDA0"], id="base=0"),
-        pytest.param(
-            Wishes(gpu_layers={"base": 10, "reference": 0}), GPU_24, ["CUDA0+CPU", "CUDA0", "CPU"], id="base=10 ..."
-        ),
-        pytest.param(Wishes(gpu_layers={"Qwen2.5-7B": 0}), GPU_24, ["CPU", "CUDA0", "CUDA0"], id="a model's name"),
-        pytest.param(Wishes(device="cuda1"), TWO_GPUS_12, ["CUDA1"] * 3, id="--device CUDA1"),
-        pytest.param(Wishes(main_gpu=1), TWO_GPUS_12, ["CUDA1"] * 3, id="--main-gpu 1"),
-        pytest.param(Wishes(main_gpu=1, split="none"), TWO_GPUS_12, ["CUDA1"] * 3, id="--main-gpu 1 --split none"),
-        pytest.param(Wishes(split="layer"), TWO_GPUS_12, ["CUDA0+CUDA1"] * 3, id="--split layer"),
-        pytest.param(Wishes(split="row"), TWO_GPUS_12, ["CUDA0+CUDA1"] * 3, id="--split row"),
-        pytest.param(Wishes(split="3,1"), TWO_GPUS_12, ["CUDA0+CUDA1"] * 3, id="--split 3,1"),
-        pytest.param(Wishes(device="none", main_gpu=3), GPU_24, ["CPU"] * 3, id="no device, so no main one"),
-    ],
-)
-def test_wishes_are_kept(wishes: Wishes, machine: Machine, expected: list[str]) -> None:
-    made = plan(QWEN_7B, machine, Cache(4096), wishes)
-    assert made.fits and where(made) == expected
-    assert all(placed.offload.rows == (wishes.split == "row") for placed in made.members)
-    if wishes.split == "3,1":
-        assert made.devices["CUDA0"].weights > 2 * made.devices["CUDA1"].weights
-
-
-def test_a_models_own_setting_counts_unless_another_is_given() -> None:
-    own = [replace(QWEN_7B[0], gpu_layers=5), *QWEN_7B[1:]]
-    assert layers(plan(own, GPU_24, Cache(4096))) == [5, 29, 29]
-    assert layers(plan(own, GPU_24, Cache(4096), Wishes(gpu_layers=7))) == [7, 7, 7]
-    assert layers(plan(own, GPU_24, Cache(4096), Wishes(gpu_layers={"tuned": 3}))) == [5, 3, 29]
-
-
-def test_layers_that_were_asked_for_and_do_not_fit_are_said_and_not_changed() -> None:
-    made = plan(LLAMA_70B, GPU_24, Cache(4096), Wishes(gpu_layers=60))
-    assert not made.fits and layers(made)[0] == 60
-    assert [short.device for short in made.shortfalls] == ["CUDA0"]
-    error = made.error("it")
-    assert "on CUDA0, where only 22." in error.message
-    n = int(made.advice[0].split()[1])
-    assert made.advice[0] == f"--gpu-layers {n} fits"
-    assert plan(LLAMA_70B, GPU_24, Cache(4096), Wishes(gpu_layers=n)).fits
-    assert not plan(LLAMA_70B, GPU_24, Cache(4096), Wishes(gpu_layers=n + 1)).fits
-
-
-@pytest.mark.parametrize(
-    ("wishes", "machine", "said"),
-    [
-        (Wishes(device="CUDA7"), GPU_24, "There is no device named 'CUDA7'.\nDevices: none, CUDA0."),
-        (Wishes(device="CUDA0"), CPU_8, "This build of llama.cpp sees no device"),
-        (Wishes(gpu_layers={"bose": 3}), GPU_24, "no role or model named 'bose'.\nNames: base, Qwen2.5-7B, tuned"),
-        (Wishes(main_gpu=2), TWO_GPUS_12, "main_gpu is 2; it must be between 0 and 1."),
-        (Wishes(split="1,2,3"), TWO_GPUS_12, "a proportion for each of the 2 devices"),
-        (Wishes(split="diagonal"), TWO_GPUS_12, "it must be none, layer, row or a proportion"),
-        (Wishes(split="0,0"), TWO_GPUS_12, "it must be none, layer, row or a proportion"),
-        (Wishes(split="nan,1"), TWO_GPUS_12, "it must be none, layer, row or a proportion"),
-    ],
-)
-def test_a_wish_for_what_is_not_there_is_a_mistake(wishes: Wishes, machine: Machine, said: str) -> None:
-    with pytest.raises(SettingError) as caught:
-        plan(QWEN_7B, machine, Cache(4096), wishes)
-    assert said in str(caught.value)
 
 
 # --- the arithmetic of a plan -----------------------------------------------------------------------------------------
