@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from eftlocal.catalog.catalog import Catalog, Mistake
-from eftlocal.catalog.entries import Emulator, Model, read_emulator, read_model
+from eftlocal.catalog.entries import Emulator, Model
 from eftlocal.catalog.files import named
+from eftlocal.catalog.reading import read_emulator, read_model
 from eftlocal.catalog.tables import Table, expanded, nearest
 from eftlocal.errors import CatalogError
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import platformdirs
 
 from eftlocal.catalog.catalog import TRIO, Catalog, Mistake, local_lora, local_path
-from eftlocal.catalog.entries import Bias, Emulator, Lora, Model, Reward, View, parse_view
+from eftlocal.catalog.entries import Bias, Emulator, Lora, Model, Reward, View
 from eftlocal.catalog.files import File, HubFile, local
 from eftlocal.catalog.merge import merged
+from eftlocal.catalog.reading import parse_view
 from eftlocal.catalog.server import Server
 from eftlocal.catalog.tables import document
 from eftlocal.errors import CatalogError

@@ -19,7 +19,7 @@ from typing import Final
 
 import platformdirs
 
-from eftlocal.catalog.entries import SAMPLING_FLOATS, SAMPLING_INTEGERS
+from eftlocal.catalog.reading import SAMPLING_FLOATS, SAMPLING_INTEGERS
 from eftlocal.catalog.tables import Table, document, nearest, parsed, text_of
 from eftlocal.errors import CatalogError
 from eftlocal.text import as_unicode, not_a_name, path_of

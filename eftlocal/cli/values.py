@@ -123,7 +123,7 @@ def parse_layers(texts: list[str] | None) -> int | dict[str, int] | None:
 
 def parse_views(texts: list[str]) -> "dict[str, View]":
     """The values of --view: `ROLE=VIEW`, separate or joined by commas. Raises SettingError."""
-    from eftlocal.catalog.entries import parse_view
+    from eftlocal.catalog.reading import parse_view
 
     views = {}
     for part in ",".join(texts).split(",") if texts else ():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eftlocal.catalog.endpoints import Endpoint, endpoint, endpoints
-from eftlocal.catalog.entries import read_model
+from eftlocal.catalog.reading import read_model
 from eftlocal.catalog.toml import model_lines
 from eftlocal.errors import CatalogError
 

@@ -10,8 +10,8 @@ import pytest
 
 from eftlocal.arithmetic.sample import Sampling
 from eftlocal.catalog import models
-from eftlocal.catalog.entries import SAMPLING_FLOATS, SAMPLING_INTEGERS
 from eftlocal.catalog.models import Bias, Catalog, Model, View, load, local_path, packaged, parse_view
+from eftlocal.catalog.reading import SAMPLING_FLOATS, SAMPLING_INTEGERS
 from eftlocal.errors import CatalogError
 
 WHOLE = """
