@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 from eftlocal.arithmetic.combine import check, log_softmax
 from eftlocal.catalog.entries import Bias, Reward
 from eftlocal.catalog.toml import rewards_line
+from eftlocal.decoding.settings import Settings
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import EftError, SettingError
-from eftlocal.evaluation.calibration import Condensed, Found, calibrated, condensed, joined
+from eftlocal.evaluation.calibration import Condensed, Found, calibrated, condensed, joined, must_be_enough
 from eftlocal.evaluation.items import Choices, Item, Preference, Question, Text
 from eftlocal.evaluation.rendering import Scored, scored
 from eftlocal.evaluation.results import Calibrated
 
-__all__ = ["TOKENS", "calibrate", "changed", "shown_tokens", "toml", "unseen_tokens"]
+__all__ = ["TOKENS", "calibrate", "changed", "must_be_possible", "shown_tokens", "toml", "unseen_tokens"]
 
 TOKENS = 4000  # of right answers; as many as fit are drawn from the items, since more hardly change what is found
 DIGITS = 3  # of strengths and biases that are worth writing
@@ -25,6 +26,22 @@ ITEMS = 40  # that are drawn at least, however long their answers are
 AT_ONCE = 8  # answers whose rows are computed together
 
 Ids = NDArray[np.intp]
+
+
+def must_be_possible(emulator: Emulator, items: Sequence[Item]) -> None:
+    """Raises SettingError for an emulator that has no rewards, has a bias already, or filters its rewards; and where
+    the items are too few. What can be known without a decode is known before one.
+    """
+    settings = _configured(emulator)
+    mix = emulator.mix(settings)
+    if not mix.pairs:
+        raise SettingError(f"{emulator.name} has no rewards, so there is nothing to calibrate.")
+    if mix.biases:
+        hint = "Take `bias` out of its rewards in models.toml, and calibrate it then."
+        raise SettingError(f"{emulator.name} has a bias already.", hint)
+    if settings.reward_top_p is not None:
+        raise SettingError("With a reward_top_p nothing can be calibrated.", "Leave reward_top_p out.")
+    must_be_enough(sum(not isinstance(item, Text) for item in items))
 
 
 def calibrate(
@@ -40,18 +57,10 @@ def calibrate(
     unseen  ids that the fine-tuning data never showed (`unseen_tokens`); None where that is not known
     step    called with the number of tokens so far, and with that of all, after each decode
 
-    The emulator's own betas, under its mix, are what it is compared with. Raises SettingError for an emulator that has
-    no rewards, has a bias already, or filters its rewards; and where the items are too few.
+    The emulator's own betas, under its mix, are what it is compared with. Raises what `must_be_possible` raises.
     """
-    settings = emulator.settings.turned(beta=1.0, alone=None)
-    mix, members = emulator.mix(settings), emulator.members
-    if not mix.pairs:
-        raise SettingError(f"{emulator.name} has no rewards, so there is nothing to calibrate.")
-    if mix.biases:
-        hint = "Take `bias` out of its rewards in models.toml, and calibrate it then."
-        raise SettingError(f"{emulator.name} has a bias already.", hint)
-    if settings.reward_top_p is not None:
-        raise SettingError("With a reward_top_p nothing can be calibrated.", "Leave reward_top_p out.")
+    must_be_possible(emulator, items)
+    mix, members = emulator.mix(_configured(emulator)), emulator.members
     answers = _drawn(emulator, items, seed)
     ends, skipped = np.setdiff1d(emulator.ends(mix.active), members.skipped), members.skipped
     never = None if unseen is None else np.setdiff1d(np.array(unseen, np.intp), skipped)
@@ -86,6 +95,10 @@ def calibrate(
     start = Found(betas=tuple(pair.beta for pair in mix.pairs))
     names = [reward.name for reward in members.rewards]
     return calibrated([joined(parts[number]) for number in sorted(parts)], names, start, seed)
+
+
+def _configured(emulator: Emulator) -> Settings:
+    return emulator.settings.turned(beta=1.0, alone=None)
 
 
 def _drawn(emulator: Emulator, items: Sequence[Item], seed: int) -> list[Scored]:

@@ -221,16 +221,21 @@ def _slopes(item: Condensed, weights: Floats) -> tuple[Floats, Floats]:
     return gradient, hessian
 
 
+def must_be_enough(items: int) -> None:
+    """Raises SettingError if so many items with a right answer are too few."""
+    if items < LEAST:
+        raise SettingError(
+            f"A calibration needs at least {LEAST} items with a right answer, and there are {items}.",
+            "Give more items, or leave --calibrate out.",
+        )
+
+
 def calibrated(items: Sequence[Condensed], names: Sequence[str], start: Found, seed: int = 0) -> Calibrated:
     """Fits on one half of the items and judges on the other. `names` are the rewards', `start` is as configured.
 
     Raises SettingError if the items are too few.
     """
-    if len(items) < LEAST:
-        raise SettingError(
-            f"A calibration needs at least {LEAST} items with a right answer, and there are {len(items)}.",
-            "Give more items, or leave --calibrate out.",
-        )
+    must_be_enough(len(items))
     fitting, judging = ([items[i] for i in half.tolist()] for half in halves(len(items), seed))
     knows = any(item.features[:, -1].any() for item in items)
     found = {"as configured": start, "strength": fit(fitting, start, end=False, unseen=False)}

@@ -57,6 +57,9 @@ def evaluate(
     SettingError for an unknown role and where nothing was measured, and DecodeError.
     """
     items = [item for _, item in drawn(_items(data), limit, seed)]
+    examples = _items(seen)
+    if calibrate:
+        calibrating.must_be_possible(emulator, items)
     measuring = Measuring(
         emulator,
         columns(emulator.members, roles=roles, betas=betas),
@@ -72,14 +75,14 @@ def evaluate(
             on_line(line)
     sources = list(dict.fromkeys(item.source for item in items))
     settings = {"data": sources, "seed": seed, "columns": list(measuring.columns)}
-    calibrated = _calibrated(emulator, items, seen, seed) if calibrate and len(found) == len(items) else None
+    calibrated = _calibrated(emulator, items, examples, seed) if calibrate and len(found) == len(items) else None
     return summary(
         found, emulator=emulator.name, rewards=emulator.rewards, settings=settings, calibration=calibrated, seed=seed
     )
 
 
-def _calibrated(emulator: Emulator, items: Sequence[Item], seen: Sequence[str | Path], seed: int) -> Calibrated:
-    unseen = unseen_tokens(emulator, shown_tokens(emulator, _items(seen))) if seen else None
+def _calibrated(emulator: Emulator, items: Sequence[Item], seen: Sequence[Item], seed: int) -> Calibrated:
+    unseen = unseen_tokens(emulator, shown_tokens(emulator, seen)) if seen else None
     found = calibrating.calibrate(emulator, items, unseen=unseen, seed=seed)
     return replace(found, toml=toml(found, emulator.rewards))
 

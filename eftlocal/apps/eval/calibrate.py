@@ -11,27 +11,36 @@ from eftlocal.apps.eval.options import UNSEEN, Options
 from eftlocal.catalog import token_ids
 from eftlocal.catalog.token_ids import TokenIds
 from eftlocal.emulation.emulator import Emulator
-from eftlocal.evaluation.calibrating import calibrate, shown_tokens, toml, unseen_tokens
+from eftlocal.evaluation.calibrating import calibrate, must_be_possible, shown_tokens, toml, unseen_tokens
 from eftlocal.evaluation.data import read
 from eftlocal.evaluation.items import Item
 from eftlocal.evaluation.results import Calibrated
 from eftlocal.runs.ctrl_c import cursor_comes_back
 
-__all__ = ["calibration"]
+__all__ = ["calibration", "examples", "must_be_possible"]
 
 
-def calibration(emulator: Emulator, items: Sequence[Item], options: Options, folder: Path | None) -> Calibrated:
+def examples(names: Sequence[str]) -> tuple[Item, ...]:
+    """The examples of the fine-tuning. Raises EftError for files that cannot be read, and for the first wrong line."""
+    if not names:
+        return ()
+    data = read(names)
+    if data.problems:
+        raise data.problems[0]
+    return data.items
+
+
+def calibration(
+    emulator: Emulator, items: Sequence[Item], seen: Sequence[Item], options: Options, folder: Path | None
+) -> Calibrated:
     """Calibrates the emulator, with what follows for its models.toml.
 
-    Where examples of the fine-tuning are named, the tokens that they do not show are written to a file of `folder`, and
-    only with that file does a bias on them follow. Raises EftError.
+    Where there are examples of the fine-tuning (`seen`), the tokens that they do not show are written to a file of
+    `folder`, and only with that file does a bias on them follow. Raises EftError.
     """
     unseen, file = None, None
-    if options.seen and folder is not None:
-        data = read(options.seen)
-        if data.problems:
-            raise data.problems[0]
-        unseen = unseen_tokens(emulator, shown_tokens(emulator, data.items))
+    if seen and folder is not None:
+        unseen = unseen_tokens(emulator, shown_tokens(emulator, seen))
         file = folder.absolute() / UNSEEN
     err = console(stderr=True)
     bar = Progress(console=err, transient=True, disable=options.quiet or not err.is_terminal)

@@ -12,8 +12,8 @@ from typing import Any
 
 from eftlocal.apps.common import console, print_json
 from eftlocal.apps.eval import table
-from eftlocal.apps.eval.calibrate import calibration
-from eftlocal.apps.eval.options import ITEMS, REPORT, RESULTS, Options
+from eftlocal.apps.eval.calibrate import calibration, examples, must_be_possible
+from eftlocal.apps.eval.options import ITEMS, REPORT, RESULTS, UNSEEN, Options
 from eftlocal.apps.eval.page import page
 from eftlocal.apps.eval.work import Items, Work
 from eftlocal.catalog.entries import Reward
@@ -53,9 +53,11 @@ def evaluate(load: Callable[[datetime.date], Emulator], options: Options) -> int
 
     It is 0, 1 if an item could not be measured, or 130 if interrupted. `load` gets the date that templates see. Raises
     EftError for data that cannot be read, and for a folder that another run is writing or that was made otherwise.
+    All that the user named is looked at before anything is measured.
     """
     data = read(options.data)
     _tell(data.problems, options.on_error)
+    seen = examples(options.seen)
     items = drawn(data.items, options.limit, options.seed)
     generates = any(isinstance(item, Question) and item.check is not None for _, item in items)
     rewards: tuple[Reward, ...] = ()
@@ -67,6 +69,8 @@ def evaluate(load: Callable[[datetime.date], Emulator], options: Options) -> int
         return emulator
 
     def begin(emulator: Emulator, *_: object) -> Work:
+        if options.calibrate:
+            must_be_possible(emulator, [item for _, item in items])
         return Work(
             emulator,
             columns(emulator.members, roles=options.roles, betas=options.betas),
@@ -82,7 +86,7 @@ def evaluate(load: Callable[[datetime.date], Emulator], options: Options) -> int
     def after(emulator: Emulator) -> None:
         nonlocal found
         if options.calibrate:
-            found = calibration(emulator, [item for _, item in items], options, options.folder)
+            found = calibration(emulator, [item for _, item in items], seen, options, options.folder)
 
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(TemporaryDirectory(prefix="eftlocal-eval-")))
@@ -156,6 +160,9 @@ def _folder(folder: Path) -> Path:
     except OSError as error:
         hint = "Name another folder: -o FOLDER."
         raise EftError(f"{folder} cannot be written: {error.strerror or error}.", hint) from None
+    for path in (folder / RESULTS, folder / REPORT, folder / UNSEEN):  # they are written at the end
+        if path.is_dir():
+            raise EftError(f"{path} is a folder; a file is written there.", "Name another folder: -o FOLDER.")
     return folder
 
 

@@ -102,6 +102,30 @@ def test_what_cannot_be_is_told(catalog: Path, data: Path, tmp_path: Path) -> No
         Options(data=("x", "y"), calibrate=True, seen=("z", "y"), folder=tmp_path)
 
 
+def test_what_a_calibration_needs_is_looked_at_before_anything_is_measured(
+    catalog: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items, folder = tmp_path / "out" / "items.jsonl", tmp_path / "texts"
+    folder.mkdir()
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(data.read_text().splitlines(keepends=True)[:4]), encoding="utf-8")
+    for measured, seen in ((data, (str(folder),)), (data, (str(tmp_path / "absent.jsonl"),)), (few, ())):
+        with pytest.raises(EftError):
+            run(catalog, measured, tmp_path / "out", seen=seen)
+        assert not items.exists()
+    (tmp_path / "out").mkdir(exist_ok=True)
+    (tmp_path / "out" / "report.html").mkdir()
+    with pytest.raises(EftError, match=r"report\.html is a folder; a file is written there\.\nName another folder"):
+        run(catalog, data, tmp_path / "out")
+    assert not items.exists()
+    measured_lines: list[object] = []
+    with Emulator.load(models=catalog, kv_type="f32", threads=1, context=256) as emulator:
+        for given in ({"data": few}, {"data": data, "seen": [folder]}):
+            with pytest.raises(EftError):
+                evaluate(emulator, betas=[1], calibrate=True, on_line=measured_lines.append, **given)
+    assert not measured_lines
+
+
 def test_from_python_it_is_the_same(catalog: Path, data: Path, tmp_path: Path) -> None:
     assert run(catalog, data, tmp_path / "out") == 0
     told = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))["calibration"]
