@@ -32,7 +32,7 @@ FOLDERS = {  # inside of those
 }
 SOLE_IMPORTERS = {  # a file, or all of a package
     "llama_cpp": "runtime/llama/",
-    "llguidance": "decoding/constraints/constraint.py",
+    "llguidance": "decoding/constraints/",
     "huggingface_hub": "catalog/hub/",
     "torch": "training/",
     "starlette": "apps/serve/",

@@ -12,7 +12,7 @@ from eftlocal.arithmetic.combine import Mix
 from eftlocal.arithmetic.distribution import Distribution
 from eftlocal.arithmetic.noise import Noise
 from eftlocal.arithmetic.sample import warp
-from eftlocal.decoding.constraints.constraint import Matcher
+from eftlocal.decoding.constraints.matcher import Matcher
 from eftlocal.decoding.drafts.lookup import PromptLookup
 from eftlocal.decoding.logprobs import TokenLogprobs
 from eftlocal.decoding.settings import Settings

@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 from eftlocal.arithmetic.combine import Mix
 from eftlocal.arithmetic.noise import Noise
-from eftlocal.decoding.constraints.constraint import Constraint, Grammars, Matcher
+from eftlocal.decoding.constraints.constraint import Constraint
+from eftlocal.decoding.constraints.matcher import Grammars, Matcher
 from eftlocal.decoding.drafts.lookup import PromptLookup
 from eftlocal.decoding.generation import Generation, must_fit
 from eftlocal.decoding.logprobs import Places

@@ -8,59 +8,17 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from eftlocal import Emulator, Message, Raw
-from eftlocal.decoding.constraints.constraint import Constraint, Grammars
+from eftlocal.decoding.constraints.constraint import Constraint
+from eftlocal.decoding.constraints.matcher import Grammars
 from eftlocal.decoding.generation import Reply
 from eftlocal.emulation.emulator import Job
 from eftlocal.errors import SettingError
 from tests.builders import load, load_members
+from tests.decoding.constraints.made import CONSTRAINTS, ENDS, SCHEMAS
 from tests.decoding.drafts.test_speculate import chi_square, next_logits
-from tests.families import SPECIALS, VOCAB, Family, Trio
-
-SCHEMAS: list[dict[str, Any]] = [
-    {
-        "type": "object",
-        "properties": {
-            "name": {"type": "string", "maxLength": 20},
-            "population": {"type": "integer", "minimum": 0, "maximum": 40_000_000},
-            "tags": {"type": "array", "items": {"enum": ["city", "capital", "port"]}, "minItems": 1, "maxItems": 3},
-            "mayor": {"type": ["string", "null"], "maxLength": 16},
-        },
-        "required": ["name", "population", "tags"],
-        "additionalProperties": False,
-    },
-    {
-        "anyOf": [
-            {"type": "string", "format": "date"},
-            {"type": "integer", "minimum": 1, "maximum": 9},
-            {
-                "type": "object",
-                "properties": {"k": {"const": "v"}, "t": {"$ref": "#/$defs/tree"}},
-                "required": ["k"],
-                "additionalProperties": False,
-            },
-        ],
-        "$defs": {
-            "tree": {
-                "type": "object",
-                "properties": {"of": {"$ref": "#/$defs/tree"}, "n": {"type": "string", "pattern": "^[a-z]{1,6}$"}},
-                "required": ["n"],
-                "additionalProperties": False,
-            }
-        },
-    },
-]
-GBNF = 'root ::= "(" ([a-d] | root){1,3} ")"'
-CONSTRAINTS = [
-    *map(Constraint.json_schema, SCHEMAS),
-    Constraint.grammar(GBNF),
-    Constraint.regex(r"[A-Z][a-z]{2,7}(, [A-Z][a-z]{2,7})?!"),
-    Constraint.choice(["yes", "no", "yes please", "vielleicht schön"]),
-]
-ENDS = [VOCAB.tokens.index("<|endoftext|>"), VOCAB.tokens.index("<|im_end|>")]
+from tests.families import Family, Trio
 
 
 def models(family: Family) -> dict[str, Path]:
@@ -71,14 +29,6 @@ def models(family: Family) -> dict[str, Path]:
 def emulator(family: Family, tmp_path: Path) -> Iterator[Emulator]:
     with load(tmp_path, models(family), max_tokens=200, context=512) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def grammars() -> Grammars:
-    """Grammars for the vocabulary of the tiny test models."""
-    alphabet = {character: byte for byte, character in enumerate(VOCAB.tokens[:256])}
-    pieces = [b"" if t in SPECIALS else bytes(alphabet[character] for character in t) for t in VOCAB.tokens]
-    return Grammars(pieces, ENDS, lambda text: list(text.encode()))
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -212,79 +162,6 @@ def test_a_view_does_not_stop_a_constrained_answer_but_the_callers_stop_string_d
         assert (reply.finish_reason, reply.stopped_by, reply.complete) == ("stop", "c", True)
 
 
-# --- matchers ---------------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(0, len(CONSTRAINTS) - 1), st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
-def test_a_matcher_that_is_taken_back_and_forth_answers_as_a_new_one(grammars: Grammars, which: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    used, tokens = grammars.matcher(CONSTRAINTS[which]), list[int]()
-    for _ in range(40):
-        allowed = used.allowed(tokens).copy()
-        fresh = grammars.matcher(CONSTRAINTS[which])
-        np.testing.assert_array_equal(allowed, fresh.allowed(tokens))
-        assert used.forced(tokens) == fresh.forced(tokens) and used.ended(tokens) == fresh.ended(tokens)
-        assert allowed.any()
-        choice = int(rng.choice(np.flatnonzero(allowed)))
-        if choice in ENDS or rng.random() < 0.2:
-            tokens = tokens[: int(rng.integers(0, len(tokens) + 1))]
-        else:
-            tokens = [*tokens, choice]
-
-
-def test_ends_are_allowed_exactly_where_a_text_is_whole(grammars: Grammars) -> None:
-    matcher = grammars.matcher(Constraint.choice(["yes", "yes please", "no"]))
-    for text, whole, ended in (("", False, False), ("yes", True, False), ("yes ", False, False), ("no", True, True)):
-        assert matcher.complete(text) is whole
-        assert [bool(matcher.allowed(list(text.encode()))[end]) for end in ENDS] == [whole, whole]
-        assert matcher.ended(list(text.encode())) is ended
-    assert not matcher.complete("maybe")
-
-
-def test_guesses_are_cut_at_the_first_that_may_not_come(grammars: Grammars) -> None:
-    matcher = grammars.matcher(Constraint.regex("[a-d]{3}"))
-    assert matcher.fitting([], list(b"abxd")) == 2
-    assert matcher.fitting(list(b"ab"), list(b"cd")) == 1
-    assert matcher.fitting(list(b"abc"), list(b"d")) == 0
-
-
-def test_a_text_that_no_token_can_continue_is_an_error_and_not_an_answer() -> None:
-    without_b = Grammars([b"a", b"c", b""], [2], lambda text: [])
-    matcher = without_b.matcher(Constraint.regex("acc?(b|d)"))
-    assert matcher.allowed([0]).tolist() == [False, True, False]
-    for ask in (matcher.allowed, matcher.ended):
-        with pytest.raises(SettingError, match="after 3 tokens of the answer, no token of the models can follow"):
-            ask([0, 1, 1])
-    assert not matcher.complete("acc")
-    assert matcher.allowed([0]).tolist() == [False, True, False]
-    with pytest.raises(SettingError, match="cannot be satisfied: no token of the models can follow"):
-        without_b.matcher(Constraint.regex("b")).allowed([])
-
-
-def test_an_answer_that_no_token_can_continue_ends_alone_with_its_error(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("eftlocal.decoding.constraints.constraint._check_start", lambda *_: None)
-    jobs = [
-        Job(Raw("a"), {"constraint": Constraint.regex(r"[^\s\S]a")}, tag=0),
-        Job(Raw("a"), {"constraint": CONSTRAINTS[-1]}, tag=1),
-    ]
-    found = dict(emulator.answers(jobs, parallel=2))
-    assert isinstance(found[1], Reply) and found[1].complete
-    assert isinstance(found[0], SettingError) and "no token of the models can follow" in found[0].message
-
-
-def test_a_tokenizer_that_puts_a_blank_first_forces_the_right_bytes() -> None:
-    pieces = [bytes([byte]) for byte in range(256)] + [b" a", b"ab", b""]
-
-    def tokenize(text: str) -> list[int]:  # adds a blank, like SentencePiece
-        return list(f" {text}".encode())
-
-    matcher = Grammars(pieces, [258], tokenize).matcher(Constraint.choice(["hello"]))
-    assert matcher.forced([]) == list(b"hello")
-
-
 # --- invalid constraints ----------------------------------------------------------------------------------------------
 
 
@@ -353,9 +230,17 @@ def test_one_of_many_thousand_texts_can_be_chosen(emulator: Emulator) -> None:
     assert emulator.generate(Raw("a"), constraint=Constraint.choice(texts)).text in texts
 
 
-def test_a_vocabulary_without_ends_cannot_be_constrained() -> None:
-    with pytest.raises(SettingError, match="no token that ends an answer"):
-        Grammars([b"a"], [], lambda text: [])
+def test_an_answer_that_no_token_can_continue_ends_alone_with_its_error(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eftlocal.decoding.constraints.constraint._check_start", lambda *_: None)
+    jobs = [
+        Job(Raw("a"), {"constraint": Constraint.regex(r"[^\s\S]a")}, tag=0),
+        Job(Raw("a"), {"constraint": CONSTRAINTS[-1]}, tag=1),
+    ]
+    found = dict(emulator.answers(jobs, parallel=2))
+    assert isinstance(found[1], Reply) and found[1].complete
+    assert isinstance(found[0], SettingError) and "no token of the models can follow" in found[0].message
 
 
 def test_equal_constraints_are_equal() -> None:

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eftlocal.decoding.constraints import gbnf
-from eftlocal.decoding.constraints.constraint import Constraint, Grammars, Matcher
+from eftlocal.decoding.constraints.constraint import Constraint
 from eftlocal.decoding.constraints.gbnf import Choice, Class, Literal, Node, Ref, Repeat, Sequence
+from eftlocal.decoding.constraints.matcher import Grammars, Matcher
 from eftlocal.errors import SettingError
 
 GRAMMARS = Grammars([*(bytes([byte]) for byte in range(256)), b""], [256], lambda text: list(text.encode()))

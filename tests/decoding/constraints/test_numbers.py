@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eftlocal.decoding.constraints.constraint import Constraint, Grammars
+from eftlocal.decoding.constraints.constraint import Constraint
+from eftlocal.decoding.constraints.matcher import Grammars
 from eftlocal.errors import SettingError
 
 GRAMMARS = Grammars([*(bytes([byte]) for byte in range(256)), b""], [256], lambda text: list(text.encode()))

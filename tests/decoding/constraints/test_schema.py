@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eftlocal import Emulator
-from eftlocal.decoding.constraints.constraint import Constraint, Grammars
+from eftlocal.decoding.constraints.constraint import Constraint
+from eftlocal.decoding.constraints.matcher import Grammars
 from eftlocal.decoding.constraints.references import tables
 from eftlocal.decoding.constraints.schema import KNOWN, UNENFORCED
 from eftlocal.decoding.generation import Reply
