@@ -15,10 +15,10 @@ from eftlocal.decoding.thinking import spoken
 from eftlocal.emulation.batch import Batch, Job
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.errors import EftError
-from eftlocal.evaluation.checks import right
 from eftlocal.evaluation.columns import Column
 from eftlocal.evaluation.compare import Comparer
 from eftlocal.evaluation.items import Item, Question
+from eftlocal.evaluation.judge import Judge
 from eftlocal.evaluation.likelihoods import Given, Sums, line
 from eftlocal.evaluation.line import Line
 from eftlocal.evaluation.rendering import scored
@@ -88,6 +88,7 @@ class Measuring:
         self._jobs: deque[Job] = deque()
         self._ended: list[Measured] = []
         self._column = ""
+        self._judge = Judge()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -142,6 +143,7 @@ class Measuring:
 
     def close(self) -> None:
         """As `cancel`, without another step."""
+        self._judge.close()
         self._batch.close()
         self._forcing.close()
         self._items.clear()
@@ -206,19 +208,27 @@ class Measuring:
         if (open_ := self._items.get(number)) is None:
             return  # cancelled, or another of its answers failed
         if isinstance(reply, EftError):
-            del self._items[number]
-            self._jobs = deque(job for job in self._jobs if job.tag[0] != number)
-            self._ended.append(Measured(number, reply))
+            self._failed(number, reply)
             return
         if reply.finish_reason == "cancelled":
             return
         item = open_.item
         assert isinstance(item, Question) and item.check is not None
         ended = reply.finish_reason == "stop" and reply.stopped_by is None
-        is_right = right(item.check, item.answers, spoken(reply.text))
+        try:
+            is_right = self._judge.right(item.check, item.answers, spoken(reply.text))
+        except EftError as error:
+            self._failed(number, error)
+            return
         open_.given[column] = Given(reply.text, is_right, ended, len(reply.tokens))
         if len(open_.given) == len(self._columns):
             self._end(number)
+
+    def _failed(self, number: int, error: EftError) -> None:
+        """End an item for which an answer failed, or could not be judged."""
+        del self._items[number]
+        self._jobs = deque(job for job in self._jobs if job.tag[0] != number)
+        self._ended.append(Measured(number, error))
 
     def _end(self, number: int) -> None:
         open_ = self._items.pop(number)
