@@ -1,11 +1,13 @@
 """Compares greedy answers of a base on a llama-server with those of the same base here: tools.remote_ties EMULATOR
 
-A real llama-server (package xllamacpp) serves the base's file, and the same prompts are answered here and there, with
-whole rows (K = V) and with the K likeliest tokens of each. The server is another build of llama.cpp than the one here,
-so logits differ a little, and two tokens that are nearly as likely may change places. What is printed:
+A real llama-server (package xllamacpp) serves the base's file, or a server that runs already (--url) does, and the same
+prompts are answered here and there, with whole rows (K = V) and with the K likeliest tokens of each. The server is
+another build of llama.cpp than the one here, or another engine, so logits differ a little, and two tokens that are
+nearly as likely may change places. What is printed:
 
 log p    the largest differences of a token's log-probability under the base, and under the emulator, at K = V
 noise    how far the gap between the two likeliest tokens is from the one here, at K = V, over all positions
+left out the mean probability of the tokens that were not known at a position
 differ   each text that is another one: the first other token, and how much likelier the one from here is than the one
          from there, here and there
 A difference is a near tie if both gaps are below the noise of 99 % of the positions. The exit code is 1 if one is not.
@@ -15,6 +17,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +47,9 @@ def main() -> int:
         "--questions", type=int, default=300, help="how many of the demo's; other models get 16 prompts"
     )
     parser.add_argument("--max-tokens", type=int, default=130)
-    parser.add_argument("--draft", type=int, default=0)
+    parser.add_argument("--draft", type=lambda text: text if text == "auto" else int(text), default=0)
+    parser.add_argument("--parallel", type=int, default=1, help="prompts that are answered at once")
+    parser.add_argument("--url", help="a server of the same base that runs already")
     parser.add_argument("--kv-type", default="f32", help="of the KV caches here; the server has f32")
     parser.add_argument("--f32", action="store_true", help="the base in F32, here and there")
     given = parser.parse_args()
@@ -55,9 +60,10 @@ def main() -> int:
         here = _answers(cat, given.emulator, prompts, given)
         with Emulator.load(given.emulator, models=cat) as emulator:
             n_vocab = emulator.n_vocab
-        with llama_server.running(file, slots=2, context=1024) as server:
+        with ExitStack() as stack:
+            url = given.url or stack.enter_context(llama_server.running(file, slots=2, context=1024)).url
             there = {
-                top: _answers(_far(cat, given.emulator, server.url, top), given.emulator, prompts, given)
+                top: _answers(_far(cat, given.emulator, url, top), given.emulator, prompts, given, n_vocab == top)
                 for top in (n_vocab, *given.top)
             }
     noise = _noise(here, there[n_vocab])
@@ -86,19 +92,27 @@ def _far(cat: Catalog, name: str, url: str, top: int) -> Catalog:
     return replace(cat, models={**cat.models, base.name: replace(base, file=server)})
 
 
-def _answers(cat: Catalog, name: str, prompts: Sequence[str], given: argparse.Namespace) -> list[Reply]:
+def _answers(
+    cat: Catalog, name: str, prompts: Sequence[str], given: argparse.Namespace, logprobs: bool = True
+) -> list[Reply]:
+    """The answers. Log-probabilities need whole rows, so they are not asked for where K is to count."""
     loaded = loading.load(name, models=cat, kv_type=given.kv_type, temperature=0.0, max_tokens=given.max_tokens)
+    shown = SHOWN if logprobs else None
     with Emulator(loaded) as emulator:
-        return [emulator.generate(prompt, draft=given.draft, logprobs=SHOWN) for prompt in prompts]
+        return list(emulator.generate_many(prompts, parallel=given.parallel, draft=given.draft, logprobs=shown))
 
 
 def _places(reply: Reply) -> list[TokenLogprobs]:
     return [*reply.logprobs, *([] if reply.end_logprobs is None else [reply.end_logprobs])]
 
 
+def _ids(reply: Reply) -> list[int]:
+    return [*reply.tokens, *([] if reply.end_token is None else [reply.end_token])]
+
+
 def _first(one: Reply, other: Reply) -> int:
     """The first place at which two answers have different tokens, or the end of both."""
-    return common_prefix([p.id for p in _places(one)], [p.id for p in _places(other)])
+    return common_prefix(_ids(one), _ids(other))
 
 
 def _gap(place: TokenLogprobs, one: int, other: int) -> float:
@@ -134,20 +148,25 @@ def _differences(top: int, prompts: Sequence[str], answers: tuple[Sequence[Reply
     Returns how many are not near ties.
     """
     found, wrong = list[str](), 0
+    left_out = [mass for reply in answers[1] for mass, _ in reply.left_out]
     for prompt, here, there, whole in zip(prompts, *answers, strict=True):
         at = _first(here, there)
-        if at == len(_places(here)) == len(_places(there)):
+        if at == len(_ids(here)) == len(_ids(there)):
             continue
-        ours, theirs = _places(here)[at], _places(there)[at]
-        seen = _places(whole)[at] if _first(here, whole) >= at else theirs
-        gaps = _gap(ours, ours.id, theirs.id), _gap(seen, ours.id, theirs.id)
-        tie = max(map(abs, gaps)) <= noise
+        place, other = _places(here)[at], _ids(there)[at]
+        gap = _gap(place, place.id, other)
+        seen = _gap(_places(whole)[at], place.id, other) if _first(here, whole) >= at else gap
+        tie = max(abs(gap), abs(seen)) <= noise
         wrong += not tie
         found.append(
-            f"  {prompt[:40]!r}, token {at + 1}: {ours.text!r} / {theirs.text!r}, "
-            f"here {gaps[0]:+.5f}, there {gaps[1]:+.5f}: {'a near tie' if tie else 'NOT A NEAR TIE'}"
+            f"  {prompt[:40]!r}, token {at + 1}: {place.text!r} ({place.id}) / {other}, "
+            f"here {gap:+.5f}, there {seen:+.5f}: {'a near tie' if tie else 'NOT A NEAR TIE'}"
         )
-    print(f"K {top:,}: {len(found)} of {len(prompts):,} texts differ; {wrong} are not near ties")
+    mean = sum(left_out) / max(1, len(left_out))
+    print(
+        f"K {top:,}: {len(found)} of {len(prompts):,} texts differ; {wrong} are not near ties; "
+        f"left out {mean:.4f} at {len(left_out):,} positions"
+    )
     print("\n".join(found), end="\n" * bool(found), flush=True)
     return wrong
 
