@@ -1,19 +1,23 @@
 """SGLang: POST /generate with input_ids and return_logprob. Its answers are as those of SGLang 0.5.23.
 
+At temperature 0, which all our requests have, its log-probabilities are the model's own, whatever else it computes in
+the same batch. At others it divides by the temperature, unless SGLANG_RETURN_ORIGINAL_LOGPROB is set.
 Several positions of a sequence are one request: `logprob_start_len` gives the rows of the prompt's own last tokens, and
 the prefix cache is used up to there.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from eftlocal.errors import RemoteError
 from eftlocal.runtime.remote.connection import Connection, RefusedError
-from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, must_be_own, number_in, one_of, tokens_in
+from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, number_in, one_of, same, tokens_in
 
 __all__ = ["Sglang"]
 
 PARALLEL: Final = 16
+CHECKED: Final = 5
 
 
 class Sglang:
@@ -39,7 +43,7 @@ class Sglang:
             engine="sglang",
             version=str(about.get("version", "")) if isinstance(about, dict) else "",
             model=model["model_path"],
-            n_vocab=number_in(model, "vocab_size") or number_in(about, "vocab_size"),
+            n_vocab=number_in(model, "vocab_size") or number_in(about, "vocab_size") or _vocabulary(connection),
             n_ctx=min((n for n in room if n is not None), default=None),
             parallel=PARALLEL,
             most=None,
@@ -52,7 +56,7 @@ class Sglang:
         body = {
             "input_ids": [*asked.tokens, *asked.forced],
             "logprob_start_len": len(asked.tokens) - 1,
-            "top_logprobs_num": asked.top,
+            "top_logprobs_num": min(asked.top, self.facts.n_vocab or asked.top),  # more would end its process
         }
         meta = self._post(connection, body)
         inputs: list[object] = one_of(meta, "input_top_logprobs", list, url) if n else []
@@ -67,15 +71,14 @@ class Sglang:
         return one_of(connection.post("/generate", body), "meta_info", dict, connection.server.url)
 
     def check(self, connection: Connection) -> None:
-        def first(**sampling: Any) -> Row:
-            settings = {"max_new_tokens": 1, "temperature": 0.0, **sampling}
-            meta = self._post(connection, {"input_ids": [0, 1], "top_logprobs_num": 5, "sampling_params": settings})
-            places: list[object] = one_of(meta, "output_top_logprobs", list, connection.server.url)
-            return _row(next(iter(places), None), connection.server.url)
-
-        # A bias always changes them: SGLang adds it to the logits themselves. Our requests have none.
-        hint = "Set SGLANG_RETURN_ORIGINAL_LOGPROB=1 where the server starts."
-        must_be_own(first(), [first(temperature=2.0)], connection.server.url, hint)
+        # The row after a prompt's last token, as that of an answer and, when a token follows, as one of the prompt.
+        (answer,) = self.rows(connection, Asked(0, [0, 1], [], CHECKED))
+        prompt, _ = self.rows(connection, Asked(0, [0, 1], [0], CHECKED))
+        if not same(prompt, answer):
+            raise RemoteError(
+                f"{connection.server.url}: its log-probabilities of an answer are not those of a prompt.",
+                "Start SGLang without --preferred-sampling-params.",
+            )
 
     def pieces(self, connection: Connection) -> dict[int, bytes] | None:
         return None
@@ -91,6 +94,17 @@ def _info(connection: Connection, name: str) -> Any:
         return connection.get(f"/{name}")
     except RefusedError:
         return connection.get(f"/get_{name}")
+
+
+def _vocabulary(connection: Connection) -> int | None:
+    """How many tokens its rows have. It tells so only where it refuses a bias for an id outside of them."""
+    settings = {"max_new_tokens": 1, "temperature": 0.0, "logit_bias": {"-1": 0.0}}  # an older one takes it
+    try:
+        connection.post("/generate", {"input_ids": [0], "sampling_params": settings})
+    except RefusedError as error:
+        found = re.search(r"\[0, (\d+)\]", error.text)
+        return int(found[1]) + 1 if found else None
+    return None
 
 
 def _longest(connection: Connection) -> int | None:

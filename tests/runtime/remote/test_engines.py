@@ -81,6 +81,9 @@ def sglang(path: str, body: Any) -> object:
         return {"object": "list", "data": [{"id": "big", "max_model_len": 64}]}
     if path != "/generate":
         return status(503 if path == "/health" else 404)
+    if "-1" in body["sampling_params"].get("logit_bias", ()):
+        return status(400, {"error": {"message": f"logit_bias must has keys in [0, {VOCAB - 1}], got -1."}})
+    assert body["top_logprobs_num"] <= VOCAB and all(0 <= t < VOCAB for t in body["input_ids"])  # its process ends
     ids, start, k = (
         body["input_ids"],
         body.get("logprob_start_len", len(body["input_ids"]) - 1),
@@ -94,8 +97,34 @@ def sglang(path: str, body: Any) -> object:
 
 
 def older_sglang(path: str, body: Any) -> object:
-    """As versions before /model_info and /server_info."""
+    """As versions before /model_info and /server_info, and before a bias was checked."""
+    if body and body["sampling_params"].pop("logit_bias", None):
+        return {"text": "", "meta_info": {}}
     return status(404) if path in ("/model_info", "/server_info") else sglang(path.replace("/get_", "/"), body)
+
+
+def preferring_sglang(path: str, body: Any) -> object:
+    """One that was started with --preferred-sampling-params and a bias in them: it moves answers, and not prompts."""
+    answer = sglang(path, body)
+    if isinstance(answer, dict) and (rows := answer.get("meta_info", {}).get("output_top_logprobs")):
+        rows[0] = [[p - 1.0, t, None] for p, t, _ in rows[0]]
+    return answer
+
+
+def test_an_sglang_whose_answers_have_other_log_probabilities_than_its_prompts_is_refused() -> None:
+    with scripted(preferring_sglang) as server, pytest.raises(RemoteError, match="not those of a prompt") as error:
+        connect(Server(url=server.url))
+    assert "--preferred-sampling-params" in str(error.value)
+
+
+def test_an_sglang_is_never_asked_for_more_tokens_than_it_has() -> None:
+    with scripted(sglang) as server:
+        link = connect(Server(url=server.url))
+        assert link.facts.n_vocab == VOCAB
+        for top in (VOCAB, VOCAB + 14):
+            (rows,) = link.rows([Asked(0, [1, 5], [9], top)])
+            assert [len(row.ids) for row in rows] == [VOCAB, VOCAB]
+        link.close()
 
 
 @pytest.mark.parametrize("script", [vllm(), sglang])
@@ -143,6 +172,22 @@ def test_vllm_tells_how_many_tokens_of_a_row_it_gives() -> None:
         assert link.facts.most is None and link.facts.n_vocab == VOCAB
         assert len(link.rows([Asked(0, [1], [], VOCAB)])[0][0].ids) == VOCAB
         link.close()
+
+
+def busy_vllm(path: str, body: Any) -> object:
+    """One that rounds otherwise from batch to batch, as one in bfloat16 does."""
+    answer = vllm()(path, body)
+    if isinstance(answer, dict) and "choices" in answer and body["temperature"]:
+        for choice in answer["choices"]:
+            tops = choice["logprobs"]["top_logprobs"][0]
+            for i, name in enumerate(tops):
+                tops[name] -= 0.36 * (i % 2)
+    return answer
+
+
+def test_a_server_that_rounds_otherwise_from_batch_to_batch_is_taken() -> None:
+    with scripted(busy_vllm) as server:
+        connect(Server(url=server.url)).close()
 
 
 def test_log_probabilities_that_change_with_the_temperature_are_refused() -> None:
