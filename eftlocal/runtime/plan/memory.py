@@ -5,12 +5,13 @@ buffers follow what its graphs hold at a time, fitted to dry loads of models fro
 dry load would be exact, but it takes up to 0.3 s for each model and needs the file.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Final, Self
 
-from eftlocal.runtime.gguf import Array, Header, Tensor
+from eftlocal.runtime.gguf import Header, Tensor
+from eftlocal.runtime.plan import dimensions
 
 __all__ = ["CPU_BATCH", "GPU_BATCH", "MAX_ROWS", "Cache", "Need", "Sizes", "layer_bytes"]
 
@@ -121,7 +122,7 @@ class Sizes:
     @classmethod
     def of(cls, header: Header) -> Self:
         """Computes the sizes of a model from its header (from `gguf.check`, so that it covers all shards)."""
-        keys = Keys(header)
+        keys = dimensions.Keys(header)
         n_layers = min(max(keys.number("block_count"), 0), MAX_LAYERS)
         # llama.cpp does not load the last layers of a model that only predict further tokens.
         used = max(n_layers - keys.number("nextn_predict_layers"), 0)
@@ -144,11 +145,11 @@ class Sizes:
             read += matrix
         tokens, merges = header.array("tokenizer.ggml.tokens"), header.array("tokenizer.ggml.merges")
         shape = names.get("token_embd.weight", (0, 0))
-        widths = [_width(keys, names, il) if il < used else (0, 0) for il in range(n_layers)]
+        widths = [dimensions.cache_width(keys, names, il) if il < used else (0, 0) for il in range(n_layers)]
         own = max(used - keys.number("attention.shared_kv_layers"), 0)  # the last layers use an earlier one's cache
         widths[own:] = [(0, 0)] * (n_layers - own)
         recurrent = {_layer(name, n_layers) for name in names if any(kind in name for kind in RECURRENT)}
-        state = _state(keys)
+        state = FLOAT * dimensions.state(keys)
         return cls(
             layers=tuple(layers),
             inputs=inputs,
@@ -163,8 +164,8 @@ class Sizes:
             n_merges=len(merges) if merges is not None else 0,
             n_embd=keys.number("embedding_length") or shape[0],
             n_head=keys.largest("attention.head_count"),
-            inner=_inner(keys),
-            query=_query(keys),
+            inner=dimensions.inner(keys),
+            query=dimensions.query(keys),
         )
 
     @property
@@ -226,33 +227,6 @@ class Sizes:
         return TOKEN_BYTES * self.n_vocab + MERGE_BYTES * self.n_merges
 
 
-# --- from the header --------------------------------------------------------------------------------------------------
-
-
-class Keys:
-    """Reads the keys of a header that begin with the architecture's name."""
-
-    def __init__(self, header: Header) -> None:
-        self._metadata, self._prefix = header.metadata, header.architecture
-
-    def number(self, key: str, default: int = 0) -> int:
-        """Returns a number; if there is one for each layer, the first."""
-        return next(iter(self.numbers(key)), default)
-
-    def numbers(self, key: str) -> Sequence[int]:
-        value = self._metadata.get(f"{self._prefix}.{key}")
-        if isinstance(value, Array):
-            return [] if value.type == "string" else [int(n) for n in value.values().tolist()]
-        return [value] if isinstance(value, int) else []
-
-    def largest(self, key: str) -> int:
-        return max(self.numbers(key), default=0)
-
-    def of_layer(self, key: str, il: int, default: int = 0) -> int:
-        values = self.numbers(key)
-        return values[il] if il < len(values) > 1 else next(iter(values), default)
-
-
 def layer_bytes(tensors: Iterable[Tensor], n_layers: int) -> list[int]:
     """Returns the bytes of each layer's weights and, last, of the output. The input embeddings are left out."""
     found = [0] * (n_layers + 1)
@@ -266,47 +240,3 @@ def _layer(name: str, other: int) -> int:
     """Returns the layer that a tensor belongs to; `other` when it does not belong to one."""
     parts = name.split(".", 2)
     return int(parts[1]) if parts[0] == "blk" and parts[1].isdecimal() else other
-
-
-def _width(keys: Keys, names: Mapping[str, tuple[int, ...]], il: int) -> tuple[int, int]:
-    """Returns how many numbers one token's key and value take in a layer; (0, 0) for a layer without a KV cache."""
-    k, v = (names.get(f"blk.{il}.attn_{part}.weight") for part in "kv")
-    if k is not None:
-        return k[-1], (v or k)[-1]
-    fused = any(f"blk.{il}.{name}.weight" in names for name in ("attn_qkv", "attn_kv_b", "attn_kv_a_mqa"))
-    if not fused or f"blk.{il}.ssm_conv1d.weight" in names:  # linear attention has a state instead
-        return 0, 0
-    heads = keys.of_layer("attention.head_count_kv", il, keys.of_layer("attention.head_count", il))
-    head = keys.number("embedding_length") // max(keys.largest("attention.head_count"), 1)
-    k_width = heads * keys.number("attention.key_length", head)
-    if keys.number("attention.key_length_mla"):  # DeepSeek's compressed keys include the values
-        return k_width, 0
-    return k_width, heads * keys.number("attention.value_length", head)
-
-
-def _state(keys: Keys) -> int:
-    """The bytes of one sequence's recurrent state in one layer (llama_hparams::n_embd_r and n_embd_s), in F32."""
-    n_embd, head = keys.number("embedding_length"), keys.number("wkv.head_size")
-    if head:
-        return FLOAT * n_embd * (keys.number("token_shift_count", 2) + head)
-    if taps := keys.number("shortconv.l_cache"):
-        return FLOAT * n_embd * (taps - 1)
-    kernel = keys.number("ssm.conv_kernel")
-    if head := keys.number("kda.head_dim"):
-        heads = keys.largest("attention.head_count")
-        return FLOAT * heads * head * (3 * ((kernel or 4) - 1) + head)
-    inner, state = keys.number("ssm.inner_size"), keys.number("ssm.state_size")
-    taps = max(kernel - 1, 0)
-    return FLOAT * (taps * (inner + 2 * keys.number("ssm.group_count") * state) + state * inner)
-
-
-def _inner(keys: Keys) -> int:
-    """Floats of one token in a feed-forward network (gate, up and their product) or in a recurrent layer."""
-    used, n_embd = keys.largest("expert_used_count"), keys.number("embedding_length")
-    experts = used * (2 * n_embd + keys.largest("expert_feed_forward_length"))
-    return max(3 * keys.largest("feed_forward_length"), experts, 5 * keys.number("ssm.inner_size"))
-
-
-def _query(keys: Keys) -> int:
-    heads = keys.largest("attention.head_count")
-    return heads * keys.number("attention.key_length", keys.number("embedding_length") // max(heads, 1))
