@@ -10,7 +10,8 @@ import numpy as np
 
 from eftlocal.evaluation.intervals import Floats, percentiles, resampled, wilson
 from eftlocal.evaluation.line import Answered, Apart, Chosen, Column, Likelihood, Line, Preferred, column_beta
-from eftlocal.evaluation.results import METRICS, ColumnFigures, Estimate, Gap, Group
+from eftlocal.evaluation.metrics import METRICS
+from eftlocal.evaluation.results import ColumnFigures, Estimate, Gap, Group
 
 __all__ = ["DEFINITIONS", "Facts", "facts", "group", "likelihood", "role_of"]
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from eftlocal.evaluation.results import METRICS, ActsOn, Best, Calibrated, ColumnFigures, Estimate, Group
+from eftlocal.evaluation.metrics import METRICS
+from eftlocal.evaluation.results import ActsOn, Best, Calibrated, ColumnFigures, Estimate, Group
 
 __all__ = ["FEW", "findings", "shown"]
 

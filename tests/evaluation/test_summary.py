@@ -12,7 +12,8 @@ import pytest
 
 from eftlocal.errors import SettingError
 from eftlocal.evaluation.line import Answered, Chosen, Likelihood, Line, Preferred, TokenFact
-from eftlocal.evaluation.results import METRICS, Estimate
+from eftlocal.evaluation.metrics import METRICS
+from eftlocal.evaluation.results import Estimate
 from eftlocal.evaluation.summary import summary
 from tests.evaluation import made
 

@@ -4,7 +4,8 @@ from typing import Final
 
 from eftlocal.apps.eval.page_markup import Html, html
 from eftlocal.evaluation.findings import FEW
-from eftlocal.evaluation.results import METRICS, ColumnFigures, Estimate, Evaluation, Group
+from eftlocal.evaluation.metrics import METRICS
+from eftlocal.evaluation.results import ColumnFigures, Estimate, Evaluation, Group
 
 __all__ = [
     *("SIDES", "change", "explained", "figure", "interval", "main_columns", "metrics", "name", "number", "numeral"),

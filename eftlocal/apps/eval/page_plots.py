@@ -8,7 +8,8 @@ from typing import Final
 
 from eftlocal.apps.eval.page_figures import interval, name, number, numeral, role
 from eftlocal.apps.eval.page_markup import Html, html, joined
-from eftlocal.evaluation.results import METRICS, Estimate
+from eftlocal.evaluation.metrics import METRICS
+from eftlocal.evaluation.results import Estimate
 
 __all__ = ["Scale", "bar", "curve", "legend", "marker", "nats", "scale_of", "strip", "ticks"]
 

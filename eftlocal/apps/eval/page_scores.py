@@ -17,7 +17,8 @@ from eftlocal.apps.eval.page_figures import (
 from eftlocal.apps.eval.page_markup import Html, cell, html, joined, table
 from eftlocal.apps.eval.page_plots import curve, legend, marker, scale_of, strip, ticks
 from eftlocal.evaluation.figures import DEFINITIONS
-from eftlocal.evaluation.results import METRICS, ColumnFigures, Evaluation, Group
+from eftlocal.evaluation.metrics import METRICS
+from eftlocal.evaluation.results import ColumnFigures, Evaluation, Group
 
 __all__ = ["gaps", "kinds", "scores", "strength", "tiles"]
 

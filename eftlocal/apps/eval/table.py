@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import Final
 
-from eftlocal.evaluation.results import METRICS, ColumnFigures, Estimate, Evaluation, Group
+from eftlocal.evaluation.metrics import METRICS
+from eftlocal.evaluation.results import ColumnFigures, Estimate, Evaluation, Group
 from eftlocal.text import printable
 
 __all__ = ["drawn"]
