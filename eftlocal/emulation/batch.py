@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from eftlocal.decoding.generation import Generation, Reply
 from eftlocal.decoding.scheduler import Scheduler
 from eftlocal.decoding.settings import Dials
-from eftlocal.emulation.prepare import Prompt
+from eftlocal.emulation.prompts import Prompt
 from eftlocal.errors import EftError
 
 __all__ = ["Answer", "Batch", "Job", "answers"]

@@ -14,7 +14,8 @@ from eftlocal.emulation.batch import Answer, Batch, Job, answers
 from eftlocal.emulation.facts import Facts
 from eftlocal.emulation.forced import Forced, Forcing
 from eftlocal.emulation.loading import Loaded, LoadOptions, load
-from eftlocal.emulation.prepare import Ids, Preparer, Prompt, Raw, as_messages, new_seed
+from eftlocal.emulation.prepare import Preparer, new_seed
+from eftlocal.emulation.prompts import Ids, Prompt, Raw, Renderer, as_messages
 from eftlocal.emulation.scoring import Score, ScoredToken, Scorer, Task
 from eftlocal.emulation.stream import Stream
 from eftlocal.errors import EftError, SettingError
@@ -50,7 +51,8 @@ class Emulator(Facts):
         combiner = Combiner(names, members.n_real, members.skipped, self.ends)
         self._step = Step(loaded.engine, combiner)
         self._scorer = Scorer(loaded.engine, combiner, members)
-        self._preparer = Preparer(members, loaded.engine.workers)
+        self._renderer = Renderer(members, loaded.engine.workers)
+        self._preparer = Preparer(members, loaded.engine.workers, self._renderer)
 
     @classmethod
     def load(cls, name: str | None = None, **options: Unpack[LoadOptions]) -> Self:
@@ -168,7 +170,7 @@ class Emulator(Facts):
 
     def render(self, prompt: Prompt, **dials: Unpack[Dials]) -> dict[str, list[int]]:
         """Role -> the token ids of its rendering of `prompt`, for roles that run. Raises ViewError and SettingError."""
-        prompts = self._preparer.prompts(prompt, self.mix(self.settings.turned(**dials)))
+        prompts = self._renderer.prompts(prompt, self.mix(self.settings.turned(**dials)))
         return {role: prompts[member] for role, member in self._members.roles.items() if member in prompts}
 
     def count(self, prompt: Prompt, **dials: Unpack[Dials]) -> dict[str, int]:

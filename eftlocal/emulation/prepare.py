@@ -1,13 +1,11 @@
-"""Prepares answers and scores: renders a prompt for each member, checks lengths, and sets up the random numbers."""
+"""Prepares answers and scores: from a prompt and settings to what the scheduler decodes, with every check before."""
 
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from types import MappingProxyType
 
 from eftlocal.arithmetic.combine import Mix
 from eftlocal.arithmetic.noise import Noise
@@ -18,48 +16,30 @@ from eftlocal.decoding.generation import Generation, must_fit
 from eftlocal.decoding.logprobs import Places
 from eftlocal.decoding.settings import Settings
 from eftlocal.decoding.stream import TextStream
-from eftlocal.decoding.thinking import ANSWER, MARKERS, START, Splitter, opened_by, spoken
+from eftlocal.decoding.thinking import ANSWER
 from eftlocal.emulation.forced import Forced
 from eftlocal.emulation.members import Members
+from eftlocal.emulation.prompts import NO_ARGS, Ids, Prompt, Raw, Renderer
 from eftlocal.emulation.scoring import Task
 from eftlocal.engine.workers import Workers
-from eftlocal.errors import SettingError, ViewError
+from eftlocal.errors import SettingError
 from eftlocal.runtime.ends import end_of
 from eftlocal.runtime.plan.memory import Sizes
-from eftlocal.runtime.views import RAW, Message, View
 
-__all__ = ["Ids", "Preparer", "Prompt", "Raw", "as_messages", "new_seed"]
-
-
-class Raw(str):
-    """A prompt that every member gets unchanged: without a chat template and without turns."""
-
-    __slots__ = ()
-
-
-class Ids(tuple[int, ...]):
-    """A prompt as token ids, which every member gets as they are: no BOS token is added."""
-
-    __slots__ = ()
-
-
-Prompt = str | Sequence[Message] | Ids
+__all__ = ["Preparer", "new_seed"]
 
 WORTH_DRAFTING = 32_000_000  # bytes; a smaller model decodes a token about as fast as a draft model makes a guess
 FAR = 1 << 60
 DRAFTER = 0.5  # a draft model reads at most this share of what the largest member reads for a token
 
-RAW_VIEW = View(template=RAW, variables={})
-END = 16  # tokens at the end of a prompt among which the marker is that opens thoughts
-NO_ARGS: Mapping[str, object] = MappingProxyType({})
-
 
 class Preparer:
     """Prepares generations and score tasks for the members of one emulator. It keeps compiled constraints."""
 
-    def __init__(self, members: Members, workers: Workers) -> None:
+    def __init__(self, members: Members, workers: Workers, renderer: Renderer) -> None:
         self._members = members
         self._workers = workers
+        self._renderer = renderer
         self._grammars: dict[tuple[int, ...], Grammars] = {}  # for each set of members that run
         self._reads: dict[Path, int] = {}  # file -> bytes of weights read for a token
 
@@ -78,7 +58,7 @@ class Preparer:
         if the prompt leaves no room for an answer, ViewError and SettingError.
         """
         mix = self._members.mix(settings)
-        prompts = self.prompts(prompt, mix, template_args)
+        prompts = self._renderer.prompts(prompt, mix, template_args)
         if not self._may_guess(mix, settings):
             settings = replace(settings, draft=0)
         drafter = self._drafter(mix, settings)
@@ -86,6 +66,9 @@ class Preparer:
         seed = new_seed() if settings.seed is None else settings.seed
         piece = self._workers.model(mix.active[0]).piece
         stop_tokens = self._stop_tokens(mix, settings)
+        place = ANSWER  # a constraint says what all of the text is, so it has no thoughts
+        if settings.constraint is None:
+            place = self._renderer.place(prompt, prompts, mix, template_args)
         generation = Generation(
             prompts=prompts,
             mix=mix,
@@ -99,7 +82,7 @@ class Preparer:
             drafter=drafter,
             lookup=PromptLookup(next(iter(prompts.values()))) if looks_up else None,
             matcher=None if settings.constraint is None else self._matcher(mix, settings.constraint),
-            place=self._place(prompt, prompts, mix, settings, template_args),
+            place=place,
         )
         if score_prompt:
             if settings.logprobs is None or len({tuple(ids) for ids in prompts.values()}) > 1:
@@ -138,92 +121,6 @@ class Preparer:
             self._reads[header.path] = Sizes.of(header).read
         return self._reads[header.path]
 
-    def prompts(self, prompt: Prompt, mix: Mix, template_args: Mapping[str, object] = NO_ARGS) -> dict[int, list[int]]:
-        """Member -> token ids of its rendering of a prompt, for each member that runs. Raises ViewError."""
-        return {member: self.prompt(member, prompt, template_args) for member in mix.active}
-
-    def prompt(self, member: int, prompt: Prompt, template_args: Mapping[str, object] = NO_ARGS) -> list[int]:
-        """The token ids of a member's rendering of a prompt. Raises ViewError, and SettingError for a wrong id."""
-        if isinstance(prompt, Ids):
-            if not prompt:
-                raise ViewError("The prompt is empty.", "Give at least one token.")
-            self._check_ids("The prompt", prompt)
-            return list(prompt)
-        view = RAW_VIEW if isinstance(prompt, Raw) else self._members.views[member]
-        if template_args:
-            view = replace(view, variables={**view.variables, **template_args})
-        return view.prompt(self._workers.model(member), self._conversation(prompt, view))
-
-    def _conversation(self, prompt: Prompt, view: View) -> list[Message]:
-        """The prompt's messages under its system text, else the emulator's. An empty system text stands for none.
-
-        Earlier answers are without their thoughts, unless the view's template keeps those. Templates of models that
-        think leave them out; so a base that knows no thoughts reads the same conversation.
-        """
-        messages = as_messages(prompt)
-        default = None if isinstance(prompt, Raw) else self._members.system
-        if default and not any(message.role == "system" for message in messages):
-            messages = [Message("system", default), *messages]
-        for message in messages:
-            self._check_ids(f"A message of the {message.role}", message.tokens)
-        said = [*map(self._without_thoughts, messages[:-1]), *messages[-1:]]  # the last one is asked, or continued
-        if said != messages and not _keeps_thoughts(view):
-            messages = said
-        return [message for message in messages if message.role != "system" or message.content]
-
-    def _place(
-        self,
-        prompt: Prompt,
-        prompts: Mapping[int, Sequence[int]],
-        mix: Mix,
-        settings: Settings,
-        template_args: Mapping[str, object],
-    ) -> str:
-        """Where the answer begins, for telling thoughts apart: within them, if the prompt of one member opens them.
-
-        An answer that is continued begins where its text has come to. Without turns, or with a constraint, an answer
-        has no thoughts.
-        """
-        if isinstance(prompt, Raw | Ids) or settings.constraint is not None:
-            return ANSWER
-        messages, opened = as_messages(prompt), ""
-        if messages and messages[-1].role == "assistant":
-            *messages, last = messages
-            opened = last.content
-            prompts = self.prompts(messages, mix, template_args)
-        places = (opened_by(self._end_of(member, tokens)) for member, tokens in prompts.items())
-        splitter = Splitter(next((place for place in places if place != START), START))
-        splitter.push(opened)
-        return splitter.place
-
-    def _end_of(self, member: int, tokens: Sequence[int]) -> str:
-        """The last text of a member's prompt."""
-        return b"".join(map(self._workers.model(member).piece, tokens[-END:])).decode("utf-8", "replace")
-
-    def _without_thoughts(self, message: Message) -> Message:
-        """An earlier answer as all members read it: without its thoughts, and with the tokens of the rest."""
-        rest = spoken(message.content) if message.role == "assistant" else message.content
-        if rest == message.content:
-            return message
-        return Message("assistant", rest, self._tail(message.tokens, message.content[: -len(rest) or None]))
-
-    def _tail(self, tokens: tuple[int, ...], head: str) -> tuple[int, ...]:
-        """The tokens that come after the text `head`, with which they begin. None, if it ends within a token."""
-        left = len(head.encode("utf-8", "surrogatepass"))
-        for i, token in enumerate(tokens):
-            if left <= 0:
-                return tokens[i:] if left == 0 else ()
-            left -= len(self._workers.model(0).piece(token))
-        return ()
-
-    def _check_ids(self, what: str, tokens: Sequence[int]) -> None:
-        """Raises SettingError for a token id that the members do not have: llama.cpp would end the process."""
-        for token in tokens:
-            if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < self._members.n_real:
-                raise SettingError(
-                    f"{what} has the token id {token!r}; ids are whole numbers from 0 to {self._members.n_real - 1}."
-                )
-
     def task(self, prompt: Prompt, completion: str | Sequence[int], mix: Mix, top: int) -> Task:
         """The task to score a completion (text, or token ids) after a prompt, with every member.
 
@@ -238,11 +135,11 @@ class Preparer:
 
         Raises ContextError if it does not fit, ViewError, and SettingError for an empty completion.
         """
-        prompts = {member: self.prompt(member, prompt) for member in range(len(self._members.specs))}
+        prompts = {member: self._renderer.prompt(member, prompt) for member in range(len(self._members.specs))}
         tokens = self._workers.model(0).tokenize(completion) if isinstance(completion, str) else list(completion)
         if not tokens:
             raise SettingError("The completion is empty.", "Give at least one character to score.")
-        self._check_ids("The completion", tokens)
+        self._renderer.check_ids("The completion", tokens)
         tokens += [self.end] if ends and self.end is not None else []
         lengths = {role: len(prompts[m]) + len(tokens) - 1 for role, m in self._members.roles.items()}
         must_fit(lengths, self._workers.n_ctx)
@@ -285,22 +182,6 @@ class Preparer:
             ends = [token for token in tokens if is_end(token)]
             self._grammars[mix.active] = Grammars([model.piece(token) for token in tokens], ends, model.tokenize)
         return self._grammars[mix.active].matcher(constraint)
-
-
-def _keeps_thoughts(view: View) -> bool:
-    """Whether the view's template knows markers of thoughts, and writes those of earlier answers too."""
-    for opening, closing in MARKERS:
-        if closing in view.template:
-            with suppress(ViewError):
-                answer = Message("assistant", f"{opening}\nthoughts\n{closing}\n\nanswer")
-                return "thoughts" in view.text([Message("user", "?"), answer, Message("user", "?")])
-    return False
-
-
-def as_messages(prompt: Prompt) -> list[Message]:
-    """A prompt as a conversation; a text becomes one message of the user."""
-    assert not isinstance(prompt, Ids), "token ids have no messages"
-    return [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
 
 
 def new_seed() -> int:

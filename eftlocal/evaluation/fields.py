@@ -5,7 +5,7 @@ from typing import Final
 
 from eftlocal.emulation import from_json
 from eftlocal.emulation.from_json import kind
-from eftlocal.emulation.prepare import Prompt
+from eftlocal.emulation.prompts import Prompt
 from eftlocal.errors import EftError
 from eftlocal.runs.examples import with_system
 from eftlocal.runtime.views import Message

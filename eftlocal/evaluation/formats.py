@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from eftlocal.emulation.from_json import kind, whole
-from eftlocal.emulation.prepare import Prompt
+from eftlocal.emulation.prompts import Prompt
 from eftlocal.errors import EftError
 from eftlocal.evaluation.checks import check_of
 from eftlocal.evaluation.fields import Fields, listed, number, place, prompt, text, texts

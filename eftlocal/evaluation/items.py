@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
-from eftlocal.emulation.prepare import Prompt, Raw, as_messages
+from eftlocal.emulation.prompts import Prompt, Raw, as_messages
 
 __all__ = ["Check", "CheckName", "Choices", "Item", "Preference", "Question", "Shape", "Text", "fields", "shown"]
 

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, TypedDict, cast
 
 from eftlocal.emulation import from_json
 from eftlocal.emulation.from_json import kind
-from eftlocal.emulation.prepare import Prompt, Raw
+from eftlocal.emulation.prompts import Prompt, Raw
 from eftlocal.errors import EftError
 from eftlocal.evaluation import ifeval
 from eftlocal.evaluation.checks import last_number

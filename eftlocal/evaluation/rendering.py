@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.forced import Forced
-from eftlocal.emulation.prepare import Ids, Prompt, Raw
+from eftlocal.emulation.prompts import Ids, Prompt, Raw
 from eftlocal.errors import SettingError
 from eftlocal.evaluation.items import Choices, Item, Preference, Question, Text
 

@@ -22,7 +22,7 @@ from eftlocal.decoding.settings import Settings
 from eftlocal.decoding.thinking import START, Splitter
 from eftlocal.emulation.batch import Job
 from eftlocal.emulation.emulator import Emulator
-from eftlocal.emulation.prepare import Ids
+from eftlocal.emulation.prompts import Ids
 from eftlocal.emulation.scoring import Score, ScoredToken
 from eftlocal.errors import CatalogError, ContextError, EftError, SettingError
 from eftlocal.runtime.remote import troubles

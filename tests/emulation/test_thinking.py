@@ -9,7 +9,7 @@ from eftlocal import Emulator
 from eftlocal.decoding.constraints.constraint import Constraint
 from eftlocal.decoding.thinking import ANSWER, START
 from eftlocal.emulation.batch import Job
-from eftlocal.emulation.prepare import Ids, Raw
+from eftlocal.emulation.prompts import Ids, Raw
 from eftlocal.runtime.views import Message
 from tests.builders import load
 from tests.families import Family

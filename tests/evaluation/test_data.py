@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eftlocal.emulation.prepare import Raw
+from eftlocal.emulation.prompts import Raw
 from eftlocal.errors import EftError
 from eftlocal.evaluation.data import read
 from eftlocal.evaluation.items import Check, Choices, Item, Preference, Question, Text

@@ -10,7 +10,7 @@ import pytest
 
 from eftlocal.decoding.settings import Dials
 from eftlocal.emulation.emulator import Emulator
-from eftlocal.emulation.prepare import Ids, Prompt, Raw
+from eftlocal.emulation.prompts import Ids, Prompt, Raw
 from eftlocal.errors import ContextError, EftError, SettingError
 from eftlocal.evaluation.columns import columns
 from eftlocal.evaluation.items import Check, Choices, Item, Preference, Question, Text

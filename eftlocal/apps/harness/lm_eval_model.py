@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from eftlocal.decoding.settings import Dials
 from eftlocal.emulation.emulator import SCORED_AT_ONCE, Emulator, Ids, Job
-from eftlocal.emulation.prepare import Prompt
+from eftlocal.emulation.prompts import Prompt
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runs.fingerprint import models
 from eftlocal.runtime.views import Message

@@ -14,7 +14,7 @@ from eftlocal.decoding.generation import Reply
 from eftlocal.decoding.settings import Dials, Settings
 from eftlocal.emulation.batch import Answer, Job
 from eftlocal.emulation.emulator import Emulator
-from eftlocal.emulation.prepare import as_messages
+from eftlocal.emulation.prompts import as_messages
 from eftlocal.emulation.scoring import Score, ScoredToken
 from eftlocal.errors import ContextError, EftError, SettingError
 
