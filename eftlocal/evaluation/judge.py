@@ -1,7 +1,7 @@
 """Judges answers by a data file's patterns in another process, which can be ended: a pattern may search for ever.
 
-`(a+)+$` takes twice as long for each letter more. Python's `re` knows no limit of time, and holds all threads until it is
-done. Other checks are done in this process.
+`(a+)+$` takes twice as long for each letter more. Python's `re` knows no limit of time, and holds all threads until
+it is done. Other checks are done in this process.
 """
 
 import json
