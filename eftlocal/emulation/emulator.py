@@ -16,7 +16,7 @@ from eftlocal.emulation.forced import Forced, Forcing
 from eftlocal.emulation.loading import Loaded, LoadOptions, load
 from eftlocal.emulation.prepare import Preparer, new_seed
 from eftlocal.emulation.prompts import Ids, Prompt, Raw, Renderer, as_messages
-from eftlocal.emulation.scoring import Score, ScoredToken, Scorer, Task
+from eftlocal.emulation.scoring import Likelihood, Score, ScoredToken, Scorer, Task
 from eftlocal.emulation.stream import Stream
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runtime.llama.context import MAX_SEQUENCES
@@ -195,6 +195,16 @@ class Emulator(Facts):
         SCORED_AT_ONCE pairs are scored at the same time. An error of one pair is its result; the others are scored.
         `top` as in `score`.
         """
+        return self._scorer.score_each(*self._tasks(pairs, top))
+
+    def likelihoods(self, pairs: Sequence[tuple[Prompt, str | Sequence[int], Dials]]) -> list[Likelihood | EftError]:
+        """As `score_many`, where nothing is asked of the roles by themselves: only members that have a weight run."""
+        return self._scorer.likelihood_each(*self._tasks(pairs, 0))
+
+    def _tasks(
+        self, pairs: Sequence[tuple[Prompt, str | Sequence[int], Dials]], top: int
+    ) -> tuple[list[Task | EftError], int]:
+        """What is scored, and how many at the same time."""
         tasks: list[Task | EftError] = []
         for prompt, completion, dials in pairs:
             try:
@@ -204,7 +214,7 @@ class Emulator(Facts):
         right = sum(isinstance(task, Task) for task in tasks)
         at_once = self.sequences_that_fit(min(SCORED_AT_ONCE, max(1, right)))
         self._engine.reserve(at_once, self.context)
-        return self._scorer.score_each(tasks, at_once)
+        return tasks, at_once
 
     def _task(self, prompt: Prompt, completion: str | Sequence[int], top: int, dials: Dials) -> Task:
         return self._preparer.task(prompt, completion, self.mix(self.settings.turned(**dials)), top)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import llama_cpp
 import pytest
@@ -16,6 +16,7 @@ from eftlocal.decoding.settings import Dials
 from eftlocal.emulation.batch import Batch
 from eftlocal.emulation.emulator import Answer, Job, Prompt, Score
 from eftlocal.emulation.loading import Loaded
+from eftlocal.emulation.scoring import Likelihood
 from eftlocal.engine.engine import Engine
 from eftlocal.engine.slots import Slot
 from eftlocal.errors import ContextError, DecodeError, EftError, SettingError, ViewError
@@ -477,3 +478,30 @@ def test_scores_at_the_same_time_are_those_one_by_one_and_a_common_prompt_is_fed
         prefix = many.count(Raw(long))["base"]
         scored = sum(len(score.tokens) for score in found if isinstance(score, Score))
         assert many.fed_tokens["base"] < 2 * prefix + scored
+
+
+def test_likelihoods_are_those_of_scores_and_only_members_with_a_weight_run(tmp_path: Path, family: Family) -> None:
+    models = {"base": family.base, "tuned": family.tuned, "reference": family.reference}
+    long = "a long beginning that they have in common. " * 3
+    turned: list[Dials] = [{"alone": "base"}, {"beta": 0.0}, {"alone": "tuned"}, {"beta": 0.5}, {}]
+    pairs: list[tuple[Prompt, str, Dials]] = [
+        (Raw(long + prompt), completion, dials)
+        for prompt, completion in (("", " one"), ("!", " another one, longer than sixty-four tokens can be? " * 2))
+        for dials in turned
+    ]
+    with load(tmp_path, models, context=512) as emulator:
+        greedy = emulator.generate(Raw(long), temperature=0, max_tokens=3)
+        pairs.append((Raw(long), cast(Any, [*greedy.tokens]), {}))
+        scores = emulator.score_many(pairs, top=1)
+        emulator.forget()
+        found = emulator.likelihoods([*pairs, (Raw("x"), "", {})])
+        assert isinstance(found.pop(), SettingError)
+        for score, likelihood in zip(scores, found, strict=True):
+            assert isinstance(score, Score) and isinstance(likelihood, Likelihood)
+            same = all(token.id == top[0].id for token, top in zip(score.tokens, score.top, strict=True))
+            assert likelihood.greedy is same and likelihood.logprob == pytest.approx(score.logprob, abs=1e-4)
+        assert cast(Likelihood, found[-1]).greedy and not all(cast(Likelihood, each).greedy for each in found)
+    for dials, runs in (({"alone": "base"}, {"base"}), ({"alone": "tuned"}, {"tuned"}), ({"beta": 0.0}, {"base"})):
+        with load(tmp_path, models, context=512) as emulator:
+            emulator.likelihoods([(Raw(long), " one", cast(Dials, dials))])
+            assert {role for role, n in emulator.fed_tokens.items() if n} == runs

@@ -153,11 +153,10 @@ class EmulatorLM(TemplateLM):
             for start in range(0, len(order), at_once):
                 group = order[start : start + at_once]
                 pairs = [(*self._pair(requests[i]), self._dials) for i in group]
-                for i, score in zip(group, self._emulator.score_many(pairs, top=1), strict=True):
-                    if isinstance(score, EftError):
-                        raise score
-                    greedy = all(token.id == top[0].id for token, top in zip(score.tokens, score.top, strict=True))
-                    found[i] = (score.logprob, greedy)
+                for i, likelihood in zip(group, self._emulator.likelihoods(pairs), strict=True):
+                    if isinstance(likelihood, EftError):
+                        raise likelihood
+                    found[i] = likelihood
                     if (texts := requests[i][0]) is not None:
                         self.cache_hook.add_partial("loglikelihood", texts, found[i])
                 bar.update(len(group))
