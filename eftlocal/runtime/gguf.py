@@ -15,8 +15,9 @@ from typing import Final
 
 from eftlocal.errors import ModelFileError
 from eftlocal.runtime.gguf_arrays import Array
-from eftlocal.runtime.gguf_header import MAX_HEADER, Header, HeaderIncompleteError, Tensor, parse
+from eftlocal.runtime.gguf_header import Header, Tensor
 from eftlocal.runtime.gguf_limits import check_numbers
+from eftlocal.runtime.gguf_parse import MAX_HEADER, HeaderIncompleteError, parse
 
 Read = Callable[[Path], Header]
 
