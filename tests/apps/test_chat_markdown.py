@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from eftlocal.apps.chat.markdown import MarkdownStream, PlainStream, Row, clean
+from eftlocal.apps.chat.markdown import MarkdownStream, PlainStream
+from eftlocal.apps.chat.rows import Row, clean
 
 CONSOLE = Console(force_terminal=True, width=80, color_system="truecolor", legacy_windows=False)
 DOCUMENT = """# A heading

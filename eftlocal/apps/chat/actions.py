@@ -8,7 +8,7 @@ from rich.text import Text
 
 from eftlocal.apps.chat import asking, clipboard, dials
 from eftlocal.apps.chat.compare import has_rewards
-from eftlocal.apps.chat.markdown import clean
+from eftlocal.apps.chat.rows import clean
 from eftlocal.apps.chat.state import Chat
 from eftlocal.apps.editor import edited
 from eftlocal.catalog.changes import GUIDANCE

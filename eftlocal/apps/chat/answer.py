@@ -10,7 +10,8 @@ from rich.style import Style
 from rich.text import Text
 
 from eftlocal.apps.chat.live import Live, Pace
-from eftlocal.apps.chat.markdown import MarkdownStream, PlainStream, Row, clean
+from eftlocal.apps.chat.markdown import MarkdownStream, PlainStream
+from eftlocal.apps.chat.rows import Row, clean
 from eftlocal.decoding.thinking import Part, Splitter
 
 __all__ = ["MODES", "Answer", "Mode", "Piped", "Shown", "Source"]

@@ -12,7 +12,8 @@ from rich.style import Style
 from rich.text import Text
 
 from eftlocal.apps.chat.live import Live, Pace
-from eftlocal.apps.chat.markdown import MarkdownStream, Row, clean
+from eftlocal.apps.chat.markdown import MarkdownStream
+from eftlocal.apps.chat.rows import Row, clean
 
 __all__ = ["NARROW", "Below", "Beside", "Column", "Columns", "fits_beside", "whole"]
 

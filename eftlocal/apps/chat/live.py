@@ -8,7 +8,7 @@ from typing import TextIO
 from rich.cells import cell_len
 from rich.console import COLOR_SYSTEMS, Console
 
-from eftlocal.apps.chat.markdown import Row
+from eftlocal.apps.chat.rows import Row
 
 __all__ = ["Live", "Pace"]
 

@@ -88,7 +88,7 @@ def _has(entry: store.Entry, text: str) -> bool:
 
 def show(name: str, *, as_json: bool) -> int:
     """Print a conversation as Markdown or JSON."""
-    from eftlocal.apps.chat.markdown import clean
+    from eftlocal.apps.chat.rows import clean
     from eftlocal.apps.chat.session import as_json as json_of
 
     saved = store.load(name)

@@ -2,40 +2,24 @@
 
 A piece (a line of a paragraph, a list item, a heading, a table, a fence) is finished when the next one begins. Its
 rows never change after that. The text behind the last finished piece is the tail; it is laid out again with every
-delta. markdown-it parses and rich does the layout; this module decides what is final before the text has ended.
+delta. rows.py does the layout; this module decides what is final before the text has ended.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Sequence
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 from rich.console import Console
-from rich.markdown import Heading, Markdown, MarkdownElement
-from rich.segment import Segment
-from rich.style import Style
 from rich.syntax import Syntax
 
-__all__ = ["MarkdownStream", "PlainStream", "Row", "clean"]
+from eftlocal.apps.chat.rows import PARSER, Row, clean, layout, plain, row
 
-Row = tuple[tuple[str, Style | None], ...]  # pieces of text with their styles, without control characters
+__all__ = ["MarkdownStream", "PlainStream"]
 
-# Off: HTML and link definitions, which rich does not show, and underlined headings ("text\n---" is a rule here).
-_PARSER = (
-    MarkdownIt().enable(["strikethrough", "table"]).disable(["html_block", "html_inline", "reference", "lheading"])
-)
-_CONTROLS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[^`]*$")
 _SPECIAL = re.compile(r" {4}|\s*([-*+>#|`~=_<:]|\d+[.)])")  # begins a line that may not be a paragraph
 _MARK = re.compile(r"\\.|`+|\*{1,3}|_{1,3}|~~|!?\[|\]\([^()\s]*\)|\]", re.DOTALL)
 _WORD = re.compile(r"\w")
 LONG_CODE = 60  # lines of a fence that are highlighted together; a longer fence is finished in parts
-
-
-def clean(text: str) -> str:
-    """`text` without what could control the terminal: control characters (but newline and tab) and bidi overrides."""
-    return _CONTROLS.sub("", text)
 
 
 class PlainStream:
@@ -47,11 +31,11 @@ class PlainStream:
     def push(self, delta: str) -> tuple[list[Row], list[Row]]:
         """The rows that `delta` finished, and all rows that are open now."""
         *lines, self._tail = (self._tail + clean(delta)).split("\n")
-        return [_plain(line) for line in lines], [_plain(self._tail)]
+        return [plain(line) for line in lines], [plain(self._tail)]
 
     def finish(self) -> list[Row]:
         """The rows that were still open."""
-        return [_plain(self._tail)] if self._tail else []
+        return [plain(self._tail)] if self._tail else []
 
 
 class MarkdownStream:
@@ -77,7 +61,7 @@ class MarkdownStream:
         if "\n" in delta:
             finished = self._finish_pieces()
         pieces = self._pieces(self._tail)
-        rows = [row for i, piece in enumerate(pieces) for row in self._rows(piece, i, live=i == len(pieces) - 1)]
+        rows = [each for i, piece in enumerate(pieces) for each in self._rows(piece, i, live=i == len(pieces) - 1)]
         if len(pieces) == 1:
             stable = self._stable(pieces[0], rows)
             finished += rows[self._given : stable]
@@ -87,7 +71,7 @@ class MarkdownStream:
 
     def finish(self) -> list[Row]:
         """The rows that were still open."""
-        return [row for piece in self._pieces(self._tail) for row in self._take(piece)]
+        return [each for piece in self._pieces(self._tail) for each in self._take(piece)]
 
     # --- where a piece ends -------------------------------------------------------------------------------------------
 
@@ -151,23 +135,23 @@ class MarkdownStream:
         gap: list[Row] = [()] if (self._begun or index) and body != piece else []
         if _fence(body):
             opening, newline, code = body.partition("\n")
-            return gap + (self._code(opening, code) if newline or not live else [_plain(opening, "dim")])
+            return gap + (self._code(opening, code) if newline or not live else [plain(opening, "dim")])
         if not _SPECIAL.match(body):
             body = body.lstrip(" ")
-        return gap + _layout(self._console, _closed(body) if live else body, self._width)
+        return gap + layout(self._console, _closed(body) if live else body, self._width)
 
     def _code(self, opening: str, code: str, *, header: bool = True) -> list[Row]:
         lines = code.splitlines(keepends=True)
         end = _closing(opening, lines)
         inside = "".join(lines if end is None else lines[:end]).expandtabs(4)
-        rows = [_plain(opening, "dim")] if header else []
+        rows = [plain(opening, "dim")] if header else []
         if inside:
             words = opening.strip().strip("`~").split()
             text = Syntax(inside, words[0] if words else "text", theme="ansi_dark").highlight(inside)
             text.rstrip()
-            rows += [_row(line.render(self._console)) for line in text.split("\n", allow_blank=False)]
+            rows += [row(line.render(self._console)) for line in text.split("\n", allow_blank=False)]
             rows += [()] * (inside.count("\n") - (len(rows) - header)) if inside.endswith("\n") else []
-        return rows if end is None else [*rows, _plain(lines[end].rstrip("\n"), "dim")]
+        return rows if end is None else [*rows, plain(lines[end].rstrip("\n"), "dim")]
 
     def _stable(self, piece: str, rows: Sequence[Row]) -> int:
         """How many rows of the open piece are final."""
@@ -200,7 +184,7 @@ def _closing(opening: str, lines: Sequence[str]) -> int | None:
 
 def _starts(source: str, lines: Sequence[str]) -> Iterator[int]:
     """The indices of the lines on which a top-level block, a list item or a line of a paragraph begins."""
-    tokens = _PARSER.parse(source)
+    tokens = PARSER.parse(source)
     for token in tokens:
         if token.map is None or token.nesting < 0:
             continue
@@ -247,55 +231,3 @@ def _closed(source: str) -> str:
     shut = "".join(mark for mark in reversed(marks) if not mark.endswith("["))
     text = source.rstrip()
     return text + shut + source[len(text) :] if shut else source
-
-
-# --- rich -------------------------------------------------------------------------------------------------------------
-
-
-class _LeftHeading(Heading):
-    LEVEL_ALIGN = dict.fromkeys(("h1", "h2", "h3", "h4", "h5", "h6"), "left")
-
-
-class _Markdown(Markdown):
-    """rich's Markdown with our parser, which keeps the line breaks of the source."""
-
-    elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "heading_open": _LeftHeading}
-
-    def __init__(self, source: str) -> None:
-        super().__init__("", code_theme="ansi_dark", hyperlinks=False)
-        self.parsed = _PARSER.parse(source)
-        _keep_breaks(self.parsed)
-
-
-def _keep_breaks(tokens: Sequence[Token]) -> None:
-    for token in tokens:
-        if token.type == "softbreak":
-            token.type = "hardbreak"
-        _keep_breaks(token.children or ())
-
-
-def _layout(console: Console, source: str, width: int) -> list[Row]:
-    options = console.options.update(width=width)
-    rows = [_row(line) for line in console.render_lines(_Markdown(source.expandtabs(4)), options, pad=False)]
-    while rows and not rows[-1]:
-        rows.pop()
-    while rows and not rows[0]:
-        rows.pop(0)
-    return rows
-
-
-def _row(segments: Iterable[Segment]) -> Row:
-    """The segments as one row, without the spaces that fill it up to its width."""
-    runs: list[tuple[str, Style | None]] = []
-    for text, style, control in segments:
-        if not control and (text := text.replace("\n", "")):
-            runs.append((text, style))
-    while runs and not runs[-1][0].strip() and not (runs[-1][1] and runs[-1][1].underline):
-        runs.pop()
-    if runs:
-        runs[-1] = (runs[-1][0].rstrip(), runs[-1][1])
-    return tuple(runs)
-
-
-def _plain(line: str, style: str | None = None) -> Row:
-    return ((line, Style.parse(style) if style else None),) if line else ()

@@ -10,8 +10,8 @@ from eftlocal.apps.chat.commands import Leave, run
 from eftlocal.apps.chat.interrupt import Interrupts
 from eftlocal.apps.chat.line import Line, PlainLine
 from eftlocal.apps.chat.loading import Elsewhere, Guided, Load, Loader
-from eftlocal.apps.chat.markdown import clean
 from eftlocal.apps.chat.record import Record
+from eftlocal.apps.chat.rows import clean
 from eftlocal.apps.chat.screen import Screen, dumb
 from eftlocal.apps.chat.session import Origin, Saved, data_folder
 from eftlocal.apps.chat.sessions import SHOWN

@@ -12,7 +12,8 @@ from rich.text import Text
 from eftlocal.apps.chat.answer import Answer, Mode, Piped, Shown, Source
 from eftlocal.apps.chat.columns import Below, Beside, Column, Columns, fits_beside, whole
 from eftlocal.apps.chat.live import Live
-from eftlocal.apps.chat.markdown import MarkdownStream, PlainStream, clean
+from eftlocal.apps.chat.markdown import MarkdownStream, PlainStream
+from eftlocal.apps.chat.rows import clean
 from eftlocal.apps.common import as_wide_as_it_is
 from eftlocal.decoding.thinking import ANSWER, Splitter, spoken, thoughts_in
 from eftlocal.runtime.views import Message

@@ -3,7 +3,7 @@
 from rich.text import Text
 
 from eftlocal.apps.chat.answer import MODES
-from eftlocal.apps.chat.markdown import clean
+from eftlocal.apps.chat.rows import clean
 from eftlocal.apps.chat.state import Chat
 from eftlocal.decoding.thinking import split, thoughts_in
 from eftlocal.errors import EftError

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from eftlocal.apps.chat import dials
 from eftlocal.apps.chat.compare import has_rewards
-from eftlocal.apps.chat.markdown import clean
+from eftlocal.apps.chat.rows import clean
 from eftlocal.apps.chat.state import Chat
 from eftlocal.emulation.scoring import Score, ScoredToken
 from eftlocal.emulation.tokenizer import Tokenizer
