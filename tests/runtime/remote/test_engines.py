@@ -51,10 +51,15 @@ def vllm(most: int = -1, shift: float = 0.0) -> Callable[[str, Any], object]:
             return status(404, {"detail": "Not Found"})
         k = body["logprobs"]
         if most >= 0 and (k > most or k < 0):
-            said = f"Requested sample logprobs of {VOCAB}, which is greater than max allowed: {most}"
+            said = (
+                f"Requested sample logprobs of {VOCAB}, which is greater than max allowed: {most} (parameter=logprobs)"
+            )
             return status(400, {"error": {"message": said, "type": "BadRequestError", "code": 400}})
-        if any(len(p) >= 64 for p in body["prompt"]):
-            return status(400, {"error": {"message": "This model's maximum context length is 64 tokens."}})
+        if (longest := max(map(len, body["prompt"]))) > 64:
+            said = f"This model's maximum context length is 64 tokens. However, your prompt contains {longest} input"
+            return status(400, {"error": {"message": said, "type": "BadRequestError", "code": 400}})
+        if longest == 64:
+            return status(400, {"error": {"message": "max_tokens must be at least 1, got 0."}})
         k = VOCAB if k < 0 else k
         choices = []
         for i, prompt in enumerate(body["prompt"]):
@@ -200,7 +205,7 @@ def test_a_prompt_that_is_too_long_for_the_server_says_what_to_do() -> None:
     with scripted(vllm()) as server:
         link = connect(Server(url=server.url))
         with pytest.raises(ContextError, match="maximum context length is 64 tokens"):
-            link.rows([Asked(0, [1] * 64, [], 2)])
+            link.rows([Asked(0, [1] * 65, [], 2)])
         link.close()
 
 
