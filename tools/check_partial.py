@@ -10,6 +10,7 @@ The last two at temperature 1, at 0.7, and at 0.7 with top-p 0.9.
 """
 
 import argparse
+import itertools
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path)
     parser.add_argument("--tokens", type=int, default=130, help="of an answer")
     parser.add_argument("--questions", type=int, default=300, help="of the demo's")
+    parser.add_argument("--positions", type=int, default=2000, help="at least so many; prompts are answered again")
     parser.add_argument("--top", type=int, nargs="+", default=[20, 100, 1000])
     parser.add_argument("--beta", type=float, nargs="+", default=[0.5, 1.0, 2.0])
     given = parser.parse_args()
@@ -66,12 +68,16 @@ def main() -> None:
     emulator, members = Emulator(loaded), loaded.members
     reward, n = members.rewards[0], members.n_real
     found = {(beta, k): Sums(float) for beta in given.beta for k in given.top if k < n}
-    for seed, prompt in enumerate(prompts):
+    left = given.positions
+    for seed, prompt in enumerate(itertools.cycle(prompts)):
+        if left <= 0 and seed >= len(prompts):
+            break
         reply = emulator.generate(prompt, max_tokens=given.tokens, temperature=1.0, top_p=1.0, seed=seed)
         if not reply.tokens:
             continue
         (z,) = forced.logits(loaded.engine, [emulator.forced(prompt, reply.tokens)], n)
         base = log_softmax(z[members.base])
+        left -= len(base)
         for i, row in enumerate(base):
             for beta, k in found:
                 log_w = beta * (z[reward.tuned][i] - z[reward.reference][i])
