@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from eftlocal.decoding.constraints import numbers
+from eftlocal.decoding.constraints.formats import FORMATS, LLGUIDANCES, LOOSE
 from eftlocal.decoding.constraints.references import can_finish, items, references, tables, target
 from eftlocal.errors import SettingError
 
@@ -43,20 +44,6 @@ COUNTS = {"minItems", "maxItems", "minProperties", "maxProperties", "minLength",
 HUGE = 10**9  # characters, items or properties
 KNOWN = ONE | LISTS | TABLES | VALUES | NOTES | {"nullable"}
 
-_LEAP = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)"
-_DATE = (
-    "(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
-    f"|02-(?:0[1-9]|1[0-9]|2[0-8]))|{_LEAP}-02-29)"
-)
-_TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
-# RFC 3339, in the form that most programs read: years from 0001, T and Z in capitals, no leap seconds.
-FORMATS = {
-    "date": ({"pattern": f"^{_DATE}$"}, {"pattern": "^(?:[1-9]|0[1-9]|00[1-9]|000[1-9])"}),
-    "date-time": ({"pattern": f"^{_DATE}T{_TIME}$"}, {"pattern": "^(?:[1-9]|0[1-9]|00[1-9]|000[1-9])"}),
-    "time": ({"pattern": f"^{_TIME}$"},),
-}
-LLGUIDANCES = ("duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")  # the formats that llguidance enforces
-LOOSE = ("password", "float", "double")  # OpenAPI's formats that do not restrict a value
 LENIENT = 'put "x-guidance": {"lenient": true} in the schema to ignore it; then answers may violate it.'
 
 
