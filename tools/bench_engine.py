@@ -43,7 +43,8 @@ from eftlocal.engine.slots import Request
 from eftlocal.engine.spec import MemberSpec
 from eftlocal.engine.workers import Workers
 from eftlocal.runtime import gguf
-from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.feed import Feed
+from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.machine import usable_cores
 from eftlocal.runtime.views import Message
 from tests import families

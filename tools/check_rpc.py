@@ -29,7 +29,8 @@ from eftlocal.catalog.endpoints import Endpoint
 from eftlocal.errors import WorkerError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.child.context import ChildContext, ChildModel
-from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.feed import Feed
+from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.placement import Offload
 from eftlocal.runtime.rpc.hello import probe

@@ -34,7 +34,8 @@ from eftlocal.arithmetic.prefix import common_prefix
 from eftlocal.emulation.emulator import Emulator, Raw
 from eftlocal.emulation.loading import Loaded
 from eftlocal.engine.engine import Engine
-from eftlocal.runtime.llama.context import KV_TYPES, Context, Feed
+from eftlocal.runtime.feed import Feed
+from eftlocal.runtime.llama.context import KV_TYPES, Context
 from eftlocal.runtime.llama.model import Model
 from tests import families
 from tests.builders import load_members

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from eftlocal.arithmetic.arrays import Logits
-from eftlocal.runtime.llama.context import Feed
+from eftlocal.runtime.feed import Feed
 
 __all__ = ["MemberContext"]
 

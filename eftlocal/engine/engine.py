@@ -15,7 +15,7 @@ from eftlocal.arithmetic.prefix import common_prefix
 from eftlocal.engine.slots import Request, Slot, rows_of, with_known
 from eftlocal.engine.workers import Feeds, Workers
 from eftlocal.errors import DecodeError
-from eftlocal.runtime.llama.context import Feed
+from eftlocal.runtime.feed import Feed
 
 __all__ = ["Engine", "Pending", "not_finished"]
 

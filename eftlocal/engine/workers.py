@@ -13,7 +13,8 @@ from eftlocal.engine.sharing import Sharing
 from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import ContextError, DecodeError, EftError, ModelLoadError, RemoteError
 from eftlocal.runtime.child.context import ChildContext, ChildModel
-from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.feed import Feed
+from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.copies import SavedSequence
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.placement import Plan

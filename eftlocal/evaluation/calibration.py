@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from eftlocal.arithmetic.arrays import Logits
 from eftlocal.errors import SettingError
 from eftlocal.evaluation.best import halves
 from eftlocal.evaluation.intervals import Floats, percentiles, resampled
@@ -36,7 +37,6 @@ CLOSE: Final = 1e-9  # nats a token; a step that promises less than that is the 
 # only where the items do not, such as an end that every answer has at the same place.
 SPREAD: Final = {"beta": 1.0, "bias": 2.0}
 
-Logits = NDArray[np.float32]
 Ids = NDArray[np.intp]
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import platformdirs
 
 from eftlocal.runtime.child.context import ChildContext
-from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.feed import Feed
+from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.library import version
 from eftlocal.runtime.machine import processor
 from eftlocal.runtime.plan.threads import MOST_ROWS, Cost

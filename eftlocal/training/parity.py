@@ -16,10 +16,11 @@ import torch
 
 from eftlocal.errors import TrainingError
 from eftlocal.runtime import gguf
+from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.gguf_arrays import Array
 from eftlocal.runtime.gguf_header import Header
 from eftlocal.runtime.gguf_write import Key, NewTensor, keys_of, write
-from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.memory import MAX_ROWS
 from eftlocal.runtime.plan.placement import Offload

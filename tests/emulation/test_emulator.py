@@ -22,7 +22,8 @@ from eftlocal.errors import (
     ViewError,
     VocabularyError,
 )
-from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.feed import Feed
+from eftlocal.runtime.llama.context import Context
 from tests import families, oracle
 from tests.builders import load, load_members
 from tests.families import VOCAB, Family, write_model

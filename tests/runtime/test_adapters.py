@@ -15,7 +15,8 @@ from eftlocal.catalog import models as catalog
 from eftlocal.errors import ModelFileError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.adapters import must_fit, unused
-from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.feed import Feed
+from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
 from tests.builders import load, write_catalog
 from tests.families import Family, write_model

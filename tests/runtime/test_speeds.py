@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from eftlocal.runtime import gguf, speeds
-from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.feed import Feed
+from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.threads import Cost
 from eftlocal.runtime.speeds import Speed, Speeds, measure

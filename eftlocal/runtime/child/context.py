@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from eftlocal.arithmetic.arrays import Logits
 from eftlocal.catalog.endpoints import Endpoint
 from eftlocal.errors import DecodeError, EftError, ModelLoadError
 from eftlocal.runtime.child.channel import Message
 from eftlocal.runtime.child.process import Process
+from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.gguf import Header
-from eftlocal.runtime.llama.context import Feed
 from eftlocal.runtime.llama.copies import SavedSequence
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.placement import Offload
 
 __all__ = ["ChildContext", "ChildModel"]
 
-Logits = NDArray[np.float32]
 
 _numbers = count()  # of all contexts
 

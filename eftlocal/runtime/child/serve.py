@@ -15,8 +15,9 @@ from eftlocal.catalog.endpoints import Endpoint
 from eftlocal.errors import DecodeError, EftError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.child.channel import Channel, ClosedError, Message
+from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.llama import library
-from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.copies import SavedSequence
 from eftlocal.runtime.llama.interrupt import Stopped, may_decode, stop_decoding
 from eftlocal.runtime.llama.model import Model

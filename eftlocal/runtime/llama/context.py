@@ -7,38 +7,25 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
+from eftlocal.arithmetic.arrays import Logits
 from eftlocal.errors import DecodeError, ModelLoadError, SettingError
+from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.llama import copies, library
 from eftlocal.runtime.llama.copies import SavedSequence
 from eftlocal.runtime.llama.interrupt import ABORT, FLAG, Stopped, interruptible, raise_from_callback
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.memory import CPU_BATCH, GPU_BATCH, MAX_ROWS
 
-Logits = NDArray[np.float32]
-
 VIEWS = 64  # how many arrays over a context's logits are kept
 MAX_THREADS = 512  # GGML_MAX_N_THREADS; with far more, starting the threads ends the process
 ABORTED = 2  # llama_decode: its abort callback ended it
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ in llama.cpp's src/llama-cparams.h
 KV_TYPES = {"f32": lib.GGML_TYPE_F32, "f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
-
-
-class Feed(NamedTuple):
-    """Tokens that continue one sequence. Logits are returned for the last `rows` of them.
-
-    `whole`: of a member on a server, rows must be of the whole vocabulary.
-    """
-
-    sequence: int
-    tokens: Sequence[int]
-    rows: int
-    whole: bool = False
 
 
 Cell = tuple[int, int, int]  # a token, its position, its sequence

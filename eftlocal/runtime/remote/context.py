@@ -4,16 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from eftlocal.arithmetic.arrays import Logits
 from eftlocal.errors import DecodeError
-from eftlocal.runtime.llama.context import Feed
+from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.remote.engines import Asked, Row
 from eftlocal.runtime.remote.link import Link
 
 __all__ = ["TOP", "WHOLE", "RemoteContext"]
 
-Logits = NDArray[np.float32]
 
 TOP: Final = 1000  # tokens that are asked for at each position, if the user says nothing else
 WHOLE: Final = 4096  # a vocabulary of at most so many tokens is always asked for as a whole

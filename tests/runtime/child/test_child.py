@@ -20,7 +20,8 @@ from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.child import process
 from eftlocal.runtime.child.context import ChildContext, ChildModel
-from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.feed import Feed
+from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.interrupt import Stopped, may_decode, stop_decoding
 from eftlocal.runtime.llama.model import Model
 from tests import families

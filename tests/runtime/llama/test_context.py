@@ -8,10 +8,12 @@ import llama_cpp
 import numpy as np
 import pytest
 
+from eftlocal.arithmetic.arrays import Logits
 from eftlocal.errors import DecodeError, ModelLoadError, SettingError
 from eftlocal.runtime import gguf
+from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.llama import context as llama_context
-from eftlocal.runtime.llama.context import Context, Feed, Logits
+from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.memory import MAX_ROWS
 from eftlocal.runtime.plan.placement import Offload

@@ -11,8 +11,9 @@ import pytest
 
 from eftlocal.errors import ModelLoadError
 from eftlocal.runtime import gguf
+from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.llama import devices
-from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.plan.machine import Device
 from eftlocal.runtime.plan.memory import CPU_BATCH

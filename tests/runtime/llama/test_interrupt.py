@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from eftlocal.runtime import gguf
-from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.feed import Feed
+from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.interrupt import (
     Stopped,
     interruptible,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime import gguf
-from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.feed import Feed
+from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
 from eftlocal.runtime.llama.stack import on_deep_stack
 from tests import families

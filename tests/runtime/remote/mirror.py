@@ -13,7 +13,8 @@ import numpy as np
 
 from eftlocal.arithmetic.combine import log_softmax
 from eftlocal.runtime import gguf
-from eftlocal.runtime.llama.context import Context, Feed
+from eftlocal.runtime.feed import Feed
+from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
 from tests.runtime.remote.scripted import Scripted, scripted, status
 

@@ -9,7 +9,7 @@ import pytest
 
 from eftlocal.catalog.server import Server
 from eftlocal.errors import ContextError, DecodeError, RemoteError
-from eftlocal.runtime.llama.context import Feed
+from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.remote import connection as module
 from eftlocal.runtime.remote.context import RemoteContext
 from eftlocal.runtime.remote.engines import Asked
