@@ -45,7 +45,8 @@ def resolve(
         return View(
             template=template,
             variables={**texts(owners.get(kind, name)), **emulator.template_args},
-            stops=TRANSCRIPT_STOPS if kind == "transcript" else (),
+            # a file that we trained in this form has it as its template (training/output.py)
+            stops=TRANSCRIPT_STOPS if template == TRANSCRIPT else (),
             system=reward.system.get(role) if reward else None,
             role=role,
             others=others,

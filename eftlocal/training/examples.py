@@ -66,6 +66,11 @@ class Asked:
         self.end = end
         self.trims = self._trims()
 
+    @property
+    def template(self) -> str:
+        """The view's template."""
+        return self._view.template
+
     def turns(self, messages: Sequence[Message], left_out: Collection[int] = ()) -> list[Turn]:
         """The answers of a conversation, in order, but for the messages of the indices `left_out`.
 

@@ -65,12 +65,21 @@ def kind_of(header: Header) -> Kind:
 
 
 def write_model(
-    path: Path, header: Header, changed: Mapping[str, Tensor], *, kind: Kind, name: str, record: Mapping[str, str]
+    path: Path,
+    header: Header,
+    changed: Mapping[str, Tensor],
+    *,
+    kind: Kind,
+    name: str,
+    record: Mapping[str, str],
+    template: str | None = None,
 ) -> None:
     """Writes the model with this header with other values of some tensors: matrices as `kind`, vectors in F32.
 
-    All other tensors are copied as they are; a quantized `kind` is llama.cpp's mixture of that name. `header` is from
-    gguf.check. The file has its name only when it is complete. Raises TrainingError, as for a full disk.
+    All other tensors are copied as they are; a quantized `kind` is llama.cpp's mixture of that name. `template` is the
+    chat template that it was trained with, for programs that take it from the file; None keeps that of `header`, if
+    there is one. `header` is from gguf.check. The file has its name only when it is complete. Raises TrainingError, as
+    for a full disk.
     """
     plain = kind if kind in PLAIN else "f16"
     tensors = []
@@ -81,6 +90,8 @@ def write_model(
             copied = lambda tensor=tensor: stored(header, tensor)  # noqa: E731 - read when its turn comes
             tensors.append(NewTensor(tensor.name, tensor.shape, tensor.type, copied))
     keys = {**keys_of(header), "general.name": Key("string", name), "general.file_type": Key("u32", PLAIN[plain])}
+    if template is not None:
+        keys["tokenizer.chat_template"] = Key("string", template)
     if kind in PLAIN:
         _written(path, {**keys, **_record(record)}, tensors)
         return

@@ -178,6 +178,11 @@ class Split:
     held_out: tuple[Record, ...]
     moved: int = 0
 
+    @property
+    def answers(self) -> bool:
+        """Whether answers are trained, and not only texts."""
+        return any(not isinstance(record, Text) for record in self.trained)
+
 
 def split(records: Sequence[Record], held_out: Sequence[Record] | None = None, *, seed: int = 0) -> Split:
     """Keeps a tenth of the prompts back, or the records given. No prompt is in both parts.

@@ -23,10 +23,10 @@ __all__ = ["clean", "held", "write", "write_report"]
 NOT_OF_IT = ("data", "valid", "output", "threads", "device", "dry_run")  # settings that do not change what is trained
 
 
-def write(options: Options, header: Header, trainer: Trainer, digest: str) -> None:
+def write(options: Options, header: Header, trainer: Trainer, digest: str, template: str | None) -> None:
     """Writes the best parameters to `options.output`, as an adapter or a whole model. Raises TrainingError.
 
-    `digest` is that of the data.
+    `digest` is that of the data. `template` is the one that answers were trained with; None if there were none.
     """
     record = _record(options, header, trainer, digest)
     if options.adapts:
@@ -34,7 +34,9 @@ def write(options: Options, header: Header, trainer: Trainer, digest: str) -> No
         output.write_adapter(options.output, header, adapter, name=options.name, record=record)
     else:
         kind = options.kind or output.kind_of(header)
-        output.write_model(options.output, header, trainer.best, kind=kind, name=options.name, record=record)
+        output.write_model(
+            options.output, header, trainer.best, kind=kind, name=options.name, record=record, template=template
+        )
 
 
 def _record(options: Options, header: Header, trainer: Trainer, digest: str) -> dict[str, str]:

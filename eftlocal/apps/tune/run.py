@@ -255,7 +255,8 @@ class _Run:
     def _write(self, trainer: Trainer, before: float | None) -> Outcome:
         """Writes the best parameters, and tells where. `before` is the held-out loss before the training."""
         path, adapts = self.options.output, self.options.adapts
-        write(self.options, self.header, trainer, self.data.digest)
+        asked = self.made.asked.template if self.records.answers else None
+        write(self.options, self.header, trainer, self.data.digest, asked)
         kind = f"{'an adapter' if adapts else 'a whole model'}, {size(path.stat().st_size)}"
         after = trainer.best_loss if before is not None else None
         text = f"{path}: {kind}{' (the best so far)' if trainer.taken < trainer.steps else ''}"

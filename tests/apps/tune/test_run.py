@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eftlocal import Emulator
 from eftlocal.apps.tune import estimates, files, run
 from eftlocal.apps.tune.data import WrongLinesError
 from eftlocal.apps.tune.options import Options, gguf_path
@@ -19,8 +20,10 @@ from eftlocal.catalog.models import Catalog
 from eftlocal.errors import EftError, FitError, SettingError, TrainingError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.plan.machine import Machine
+from eftlocal.runtime.views import TRANSCRIPT, TRANSCRIPT_STOPS
 from eftlocal.training import parity, weights
-from tests.families import Family
+from tests.builders import write_catalog
+from tests.families import CHATML, Family, write_model
 
 
 @pytest.fixture
@@ -83,6 +86,35 @@ def test_a_run_learns_and_writes_what_llama_cpp_computes(options: Options, famil
     else:
         tuned = parity.llama_cpps(gguf.check(path), tokens)
     assert np.abs(tuned - plain).max() > 0.1
+
+
+def test_a_whole_model_says_the_form_that_its_answers_were_trained_in_and_is_asked_as_before(
+    options: Options, family: Family, tmp_path: Path
+) -> None:
+    plain = write_model(tmp_path / "plain.gguf", seed=3, chat_template=None)
+    text = tmp_path / "text.md"
+    text.write_text("The user is on the assistant. " * 60)
+    made = replace(options, method="full", epochs=0.5)
+    runs = [
+        (replace(made, reference=str(plain)), TRANSCRIPT),
+        (replace(made, reference=str(family.tuned), view="transcript"), TRANSCRIPT),
+        (replace(made, reference=str(family.tuned)), CHATML),
+        (replace(made, reference=str(plain), data=(text,), length=64), ""),
+    ]
+    for number, (each, template) in enumerate(runs):
+        path = tmp_path / f"whole{number}.gguf"
+        finished(replace(each, output=path))
+        assert gguf.check(path).text("tokenizer.chat_template") == template
+    whole, bare = (emulator_of(tmp_path, f"whole{number}.gguf") for number in (0, 3))
+    with whole, bare:
+        for view in (*whole.members.views, *bare.members.views):
+            assert view.template == TRANSCRIPT and view.stops == TRANSCRIPT_STOPS
+        assert whole.render("Why?") == bare.render("Why?")
+
+
+def emulator_of(folder: Path, name: str) -> Emulator:
+    """The model alone, as `auto` asks it."""
+    return Emulator.load(models=write_catalog(folder, {"m": folder / name}, base="m"), threads=1)
 
 
 def test_the_file_says_how_it_was_made(options: Options) -> None:
