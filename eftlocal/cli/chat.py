@@ -8,7 +8,7 @@ import typer
 
 from eftlocal.cli.app import app
 from eftlocal.cli.options import EmulatorOption, Options, SystemOption, with_options
-from eftlocal.cli.origin import elsewhere, origin_of, own_catalog
+from eftlocal.cli.origin import elsewhere, origin_of, own_catalog, telling_a_way
 from eftlocal.cli.templates import ParamOption, SaveTemplateOption, TemplateOption, filled, save, settings
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def chat(
     if question is None and (session or continue_) and emulator is not None and len(emulator.split()) > 1:
         emulator, question = None, emulator  # a name has no blanks
     record = opened(session, last=continue_, keep=not no_history)
+    rpc = options.rpc
     if record.saved is not None and emulator is None and named is None and options.base is None:
         options, catalog, name = own_catalog(options, record.saved, session or record.name or record.saved.emulator)
     else:
@@ -82,8 +83,14 @@ def chat(
         changed = replace(options, negative=negative, guidance=None if negative is None else options.guidance)
         return lambda name: changed.load(own, name, **settings(used, options.dials()))
 
+    load = guided(catalog, options.negative)
+    if record.saved is not None and options.rpc != rpc:
+        words = "--continue" if session is None else f"--session {session}"
+        load = telling_a_way(
+            load, record.saved, words if options.models is None else f"{words} --models {options.models}"
+        )
     return run(
-        guided(catalog, options.negative),
+        load,
         name,
         catalog=catalog,
         first=question,

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eftlocal.cli.options import Options
-from eftlocal.errors import CatalogError
+from eftlocal.errors import CatalogError, WorkerError
 
 if TYPE_CHECKING:
     from eftlocal.apps.chat.session import Origin, Saved
     from eftlocal.catalog.models import Catalog
     from eftlocal.emulation.emulator import Emulator
 
-__all__ = ["elsewhere", "origin_of", "own_catalog"]
+__all__ = ["elsewhere", "origin_of", "own_catalog", "telling_a_way"]
 
 
 def origin_of(options: Options, catalog: "Catalog") -> "Origin":
@@ -38,6 +38,8 @@ def origin_of(options: Options, catalog: "Catalog") -> "Origin":
         origin["negative"] = options.negative
         if options.guidance is not None:
             origin["guidance"] = str(options.guidance)
+    if options.rpc:
+        origin["rpc"] = [part.strip() for text in options.rpc for part in text.split(",")]
     return origin
 
 
@@ -49,7 +51,7 @@ def elsewhere(options: Options, origin: "Origin") -> "tuple[Catalog, Callable[[s
     catalog = models.load(None if file is None else Path(file))
     if base is not None:
         catalog = catalog.with_trio(base, _text(origin, "tuned"), _text(origin, "reference"))
-    made = _changed_as(replace(options, view=None, negative=None, guidance=None), origin)
+    made = _changed_as(replace(options, view=None, negative=None, guidance=None, rpc=None), origin)
     return catalog, lambda name: made.load(catalog, name)
 
 
@@ -65,6 +67,28 @@ def own_catalog(options: Options, saved: "Saved", name: str) -> tuple[Options, "
             f"Name an emulator to go on with: eftlocal chat EMULATOR --session {name}",
         ) from error
     return made, catalog, emulator
+
+
+def telling_a_way(
+    load: "Callable[[str | None], Emulator]", saved: "Saved", words: str
+) -> "Callable[[str | None], Emulator]":
+    """`load`, for a session that kept its workers: when one is away, the error also says how to go on without any.
+
+    `words` are the options that name the session.
+    """
+    named = saved.emulator
+    if saved.origin and (base := _text(saved.origin, "base")):
+        pair = [f"--{role} {text}" for role in ("tuned", "reference") if (text := _text(saved.origin, role))]
+        named = " ".join([f"--base {base}", *pair])
+
+    def loading(name: str | None) -> "Emulator":
+        try:
+            return load(name)
+        except WorkerError as error:
+            way = f"Without workers: eftlocal chat {named} {words}"
+            raise WorkerError(error.message, f"{error.hint} {way}" if error.hint else way) from None
+
+    return loading
 
 
 def _again(options: Options, saved: "Saved") -> tuple[Options, str | None]:
@@ -85,9 +109,12 @@ def _again(options: Options, saved: "Saved") -> tuple[Options, str | None]:
 
 
 def _changed_as(options: Options, origin: "Origin") -> Options:
-    """The options with the views and the guidance of that origin, where they have none of their own."""
-    view, guidance = origin.get("view"), _text(origin, "guidance")
-    made = replace(options, view=options.view or (list(view) if isinstance(view, list) else None))
+    """The options with the views, the workers and the guidance of that origin, where they have none of their own.
+
+    --insecure is not kept: a file must not send weights over a network that nobody allowed here.
+    """
+    guidance = _text(origin, "guidance")
+    made = replace(options, view=options.view or _list(origin, "view"), rpc=options.rpc or _list(origin, "rpc"))
     if options.negative is not None or (negative := _text(origin, "negative")) is None:
         return made
     try:
@@ -100,3 +127,8 @@ def _changed_as(options: Options, origin: "Origin") -> Options:
 def _text(origin: "Origin", name: str) -> str | None:
     value = origin.get(name)
     return value if isinstance(value, str) else None
+
+
+def _list(origin: "Origin", name: str) -> list[str] | None:
+    value = origin.get(name)
+    return list(value) if isinstance(value, list) else None

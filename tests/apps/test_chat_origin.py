@@ -7,9 +7,10 @@ import pytest
 
 from eftlocal.apps.chat.session import Saved
 from eftlocal.cli.options import Options
-from eftlocal.cli.origin import elsewhere, origin_of, own_catalog
+from eftlocal.cli.origin import elsewhere, origin_of, own_catalog, telling_a_way
 from eftlocal.decoding.settings import Settings
-from eftlocal.errors import CatalogError
+from eftlocal.emulation.emulator import Emulator
+from eftlocal.errors import CatalogError, WorkerError
 
 MODELS = """
 default = "mine"
@@ -93,6 +94,49 @@ def test_views_and_guidance_are_the_session_s_unless_the_command_line_has_its_ow
     assert (made.view, made.negative, made.guidance) == (["base=chat"], "Be long.", None)
     made, _, _ = own_catalog(Options(guidance=3.0), saved, "it")
     assert (made.negative, made.guidance) == ("Be rude.", 3.0)
+
+
+def test_workers_are_the_session_s_unless_the_command_line_has_its_own(folder: Path) -> None:
+    options = Options(models=Path("models.toml"), rpc=["127.0.0.1:1, 127.0.0.1:2"], insecure=True)
+    saved = held(options)
+    made, _, _ = own_catalog(Options(), saved, "it")
+    assert made.rpc == ["127.0.0.1:1", "127.0.0.1:2"]
+    assert not made.insecure  # it must be allowed again
+    assert own_catalog(Options(rpc=["127.0.0.1:3"]), saved, "it")[0].rpc == ["127.0.0.1:3"]
+
+
+def test_a_session_opened_in_another_chat_has_its_own_workers_or_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+    monkeypatch.setattr(Options, "load", lambda self, *_: used.append(self.rpc))
+    far, near = held(Options(rpc=["127.0.0.1:1"]), "demo"), held(Options(), "demo")
+    for saved in (far, near):
+        elsewhere(Options(rpc=["127.0.0.1:2"]), saved.origin or {})[1]("demo")
+    assert used == [["127.0.0.1:1"], None]
+
+
+@pytest.mark.parametrize(
+    ("options", "way"),
+    [
+        (Options(), "eftlocal chat demo --continue"),
+        (
+            Options(base="m.gguf", tuned="tuned.gguf", reference="hf:a/b/r.gguf"),
+            "eftlocal chat --base {0}/m.gguf --tuned {0}/tuned.gguf --reference hf:a/b/r.gguf --continue",
+        ),
+    ],
+)
+def test_kept_workers_that_are_away_are_an_error_that_says_how_to_go_on_without(
+    options: Options, way: str, folder: Path
+) -> None:
+    def load(name: str | None) -> Emulator:
+        raise WorkerError("The worker 127.0.0.1:1 is not there.", "Start it.")
+
+    saved = held(replace(options, rpc=["127.0.0.1:1"]), None if options.base else "demo")
+    with pytest.raises(WorkerError) as caught:
+        telling_a_way(load, saved, "--continue")(None)
+    assert caught.value.message == "The worker 127.0.0.1:1 is not there."
+    assert caught.value.hint == "Start it. Without workers: " + way.format(folder)
 
 
 @pytest.mark.parametrize(
