@@ -86,7 +86,7 @@ def _file(path: Path, source: str) -> Iterator[tuple[Item, ...] | LineError]:
 def _written(path: Path) -> Written:
     """How a file is written: by its ending, else by its first character. A .json file may also be JSON Lines."""
     if path.is_dir():
-        raise EftError(f"{path} cannot be read: it is a folder.")
+        raise EftError(f"{path} is a folder.", "Name the files of data that are in it.")
     if path.exists() and not path.is_file():
         raise EftError(f"{path} cannot be read: it is not a regular file.", "Data is read again when a run goes on.")
     known = WRITTEN.get(path.suffix.lower())

@@ -10,7 +10,7 @@ __all__ = ["lock"]
 
 def lock(file: BinaryIO, name: str) -> None:
     """Lock the file until it is closed or the process ends. Nothing happens on a file system without locks."""
-    busy = EftError(f"{name} is being written by another run.", "Wait for it, or name another file.")
+    busy = EftError(f"{name} is being written by another run.", "Wait for it, or name another output.")
     if sys.platform == "win32":
         import msvcrt
 

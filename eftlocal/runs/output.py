@@ -153,7 +153,7 @@ class Output:
     def _foreign(self, number: int) -> EftError:
         return EftError(
             f"{self.name}:{number}: is not a line that a run wrote.",
-            "Name another file, or use --overwrite to delete the lines of this one.",
+            "Name another output, or use --overwrite to delete the lines of this one.",
         )
 
     # --- writing ------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ OnError = Literal["stop", "skip"]
 # ended. It is many times what any machine decodes at once, so only an extremely long answer makes a run wait.
 WAITING: Final = 256
 
-ANOTHER: Final = "Name another file, or start this one again with --overwrite."
+ANOTHER: Final = "Name another output, or start this one again with --overwrite."
 
 
 class Wanted(Protocol):

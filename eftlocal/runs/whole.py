@@ -1,4 +1,4 @@
-"""Reads files that are not lines of records: one text, or one JSON list of objects."""
+"""Reads files that are not lines of records: one text, or one JSON list of objects. A .json file may be either."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from eftlocal.errors import EftError
-from eftlocal.runs.lines import LINE_LIMIT, Form, LineError, Record, decoder, unreadable
+from eftlocal.runs.lines import LINE_LIMIT, Form, LineError, Record, decoder, lines_of, unreadable
 
-__all__ = ["objects", "text_of", "wrong"]
+__all__ = ["is_list", "is_one_object", "objects", "text_of", "wrong"]
 
 UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 
@@ -34,6 +34,25 @@ def text_of(path: Path) -> str:
     if "\0" in text:
         raise wrong(path, text.count("\n", 0, text.index("\0")) + 1, "is not text: it has a zero byte")
     return text
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file begins as a JSON list, and not as an object on a line. Raises EftError."""
+    return _first_line(path).startswith(b"[")
+
+
+def is_one_object(path: Path) -> bool:
+    """Whether a file begins as one JSON object over several lines, as settings of a program. Raises EftError."""
+    return _first_line(path) == b"{"
+
+
+def _first_line(path: Path) -> bytes:
+    """The first line that is not blank, without white space around it."""
+    try:
+        with path.open("rb") as file:
+            return next((line.data.strip() for line in lines_of(file, str(path)) if not line.blank), b"")
+    except OSError as error:
+        raise unreadable(str(path), error) from None
 
 
 def objects(path: Path, form: Form[Record]) -> Iterator[Record | LineError]:

@@ -335,5 +335,5 @@ def test_a_file_that_cannot_be_read_at_all_ends_it(tmp_path: Path, name: str, to
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(EftError, match=told):
         read([name if name == "-" else tmp_path / name])
-    with pytest.raises(EftError, match="it is a folder"):
+    with pytest.raises(EftError, match="is a folder"):
         read([tmp_path])

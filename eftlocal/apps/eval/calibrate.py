@@ -11,20 +11,28 @@ from eftlocal.apps.eval.options import UNSEEN, Options
 from eftlocal.catalog import token_ids
 from eftlocal.catalog.token_ids import TokenIds
 from eftlocal.emulation.emulator import Emulator
+from eftlocal.errors import EftError
 from eftlocal.evaluation.calibrating import calibrate, must_be_possible, shown_tokens, toml, unseen_tokens
 from eftlocal.evaluation.data import read
 from eftlocal.evaluation.items import Item
 from eftlocal.evaluation.results import Calibrated
 from eftlocal.runs.ctrl_c import cursor_comes_back
+from eftlocal.runs.folder import ENDINGS, files
 
 __all__ = ["calibration", "examples", "must_be_possible"]
 
 
 def examples(names: Sequence[str]) -> tuple[Item, ...]:
-    """The examples of the fine-tuning. Raises EftError for files that cannot be read, and for the first wrong line."""
+    """The examples of the fine-tuning, also of folders, as `eftlocal tune` reads them.
+
+    Raises EftError for files that cannot be read, for the first wrong line, and for a folder without data.
+    """
     if not names:
         return ()
-    data = read(names)
+    named = {name: files([Path(name)])[0] for name in names}
+    if bare := [name for name, found in named.items() if not found]:
+        raise EftError(f"{bare[0]} is a folder without data.", f"Files of data end in {', '.join(ENDINGS)}.")
+    data = read([file for found in named.values() for file in found])
     if data.problems:
         raise data.problems[0]
     return data.items

@@ -11,16 +11,14 @@ from typing import Final
 
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runs.examples import Form, Pair, Record, Text
+from eftlocal.runs.folder import ENDINGS, TEXTS, files, told
 from eftlocal.runs.lines import LineError
-from eftlocal.runs.reader import SUFFIXES, Source
-from eftlocal.runs.whole import text_of, wrong
+from eftlocal.runs.reader import Source
+from eftlocal.runs.whole import is_list, objects, text_of, wrong
 
 __all__ = ["Data", "Examples", "Split", "WrongLinesError", "must_suit", "prompt_of", "read", "split"]
 
 Examples = Sequence[Path | Mapping[str, object]]
-
-TEXTS: Final = (".txt", ".md")  # each file is one text
-READ: Final = (*(suffix for suffix, format in SUFFIXES.items() if format != "text"), *TEXTS)
 
 HELD_OUT: Final = 0.1  # share of the prompts that is kept back
 MOST_HELD_OUT: Final = 200  # prompts; more would make each evaluation slow and hardly more exact
@@ -43,7 +41,7 @@ class Data:
 
     records   in the order of the files and their lines
     problems  one for each line that cannot be used
-    ignored   files of a folder that are not data, by their endings
+    ignored   files of a folder that are not data
     digest    SHA-256 of the files' contents, in their order
     """
 
@@ -52,32 +50,37 @@ class Data:
     ignored: tuple[Path, ...]
     digest: str
 
+    @property
+    def unread(self) -> str:
+        """The files that are not data, as a line for people; "" without any."""
+        return told(self.ignored) if self.ignored else ""
+
 
 def read(examples: Examples) -> Data:
-    """Reads JSON Lines and CSV (a record a line), and text (a record a file), also all such files of folders.
+    """Reads JSON Lines, JSON lists and CSV (records), and text (a record a file), also all such files of folders.
 
     A mapping stands for the fields of a line. Raises EftError for a file that cannot be read at all, and where there is
     nothing in all of them.
     """
     paths = [each for each in examples if isinstance(each, Path)]
     given = [each for each in examples if not isinstance(each, Path)]
-    files, ignored = _files(paths)
+    read_, ignored = files(paths)
     records: list[Record] = []
     problems: list[LineError] = []
     digest = hashlib.sha256()
-    sources = [_text(file) if file.suffix.lower() in TEXTS else _records(file) for file in files]
+    sources = [_text(file) if file.suffix.lower() in TEXTS else _records(file) for file in read_]
     for found in itertools.chain(*sources, _given(given)):
         if isinstance(found, LineError):
             problems.append(found)
         else:
             records.append(found)
-    for file in files:
+    for file in read_:
         digest.update(file.read_bytes())
     if given:
         digest.update(_as_json(given))
     if not records and not problems:
         where = f"{', '.join(map(str, paths))}: there" if paths else "There"
-        raise EftError(f"{where} is no example.", f"Files end in {', '.join(READ)}." if paths else None)
+        raise EftError(f"{where} is no example.", f"Files end in {', '.join(ENDINGS)}." if paths else None)
     return Data(
         records=tuple(records),
         problems=(*problems, *_mixed(records)),
@@ -105,22 +108,6 @@ def must_suit(data: Data, *, pairs: bool) -> None:
         )
 
 
-def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The files to read, each once, and the other files of the folders."""
-    files: dict[Path, Path] = {}
-    ignored = []
-    for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            hidden = path.is_dir() and any(part.startswith(".") for part in file.relative_to(path).parts)
-            if hidden or file.is_dir():
-                continue
-            if path.is_dir() and file.suffix.lower() not in (*READ, ".json"):
-                ignored.append(file)
-            else:
-                files.setdefault(file.resolve(), file)
-    return list(files.values()), ignored
-
-
 def _given(examples: Sequence[Mapping[str, object]]) -> Iterable[Record | LineError]:
     """The records of a Python program, which are numbered as lines are."""
     form = Form("examples")
@@ -136,11 +123,15 @@ def _as_json(examples: Sequence[Mapping[str, object]]) -> bytes:
 
 
 def _records(file: Path) -> Iterable[Record | LineError]:
-    source = Source.of(str(file), "jsonl" if file.suffix.lower() == ".jsonl" else None)
-    if not source.rereadable:
+    if file.exists() and not file.is_file():
         raise EftError(f"{file} cannot be read: it is not a regular file.", "Examples are read more than once.")
-    lines: Iterable[Record | LineError] = source.records(Form(str(file)))
+    is_json = file.suffix.lower() == ".json"
     try:
+        lines: Iterable[Record | LineError]
+        if is_json and is_list(file):
+            lines = objects(file, Form(str(file)))
+        else:
+            lines = Source.of(str(file), "jsonl" if is_json else None).records(Form(str(file)))
         yield from lines
     except LineError as error:  # a table's header: nothing of the file can be read
         yield error

@@ -76,8 +76,8 @@ def tune(cat: Catalog, options: Options, tell: Tell) -> Outcome | None:
         must_suit(each, pairs=options.method == "dpo")
     if problems := [*data.problems, *(held_out.problems if held_out else ())]:
         raise WrongLinesError(problems)
-    if data.ignored:
-        tell(TuneProgress(phase="checking", text=f"not read: {', '.join(path.name for path in data.ignored[:5])}"))
+    if data.unread:
+        tell(TuneProgress(phase="checking", text=data.unread))
     parts = split(data.records, held_out.records if held_out else None, seed=options.seed)
     if not parts.trained:
         raise SettingError("All examples are in --valid, which is not trained on.", "Leave it out, or give others.")
@@ -258,7 +258,7 @@ class _Run:
         asked = self.made.asked.template if self.records.answers else None
         write(self.options, self.header, trainer, self.data.digest, asked)
         kind = f"{'an adapter' if adapts else 'a whole model'}, {size(path.stat().st_size)}"
-        after = trainer.best_loss if before is not None else None
+        after = None if before is None else trainer.best_loss
         text = f"{path}: {kind}{' (the best so far)' if trainer.taken < trainer.steps else ''}"
         if before is not None and after is not None:
             if self.options.method == "dpo":

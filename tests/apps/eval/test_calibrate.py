@@ -51,9 +51,10 @@ def data(catalog: Path, tmp_path: Path) -> Path:
 def test_the_line_that_is_told_gives_the_loss_that_is_told(
     catalog: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained = data.with_name("trained.jsonl")
+    trained = tmp_path / "trained" / "examples.jsonl"
+    trained.parent.mkdir()
     trained.write_bytes(data.read_bytes())
-    assert run(catalog, data, tmp_path / "out", seen=(str(trained),)) == 0
+    assert run(catalog, data, tmp_path / "out", seen=(str(trained.parent),)) == 0  # a folder, as `tune` takes it
     out = capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))["calibration"]
     assert found["helps"] and "Calibration helps: " in out and f"models.toml:\n{found['toml']}\n" in out

@@ -117,6 +117,19 @@ def test_a_folder_is_read_with_its_folders_in_the_order_of_names(tmp_path: Path)
     assert data.digest == read([tmp_path]).digest != read([tmp_path / "a.jsonl"]).digest
 
 
+def test_a_json_file_is_a_list_or_lines_and_one_object_in_a_folder_is_not_data(tmp_path: Path) -> None:
+    listed = of(tmp_path, json.dumps([{"text": "one"}, {"text": "two"}], indent=1), name="list.json")
+    lines = of(tmp_path, {"text": "three"}, {"text": "four"}, name="w.json")
+    settings = of(tmp_path, json.dumps({"name": "a program"}, indent=1), name="package.json")
+    data = read([tmp_path])
+    assert [record.text for record in data.records if isinstance(record, Text)] == ["one", "two", "three", "four"]
+    assert data.unread == "not read: package.json" and read([listed, lines]).records == data.records
+    problem, *_ = read([settings]).problems  # named by the user, it is told
+    assert "package.json:1: is not JSON" in problem.message
+    (wrong,) = read([of(tmp_path, '[{"text": "one"},', "3]", name="wrong.json")]).problems
+    assert wrong.message.endswith("wrong.json:2: is not a JSON object")
+
+
 # --- what is broken ---------------------------------------------------------------------------------------------------
 
 GOOD = {"prompt": "Hi", "completion": "Hello"}
@@ -189,7 +202,7 @@ def test_a_broken_file_is_told_with_the_line(tmp_path: Path, name: str, data: by
     [
         ("a.jsonl", b"\n\n", "there is no example"),
         ("a.jsonl", "{}".encode("utf-16"), "is UTF-16 text"),
-        ("a.json", b"[]", "the format cannot be told"),
+        ("a.json", b"[]", "there is no example"),
         ("a.parquet", b"PAR1", "the format cannot be told"),
         ("missing.jsonl", None, "cannot be read: No such file"),
     ],
