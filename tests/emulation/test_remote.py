@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,23 @@ def test_several_answers_at_once_are_the_answers_one_by_one(server: Server, here
     with Emulator.load("far", models=far(server.url, top=100)) as emulator:
         replies = emulator.generate_many(questions(12), parallel=4)
     assert [reply.text for reply in replies] == [here.generate(q).text for q in questions(12)]
+
+
+def test_two_emulators_on_one_server_spoil_none_of_each_others_rows(server: Server) -> None:
+    """A llama-server that is asked for a slot that computes takes its cache away in mid-answer, and says nothing."""
+    cases = [
+        (question, f"That would be {answer}.") for question in questions(15) for answer in ("Asia", "about 90,000")
+    ]
+    with ExitStack() as stack:
+        one, other = (stack.enter_context(Emulator.load("far", models=far(server.url, top=20))) for _ in range(2))
+        wanted = [one.score(*case).logprob for case in cases]
+        with ThreadPoolExecutor(2) as pool:
+            found = [
+                pool.submit(lambda emulator, some: [emulator.score(*case).logprob for case in some], emulator, some)
+                for emulator, some in ((one, cases), (other, cases[::-1]))
+            ]
+            np.testing.assert_allclose(found[0].result(), wanted, atol=0.05)
+            np.testing.assert_allclose(found[1].result(), wanted[::-1], atol=0.05)
 
 
 def test_a_constraint_gets_whole_rows(server: Server) -> None:

@@ -3,6 +3,10 @@
 Its log-probabilities are the model's own: they are taken before all samplers. Several positions of a sequence are asked
 for in one request, by a grammar that leaves one token at each (`root ::= <[17]> <[4]>`): the server decodes them one
 after the other, and gives the row before each. A draft model on the server would leave all rows but the first empty.
+
+No request names a slot (`id_slot`): in the llama.cpp of 2026, a request for a slot that computes saves and clears that
+slot's cache (server-context.cpp, get_available_slot), and the answer that was computed there is silently wrong. The
+server itself takes the free slot that holds most of a prompt.
 """
 
 from collections.abc import Sequence
@@ -77,7 +81,6 @@ class LlamaServer:
         body: dict[str, Any] = {
             **self._probe(asked.tokens, n, asked.top),
             "cache_prompt": True,
-            "id_slot": asked.sequence % self.facts.parallel,
         }
         if asked.forced:
             # The last token is any: its row is taken before the grammar chooses.
