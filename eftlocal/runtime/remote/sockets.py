@@ -248,7 +248,7 @@ def _must_live(server: Server, waits: Waits) -> None:
     """Raises OSError if the server does not answer any more: engines do so also while they compute."""
     host = opened(server, Waits(waits.may_go_on, CONNECT_S, probes=False))
     try:
-        host.request("GET", "/health")
+        host.request("GET", "/v1/models")  # /health of an SGLang waits for a computed token
         host.getresponse().read()
     except (HTTPException, TooSlowError) as error:
         raise TimeoutError from error

@@ -122,7 +122,7 @@ def test_a_server_that_died_while_it_computed_is_noticed_long_before(monkeypatch
     lives.set()
 
     def script(path: str, _: object) -> object:
-        if path == "/health" and lives.is_set():
+        if path == "/v1/models" and lives.is_set():
             return {"status": "ok"}
         return gate.wait(5) and None
 
@@ -133,7 +133,7 @@ def test_a_server_that_died_while_it_computed_is_noticed_long_before(monkeypatch
         with pytest.raises(BusyError, match="has not answered in time"):
             connection.get("/x")
         assert 0.4 < time.monotonic() - began < 3
-        assert sum(path == "/health" for path, _ in server.seen) >= 2
+        assert sum(path == "/v1/models" for path, _ in server.seen) >= 2
         gate.set()
         connection.close()
 
@@ -239,7 +239,7 @@ def test_ctrl_c_ends_the_question_whether_a_silent_server_lives(monkeypatch: pyt
     gate = threading.Event()
     with scripted(lambda *_: gate.wait(10) and None) as server:
         assert ended_by_ctrl_c(lambda: to(server.url, answer_s=60).get("/x")) < 0.3
-        assert any(path == "/health" for path, _ in server.seen)
+        assert any(path == "/v1/models" for path, _ in server.seen)
         gate.set()
 
 
