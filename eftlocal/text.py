@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["as_unicode", "json_text", "not_a_name", "path_of", "printable", "wrapped"]
+__all__ = ["as_unicode", "json_text", "not_a_name", "one_line", "path_of", "printable", "wrapped"]
 
 LONGEST = 200  # bytes of a name that the user gives; a file's name may have 255, with what else stands in it
 
@@ -23,6 +23,11 @@ def printable(text: str) -> str:
     A byte of a path that is not text becomes `\\xff`; Python keeps such a byte as half of a surrogate pair.
     """
     return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def one_line(text: str) -> str:
+    """Returns `text` as `printable` does, with one blank for each run of white space."""
+    return printable(" ".join(text.split()))
 
 
 def _escaped(character: str) -> str:

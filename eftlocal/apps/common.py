@@ -1,9 +1,11 @@
 """What several apps share: the console, JSON, sizes, durations, yes-or-no questions."""
 
+import errno
 import shutil
 import sys
 from typing import TYPE_CHECKING
 
+from eftlocal.errors import EftError
 from eftlocal.interrupt import INTERRUPTED, before_leaving
 from eftlocal.text import json_text, printable, wrapped
 
@@ -17,11 +19,16 @@ __all__ = [
     "as_wide_as_it_is",
     "can_ask",
     "console",
+    "not_opened",
     "print_json",
     "size",
     "span",
 ]
 
+PORTS = {  # what to do about a port that cannot be opened
+    errno.EADDRNOTAVAIL: "No network of this machine has that address; --host takes one of its own.",
+    errno.EACCES: "Ports below 1024 are the system's; give a higher one: --port N.",
+}
 ENDLESS = 10_000  # columns of a pipe, so that its reader gets one unwrapped line for each entry
 
 
@@ -61,6 +68,12 @@ def span(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def not_opened(host: str, port: int, error: OSError) -> EftError:
+    """The error for an address at which this machine cannot listen."""
+    hint = PORTS.get(error.errno or 0, "Give another one: --port N.")
+    return EftError(f"Port {port} of {host} cannot be opened: {error.strerror}.", hint)
 
 
 def can_ask() -> bool:

@@ -9,7 +9,7 @@ from eftlocal.catalog import templates
 from eftlocal.catalog.templates import SETTINGS, PromptTemplate
 from eftlocal.errors import EftError, SettingError
 from eftlocal.interrupt import raising
-from eftlocal.text import as_unicode, printable
+from eftlocal.text import as_unicode, one_line, printable
 
 __all__ = ["delete", "edit", "list_", "save", "show"]
 
@@ -52,7 +52,7 @@ def _summary(template: PromptTemplate) -> str:
     text = template.prompt or template.system
     if text is None:
         return ", ".join(f"{key} {value:g}" for key, value in template.settings.items())
-    return printable(" ".join(text.split()))
+    return one_line(text)
 
 
 def _json(template: PromptTemplate) -> dict[str, object]:

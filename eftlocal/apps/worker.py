@@ -1,6 +1,5 @@
 """`eftlocal worker`: serves this machine's memory to a base that another machine computes with."""
 
-import errno
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ from typing import Final
 
 import platformdirs
 
+from eftlocal.apps.common import not_opened
 from eftlocal.catalog.endpoints import UNPROTECTED, Endpoint
 from eftlocal.errors import EftError, SettingError
 from eftlocal.runtime.machine import here, usable_cores
@@ -22,10 +22,6 @@ from eftlocal.text import printable
 
 __all__ = ["worker"]
 
-HINTS: Final = {
-    errno.EADDRNOTAVAIL: "No network of this machine has that address; --host takes one of its own.",
-    errno.EACCES: "Ports below 1024 are the system's; give a higher one: --port N.",
-}
 CLOSED: Final = "Leave --host out and use a tunnel (ssh -N -L {0}:127.0.0.1:{0} HOST), or add --insecure."
 
 
@@ -89,8 +85,7 @@ def _listening(host: str, port: int) -> Endpoint:
             tried.bind(address)
             return Endpoint(str(address[0]), tried.getsockname()[1])
         except OSError as error:
-            hint = HINTS.get(error.errno or 0, "Give another one: --port N.")
-            raise EftError(f"Port {port} of {host} cannot be opened: {error.strerror}.", hint) from None
+            raise not_opened(host, port, error) from None
 
 
 def _cache_folder() -> Path:

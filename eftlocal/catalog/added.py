@@ -12,14 +12,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from eftlocal.catalog.entries import ROLES
 from eftlocal.catalog.tables import document, expanded
 from eftlocal.errors import CatalogError
 
 __all__ = ["Added", "added", "replace", "text_of", "with_part"]
-
-ROLES: Final = ("base", "tuned", "reference")
 
 
 def text_of(file: Path) -> str:

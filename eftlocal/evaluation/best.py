@@ -13,7 +13,7 @@ from eftlocal.evaluation.intervals import Floats, percentiles, resampled
 from eftlocal.evaluation.line import Line, column_beta
 from eftlocal.evaluation.results import Best, Estimate
 
-__all__ = ["best", "halves", "losses"]
+__all__ = ["best", "halves", "losses", "mean_loss"]
 
 LEAST = 2 * FEW  # items; with fewer of them neither half says anything
 
@@ -34,7 +34,7 @@ def best(lines: Sequence[Line], rewards: Sequence[Reward], seed: int) -> Best | 
     if len(items) < LEAST or len(betas) < 2:
         return None
     choosing, judging = halves(len(items), seed)
-    chose = {c: _mean(found[choosing], seed, "chose") for c, found in able.items() if c in betas}
+    chose = {c: mean_loss(found[choosing], seed, "chose") for c, found in able.items() if c in betas}
     chosen = min(betas, key=lambda c: (chose[c].value, abs(betas[c] - 1), c))
     one = next((c for c, beta in betas.items() if beta == 1), None)
     strength = betas[chosen]
@@ -42,7 +42,7 @@ def best(lines: Sequence[Line], rewards: Sequence[Reward], seed: int) -> Best | 
     def less(other: str | None) -> Estimate | None:
         if other is None or other not in able:
             return None
-        return _mean(able[chosen][judging], seed, "judged", able[other][judging])
+        return mean_loss(able[chosen][judging], seed, "judged", able[other][judging])
 
     changed = [replace(reward, beta=_short(reward.beta * strength)) for reward in rewards]
     told = Best(
@@ -51,7 +51,7 @@ def best(lines: Sequence[Line], rewards: Sequence[Reward], seed: int) -> Best | 
         n_chose=len(choosing),
         n_judged=len(judging),
         chose=chose,
-        judged={c: _mean(found[judging], seed, "judged") for c, found in able.items()},
+        judged={c: mean_loss(found[judging], seed, "judged") for c, found in able.items()},
         to_base=less("base"),
         to_one=None if chosen == one else less(one),
         edge=strength in (min(betas.values()), max(betas.values())),
@@ -74,7 +74,7 @@ def losses(lines: Sequence[Line], column: str) -> Floats | None:
     return np.array([[-logprob, tokens] for logprob, tokens in known]) if len(known) == len(lines) > 0 else None
 
 
-def _mean(losses: Floats, seed: int, name: str, less: Floats | None = None) -> Estimate:
+def mean_loss(losses: Floats, seed: int, name: str, less: Floats | None = None) -> Estimate:
     """Nats a token, or how many more than those of `less` over the same items."""
     both = losses if less is None else np.concatenate([losses, less], axis=1)
     value, samples = _nats(both.sum(axis=0)[None]), _nats(resampled(both, seed, name))

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eftlocal.arithmetic.combine import check, log_softmax
 from eftlocal.catalog.entries import Bias, Reward
@@ -24,8 +23,6 @@ TOKENS = 4000  # of right answers; as many as fit are drawn from the items, sinc
 DIGITS = 3  # of strengths and biases that are worth writing
 ITEMS = 40  # that are drawn at least, however long their answers are
 AT_ONCE = 8  # answers whose rows are computed together
-
-Ids = NDArray[np.intp]
 
 
 def must_be_possible(emulator: Emulator, items: Sequence[Item]) -> None:

@@ -18,11 +18,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from eftlocal.arithmetic.arrays import Logits
+from eftlocal.arithmetic.arrays import Ids, Logits
 from eftlocal.errors import SettingError
-from eftlocal.evaluation.best import halves
-from eftlocal.evaluation.intervals import Floats, percentiles, resampled
-from eftlocal.evaluation.results import Calibrated, Estimate
+from eftlocal.evaluation.best import halves, mean_loss
+from eftlocal.evaluation.intervals import Floats
+from eftlocal.evaluation.results import Calibrated
 
 __all__ = ["Condensed", "Found", "calibrated", "condensed", "fit", "joined", "loss"]
 
@@ -32,12 +32,11 @@ WIDEST: Final = 2**20  # cells
 CELL: Final = 0.1  # nats of reward; the other tokens of a cell are taken together, at their mean
 LEAST: Final = 8  # items
 STEPS: Final = 50
+DRAWN: Final = "calibration"  # names the resamples of its intervals
 CLOSE: Final = 1e-9  # nats a token; a step that promises less than that is the last
 # How far each number is pulled to where it began: as much as one token with this standard deviation pulls. It decides
 # only where the items do not, such as an end that every answer has at the same place.
 SPREAD: Final = {"beta": 1.0, "bias": 2.0}
-
-Ids = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +244,7 @@ def calibrated(items: Sequence[Condensed], names: Sequence[str], start: Found, s
     last = list(found.values())[-1]
     losses = {name: loss(judging, each) for name, each in found.items()}
     before, after = losses["as configured"], list(losses.values())[-1]
-    change = _mean(np.concatenate([after, before], axis=1), seed)
+    change = mean_loss(after, seed, DRAWN, before)
     useful = any(last.betas) and change.high is not None and change.high < 0
     return Calibrated(
         betas=dict(zip(names, last.betas, strict=True)),
@@ -253,20 +252,9 @@ def calibrated(items: Sequence[Condensed], names: Sequence[str], start: Found, s
         unseen=last.unseen if knows else None,
         n_fitted=len(fitting),
         n_judged=len(judging),
-        steps={name: _mean(each, seed) for name, each in losses.items()},
-        before=_mean(before, seed),
-        after=_mean(after, seed),
+        steps={name: mean_loss(each, seed, DRAWN) for name, each in losses.items()},
+        before=mean_loss(before, seed, DRAWN),
+        after=mean_loss(after, seed, DRAWN),
         change=change,
         helps=useful,
     )
-
-
-def _mean(losses: Floats, seed: int) -> Estimate:
-    """Nats a token; of four columns the first two's less the last two's."""
-
-    def nats(sums: Floats) -> Floats:
-        found: Floats = sums[:, 0] / sums[:, 1]
-        return found - sums[:, 2] / sums[:, 3] if sums.shape[1] > 2 else found
-
-    value = float(nats(losses.sum(axis=0)[None])[0])
-    return Estimate(value, *percentiles(nats(resampled(losses, seed, "calibration"))), len(losses))

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from eftlocal.evaluation.metrics import METRICS
+
 __all__ = [
     "ActsOn",
     "Best",
@@ -90,6 +92,12 @@ class Group:
     headline: str
     columns: tuple[ColumnFigures, ...]
     gaps: tuple[Gap, ...] = ()
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that it has, in the order of METRICS, its headline first."""
+        there = [metric for metric in METRICS if any(metric in column.figures for column in self.columns)]
+        return sorted(there, key=lambda metric: metric != self.headline)
 
     def column(self, name: str) -> ColumnFigures | None:
         """The figures of the column of that name; None if there is none."""

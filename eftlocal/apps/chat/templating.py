@@ -12,7 +12,7 @@ from eftlocal.apps.chat.state import Chat, InUse
 from eftlocal.catalog import templates
 from eftlocal.catalog.templates import Filled
 from eftlocal.errors import EftError
-from eftlocal.text import printable
+from eftlocal.text import one_line, printable
 
 __all__ = ["begin", "message", "names", "start", "template"]
 
@@ -116,9 +116,7 @@ def _list(chat: Chat) -> None:
             text = stored.prompt or stored.system or "settings"
         except EftError as error:
             text = error.message
-        table.add_row(
-            "*" if name == used else "", printable(name), Text(printable(" ".join(text.split())), style="dim")
-        )
+        table.add_row("*" if name == used else "", printable(name), Text(one_line(text), style="dim"))
     chat.screen.show(table)
 
 

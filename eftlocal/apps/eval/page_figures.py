@@ -3,13 +3,14 @@
 from typing import Final
 
 from eftlocal.apps.eval.page_markup import Html, html
+from eftlocal.evaluation.figures import role_of
 from eftlocal.evaluation.findings import FEW
 from eftlocal.evaluation.metrics import METRICS
 from eftlocal.evaluation.results import ColumnFigures, Estimate, Evaluation, Group
 
 __all__ = [
-    *("SIDES", "change", "explained", "figure", "interval", "main_columns", "metrics", "name", "number", "numeral"),
-    *("role", "shown_groups"),
+    *("SIDES", "change", "explained", "figure", "interval", "main_columns", "name", "number", "numeral"),
+    "shown_groups",
 ]
 
 MINUS: Final = "\u2212"
@@ -24,14 +25,9 @@ ROLES: Final = {
 SIDES: Final = ("base", "tuned", "upper")  # beside emulated columns, where there is little room
 
 
-def role(column: str) -> str:
-    """base, tuned, reference, emulated, upper or reward."""
-    return column.partition("@")[0].partition(":")[0]
-
-
 def name(column: str) -> str:
     """A column as people read it."""
-    own, explained = role(column), ROLES.get(role(column))
+    own, explained = role_of(column), ROLES.get(role_of(column))
     if explained is None:
         return column
     if own == "emulated":
@@ -42,7 +38,7 @@ def name(column: str) -> str:
 
 def explained(column: str) -> str:
     """What a column is, in a few words."""
-    own = role(column)
+    own = role_of(column)
     if own == "emulated" and "@" in column:
         return f"strength {column.partition('@')[2]}"
     return ROLES[own][1] if own in ROLES else ""
@@ -107,12 +103,6 @@ def change(estimate: Estimate, metric: str) -> tuple[str, str]:
     if better is None:
         return text, "other"
     return text, "better" if (estimate.value > 0) == (better == "higher") else "worse"
-
-
-def metrics(group: Group) -> list[str]:
-    """The metrics that a group has, in the order of METRICS, its headline first."""
-    there = [metric for metric in METRICS if any(metric in column.figures for column in group.columns)]
-    return sorted(there, key=lambda metric: metric != group.headline)
 
 
 def shown_groups(evaluation: Evaluation) -> list[Group]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from eftlocal.apps.eval.page_figures import interval, name, number, numeral, role
+from eftlocal.apps.eval.page_figures import interval, name, number, numeral
 from eftlocal.apps.eval.page_markup import Html, html, joined
+from eftlocal.evaluation.figures import role_of
 from eftlocal.evaluation.metrics import METRICS
 from eftlocal.evaluation.results import Estimate
 
@@ -65,7 +66,7 @@ def _tick(value: float, metric: str) -> str:
 
 def marker(column: str, second: str | None = None) -> Html:
     """The marker of a column at the place (0, 0); `second` is a column whose marker is open."""
-    own = "second" if column == second else role(column)
+    own = "second" if column == second else role_of(column)
     return Html(SHAPES.get(own, SHAPES["base"]))
 
 
@@ -88,7 +89,7 @@ def strip(columns: Sequence[tuple[str, Estimate]], metric: str, scale: Scale, se
     title = "; ".join(f"{name(c)} {number(e.value, metric)} ({interval(e, metric)})" for c, e in columns)
     parts = [html('<line class="axis" x1="0" x2="100%" y1="50%" y2="50%"/>')]
     for column, estimate in columns:
-        kind = "accent" if role(column) == "emulated" else "soft"
+        kind = "accent" if role_of(column) == "emulated" else "soft"
         if estimate.low is not None and estimate.high is not None:
             parts.append(_span(scale.share(estimate.low), scale.share(estimate.high), kind))
     for column, estimate in columns:
@@ -168,7 +169,7 @@ def curve(
             html(
                 '<line class="side {own}" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
                 '<text x="100%" dx="8" y="{at}" dy="4">{name}</text>',
-                **{"own": role(column), "y": f"{y(estimate.value):.1f}", "at": f"{at:.1f}", "name": name(column)},
+                **{"own": role_of(column), "y": f"{y(estimate.value):.1f}", "at": f"{at:.1f}", "name": name(column)},
             )
         )
     for beta, e in points:

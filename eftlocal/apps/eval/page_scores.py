@@ -9,14 +9,12 @@ from eftlocal.apps.eval.page_figures import (
     explained,
     figure,
     main_columns,
-    metrics,
     name,
-    role,
     shown_groups,
 )
 from eftlocal.apps.eval.page_markup import Html, cell, html, joined, table
 from eftlocal.apps.eval.page_plots import curve, legend, marker, scale_of, strip, ticks
-from eftlocal.evaluation.figures import DEFINITIONS
+from eftlocal.evaluation.figures import DEFINITIONS, role_of
 from eftlocal.evaluation.metrics import METRICS
 from eftlocal.evaluation.results import ColumnFigures, Evaluation, Group
 
@@ -86,7 +84,7 @@ def _scores(group: Group, *, titled: bool) -> Html:
         for column in there
     )
     first = table(f"{group.name}: {label}", heads, (tuple(row) for row in rows), kind="mine")
-    own = [each for each in metrics(group) if each not in DISTANCES]
+    own = [each for each in group.metrics if each not in DISTANCES]
     far = [each for each in DISTANCES if any(each in column.figures for column in group.columns)]
     more = [_figures(group, own, "All figures")] if len(own) > 1 else []
     more += [_figures(group, far, "How far the emulator is from the other large models", "slim")] if far else []
@@ -147,7 +145,7 @@ def strength(evaluation: Evaluation) -> Html:
 
 
 def _curves(group: Group, best: float | None, *, most: int) -> Iterator[Html]:
-    able = [each for each in metrics(group) if each == group.headline or each not in TOO_MANY]
+    able = [each for each in group.metrics if each == group.headline or each not in TOO_MANY]
     drawn = 0
     for metric in able:
         points = sorted(
@@ -192,7 +190,7 @@ def kinds(evaluation: Evaluation) -> Html:
         alike = [group for group in groups if group.headline == metric]
         columns = [[c for c in main_columns(group, best) if metric in c.figures] for group in alike]
         named = list(dict.fromkeys(column.column for each in columns for column in each))
-        strengths = [column for column in named if role(column) == "emulated"]
+        strengths = [column for column in named if role_of(column) == "emulated"]
         second = next((c for c in strengths[::-1] if c == f"emulated@{best:g}"), None) if len(strengths) > 1 else None
         scale = scale_of([column.figures[metric] for each in columns for column in each], metric)
         label = METRICS[metric].label

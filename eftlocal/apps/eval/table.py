@@ -51,7 +51,7 @@ def drawn(evaluation: Evaluation, width: int | None) -> str:
     kinds = evaluation.of("kind")
     if len(kinds) > 1 or (kinds and kinds[0].n < evaluation.n):
         lines += ["By kind", *_kinds(kinds, columns), ""]
-    lines += wrap(f"{BOTH} {INTERVALS}" if "both" in _metrics(evaluation.all) else INTERVALS, columns)
+    lines += wrap(f"{BOTH} {INTERVALS}" if "both" in evaluation.all.metrics else INTERVALS, columns)
     lines += [""] if evaluation.findings else []
     for finding in evaluation.findings:
         lines += wrap(printable(finding), columns, break_long_words=False, break_on_hyphens=False)
@@ -70,15 +70,9 @@ def _title(group: Group) -> str:
     return items if group.by == "all" else f"{printable(group.name)}: {items}"
 
 
-def _metrics(group: Group) -> list[str]:
-    """The metrics of a group in the order of METRICS, its headline first."""
-    there = [metric for metric in METRICS if any(metric in column.figures for column in group.columns)]
-    return sorted(there, key=lambda metric: metric != group.headline)
-
-
 def _table(group: Group, width: int) -> list[str]:
     """The table of a group in at most `width` columns, with intervals where they fit, and without the last metrics."""
-    metrics = _metrics(group)
+    metrics = group.metrics
     able = [metric for metric in DISPENSABLE if metric in metrics and metric != group.headline]
     for detailed in (metrics, metrics[:1]):
         if _width(rows := _rows(group, metrics, detailed)) <= width:

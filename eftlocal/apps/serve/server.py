@@ -1,7 +1,6 @@
 """`eftlocal serve`: opens the port, starts the owner's thread and uvicorn, and ends both when it is asked to."""
 
 import asyncio
-import errno
 import hashlib
 import logging
 import os
@@ -16,6 +15,7 @@ from typing import Final
 
 import uvicorn
 
+from eftlocal.apps.common import not_opened
 from eftlocal.apps.serve.app import App
 from eftlocal.apps.serve.desk import Desk
 from eftlocal.apps.serve.guard import Access
@@ -33,11 +33,6 @@ __all__ = ["Options", "serve", "system_fingerprint"]
 GRACE: Final = 3.0  # seconds that running answers get after Ctrl-C
 LAST: Final = 2.0  # seconds more for their responses to be sent
 KEEP_ALIVE: Final = 75  # seconds that an idle connection stays open
-OTHER_PORT: Final = "Give another one: --port N."
-HINTS: Final = {
-    errno.EADDRNOTAVAIL: "No network of this machine has that address; --host takes one of its own.",
-    errno.EACCES: "Ports below 1024 are the system's; give a higher one: --port N.",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +119,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.listen(512)
     except OSError as error:
         listening.close()
-        raise EftError(
-            f"Port {port} of {host} cannot be opened: {error.strerror}.", HINTS.get(error.errno or 0, OTHER_PORT)
-        ) from None
+        raise not_opened(host, port, error) from None
     return listening
 
 

@@ -2,14 +2,9 @@
 
 from rich.text import Text
 
-from eftlocal.text import printable
+from eftlocal.text import one_line, printable
 
-__all__ = ["cell", "cut", "one_line"]
-
-
-def one_line(text: str) -> str:
-    """The text on one line, without control characters."""
-    return printable(" ".join(text.split()))
+__all__ = ["cell", "cut"]
 
 
 def cell(text: str) -> Text:

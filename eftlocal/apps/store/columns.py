@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
-from eftlocal.apps.store.cells import one_line
+from eftlocal.text import one_line
 
 __all__ = ["Row", "rows_as_lines", "shortened"]
 

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from eftlocal.apps.common import INTERRUPTED, agreed, can_ask, console, size
 from eftlocal.apps.store.afar import Afar
-from eftlocal.apps.store.cells import cell, cut, one_line
+from eftlocal.apps.store.cells import cell, cut
 from eftlocal.apps.store.memory import Memory, memory
 from eftlocal.apps.store.survey import held
 from eftlocal.catalog import hub
@@ -31,7 +31,7 @@ from eftlocal.emulation.assembling import assemble
 from eftlocal.emulation.files import unasked
 from eftlocal.errors import HubError
 from eftlocal.interrupt import raising
-from eftlocal.text import printable
+from eftlocal.text import one_line, printable
 
 __all__ = ["fetch"]
 

@@ -11,6 +11,7 @@ from eftlocal.apps.common import console
 from eftlocal.apps.store.check import Checked, check
 from eftlocal.catalog import added
 from eftlocal.catalog import models as catalog
+from eftlocal.catalog.entries import ROLES
 from eftlocal.catalog.files import HUB, HubFile
 from eftlocal.catalog.tables import expanded
 from eftlocal.catalog.toml import emulator_lines, model_lines
@@ -19,7 +20,6 @@ from eftlocal.text import as_unicode, printable
 
 __all__ = ["add", "init", "must_be_possible", "say"]
 
-ROLES = ("base", "tuned", "reference")
 OTHER_NAME = "Choose another --name."
 
 

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from eftlocal.apps.common import console, print_json, size
 from eftlocal.apps.store.afar import Afar
-from eftlocal.apps.store.cells import cell, one_line
+from eftlocal.apps.store.cells import cell
 from eftlocal.apps.store.columns import Row, rows_as_lines
 from eftlocal.apps.store.memory import Memory, memory
 from eftlocal.apps.store.survey import held, models_of
@@ -18,7 +18,7 @@ from eftlocal.errors import EftError
 from eftlocal.runtime import trial
 from eftlocal.runtime.views import Message
 from eftlocal.runtime.vocab import Vocabulary
-from eftlocal.text import printable
+from eftlocal.text import one_line, printable
 
 __all__ = ["show"]
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from eftlocal.apps.common import console
 from eftlocal.apps.tune.verdict import Answered, Verdict
-from eftlocal.text import printable
+from eftlocal.text import one_line, printable
 
 __all__ = ["conclude"]
 
@@ -73,7 +73,7 @@ def _meaning(verdict: Verdict) -> Iterator[str]:
 
 def _show(out: Console, answered: Answered) -> None:
     """One question with its answers: side by side where the terminal is wide enough, else one below the other."""
-    out.print(Text(f"> {_shown(answered.question)}", "bold"))
+    out.print(Text(f"> {one_line(answered.question)}", "bold"))
     answers = {"example": answered.wanted, **answered.answers}
     if out.is_terminal and out.width >= NARROW * len(answers):
         table = Table(expand=True, show_edge=False, pad_edge=False, header_style="bold")
@@ -91,12 +91,7 @@ def _show(out: Console, answered: Answered) -> None:
             grid.add_row(Text(name, "bold"), Text(_lines(text)))
             out.print(grid)
         else:
-            out.print(f"  {name:<{width}}  {_shown(text)}")
-
-
-def _shown(text: str) -> str:
-    """A text on one line."""
-    return printable(" ".join(text.split()))
+            out.print(f"  {name:<{width}}  {one_line(text)}")
 
 
 def _lines(text: str) -> str:
