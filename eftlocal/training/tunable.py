@@ -11,7 +11,7 @@ from torch import Tensor
 from eftlocal.training.network import Adapter, Network, Weights
 from eftlocal.training.shape import ROPE_FACTORS, Shape
 
-__all__ = ["Tunable", "adapted", "copied", "merged", "pairs_of"]
+__all__ = ["Tunable", "adapted", "copied", "pairs_of"]
 
 A, B = ".lora_a", ".lora_b"
 
@@ -75,8 +75,3 @@ def copied(shape: Shape, weights: Weights, *, checkpointed: bool = False, half: 
 
 def _replaced(shape: Shape, weights: Weights, checkpointed: bool, half: bool, values: Mapping[str, Tensor]) -> Network:
     return Network(shape, {**weights, **values}, checkpointed=checkpointed, half=half)
-
-
-def merged(weights: Weights, adapter: Adapter) -> dict[str, Tensor]:
-    """The matrices with an adapter added to them; all other tensors as they are."""
-    return {**weights, **{n: weights[n] + adapter.scale * b @ a for n, (a, b) in adapter.pairs.items()}}

@@ -13,7 +13,7 @@ from eftlocal.runtime.gguf_header import Header
 from eftlocal.training import output, parity, weights
 from eftlocal.training.network import Network
 from eftlocal.training.shape import shape_of
-from eftlocal.training.tunable import Tunable, adapted, copied, merged, pairs_of
+from eftlocal.training.tunable import Tunable, adapted, copied, pairs_of
 from tests.families import quantized, write_model
 from tests.training.test_parity import TOKENS, wide
 
@@ -53,14 +53,6 @@ def test_llama_cpp_applies_an_adapter_as_our_network_does(any_model: Path, tmp_p
 
 def copied_network(header: Header) -> Network:
     return Network(shape_of(header), tensors(header))
-
-
-def test_an_adapter_merged_is_the_adapter_applied(any_model: Path, tmp_path: Path) -> None:
-    header = gguf.check(any_model)
-    tunable = adapted(shape_of(header), tensors(header), rank=3, alpha=6.0, seed=0)
-    network = tunable.network(moved(tunable, 0.1))
-    whole = Network(network.shape, merged(network.weights, network.adapter))
-    np.testing.assert_allclose(ours(whole), ours(network), atol=5e-4)
 
 
 @pytest.mark.parametrize("kind", ["F32", "Q4_1"])

@@ -22,7 +22,6 @@ __all__ = [
     "exists",
     "folder",
     "free_lock",
-    "is_held",
     "load",
     "lock",
     "name_for",
@@ -196,15 +195,6 @@ def lock(name: str) -> Lock:
     file = path(name)
     _make_folder()
     return Lock.take(file.with_name(f".{file.stem}.lock"))
-
-
-def is_held(name: str) -> bool:
-    """Whether a chat has the session open."""
-    try:
-        lock(name).release()
-    except Held:
-        return True
-    return False
 
 
 def _for_itself(name: str, change: Callable[[], None], what: str) -> None:
