@@ -43,6 +43,13 @@ class MemberContext(Protocol):
         """Copy the first `n` tokens of `source` to `target`. Returns how many `target` then holds."""
         ...
 
+    def expect(self, sequence: int, prompt: Sequence[int]) -> None:
+        """All tokens that come for a sequence, before it is fed the first part of them; none: no more come.
+
+        A server can read them meanwhile. Nothing is held by this.
+        """
+        ...
+
     def feed(self, feeds: Sequence[Feed]) -> Logits:
         """Tokens that continue each sequence. Returns the logits asked for, (rows, n_vocab), in the order of `feeds`.
 

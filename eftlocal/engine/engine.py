@@ -133,6 +133,7 @@ class Engine:
 
     def end(self, slot: Slot) -> None:
         """Free the slot. Its caches keep their tokens for a later sequence that begins in the same way."""
+        self.workers.expect_nothing(slot.index)
         slot.free = True
 
     # --- decoding ---------------------------------------------------------------------------------------------------
@@ -194,6 +195,8 @@ class Engine:
             kept = context.rewind(slot.index, min(slot.valid[member], length - (1 if chunk else rows)))
             missing = slot.tokens_after(member, kept)
             if chunk:
+                if not rows:
+                    context.expect(slot.index, slot.tokens_after(member, 0))
                 missing = missing[: min(request.most, len(missing) - 1)]
                 assert len(missing) >= rows, "a chunk that is scored has a row for each token"
             slot.fed[member] = slot.fed.get(member, [])

@@ -149,6 +149,11 @@ class Workers:
             self._contexts[member] = self._make(member, n_ctx=self.n_ctx, n_seq=self.n_seq)
         return self._contexts[member]
 
+    def expect_nothing(self, sequence: int) -> None:
+        """No more tokens come for a sequence, whatever its members were told (`MemberContext.expect`)."""
+        for context in self._contexts.values():
+            context.expect(sequence, ())
+
     def prepare(self, members: Iterable[int]) -> None:
         """Make the KV caches of these members, and measure their speeds if needed. Raises ModelLoadError."""
         wanted = list(members)

@@ -12,6 +12,7 @@ import pytest
 
 from eftlocal import Raw
 from eftlocal.decoding.partial import Completer
+from eftlocal.runtime.llama import context as llama_context
 from tests import builders
 from tests.families import Family
 from tests.runtime.remote.mirror import Mirror, mirrored
@@ -145,3 +146,16 @@ def test_what_a_part_of_each_row_gives_is_within_what_is_told(
             exact[[place.id for place in places]] = np.exp([place.logprob for place in places])
             own = np.exp(z - z.max())
             assert 0.5 * np.abs(own / own.sum() - exact).sum() <= bound + 1e-4
+
+
+def test_a_long_prompt_is_sent_while_the_pair_reads_its_own(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mirrored(family.base) as (server, _), both(family, tmp_path, server.url, {}, 60) as (far, here):
+        monkeypatch.setattr(llama_context, "CPU_BATCH", 16)
+        server.seen.clear()
+        reply = far.generate(QUESTION * 3, max_tokens=4)
+        assert reply.tokens == here.generate(QUESTION * 3, max_tokens=4).tokens
+        bodies: list[Any] = [body for path, body in server.seen if path == "/completion"]
+        ahead, whole = (body["prompt"] for body in bodies[:2])
+        assert ahead == whole[:-1] and len(ahead) > 16 and bodies[0]["n_probs"] == 1

@@ -117,6 +117,9 @@ class ChildContext:
         rows = int(reply["rows"])
         return self._rows[: rows * n_vocab].reshape(rows, n_vocab)
 
+    def expect(self, sequence: int, prompt: Sequence[int]) -> None:
+        """Nothing: tokens are decoded when they are fed."""
+
     def more(self, sequence: int, tokens: Sequence[int], known: int) -> None:
         """Nothing: rows are whole."""
 

@@ -154,6 +154,9 @@ class Context:
                 else:
                     self.rewind(sequence, 0)
 
+    def expect(self, sequence: int, prompt: Sequence[int]) -> None:
+        """Nothing: tokens are decoded when they are fed."""
+
     def more(self, sequence: int, tokens: Sequence[int], known: int) -> None:
         """Nothing: rows are whole."""
 

@@ -8,6 +8,7 @@ import numpy as np
 from eftlocal.arithmetic.arrays import Logits
 from eftlocal.errors import DecodeError
 from eftlocal.runtime.feed import Feed
+from eftlocal.runtime.remote.ahead import Ahead
 from eftlocal.runtime.remote.engines import Asked, Row
 from eftlocal.runtime.remote.link import Link
 
@@ -39,6 +40,7 @@ class RemoteContext:
         self.top = min(wanted, most)
         self._whole = min(max(n_vocab, link.facts.n_vocab or 0), most)
         self._tokens: list[list[int]] = [[] for _ in range(n_seq)]
+        self._ahead: dict[int, Ahead] = {}  # sequence -> its prompt, which the server reads already
 
     def held(self, sequence: int) -> int:
         return len(self._tokens[sequence])
@@ -50,6 +52,15 @@ class RemoteContext:
     def fork(self, source: int, target: int, n: int) -> int:
         self._tokens[target] = self._tokens[source][:n]
         return len(self._tokens[target])
+
+    def expect(self, sequence: int, prompt: Sequence[int]) -> None:
+        """The server begins to read the prompt now, if it computes so many sequences at a time."""
+        before = self._ahead.get(sequence)
+        if before is not None and prompt and before.begins(prompt):
+            return
+        self._drop(sequence)
+        if len(prompt) > 1 and sequence < self.link.facts.parallel:
+            self._ahead[sequence] = Ahead(self.link, sequence, prompt)
 
     def feed(self, feeds: Sequence[Feed]) -> Logits:
         asked: list[Asked] = []
@@ -67,6 +78,9 @@ class RemoteContext:
                 raise DecodeError(f"{self.link.server.url}: token {bad} is not in a vocabulary of {self.n_vocab}")
             known = [*self._tokens[sequence], *tokens]
             if rows:
+                if (ahead := self._ahead.get(sequence)) is not None and ahead.begins(known):
+                    ahead.wait()
+                self._drop(sequence)
                 first = len(known) - rows + 1
                 asked.append(Asked(sequence, known[:first], known[first:], self._whole if whole else self.top))
         found = [row for rows in self.link.rows(asked) for row in rows] if asked else []
@@ -102,4 +116,10 @@ class RemoteContext:
         """Nothing: the server has its own."""
 
     def close(self) -> None:
-        """Nothing: the link belongs to who made it."""
+        """Drop what is read ahead. The link belongs to who made it."""
+        for sequence in list(self._ahead):
+            self._drop(sequence)
+
+    def _drop(self, sequence: int) -> None:
+        if (ahead := self._ahead.pop(sequence, None)) is not None:
+            ahead.drop()

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, ClassVar, Final
 
 from eftlocal.errors import ContextError, RemoteError
-from eftlocal.runtime.remote.connection import TRIES, BusyError, Connection, RefusedError
+from eftlocal.runtime.remote.connection import BusyError, Connection, RefusedError
 from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, must_be_own, number_in, one_of, tokens_in
 
 __all__ = ["LlamaServer"]
@@ -76,7 +76,7 @@ class LlamaServer:
         each = [asked._replace(tokens=tokens[: first + i], forced=()) for i in range(1 + len(asked.forced))]
         return [row for one in each for row in self._rows(connection, one)]
 
-    def _rows(self, connection: Connection, asked: Asked, tries: int = TRIES) -> list[Row]:
+    def _rows(self, connection: Connection, asked: Asked, tries: int | None = None) -> list[Row]:
         n = 1 + len(asked.forced)
         body: dict[str, Any] = {
             **self._probe(asked.tokens, n, asked.top),
@@ -105,7 +105,7 @@ class LlamaServer:
             "response_fields": FIELDS,
         }
 
-    def _post(self, connection: Connection, body: dict[str, Any], tries: int = TRIES) -> Any:
+    def _post(self, connection: Connection, body: dict[str, Any], tries: int | None = None) -> Any:
         try:
             answer = connection.post("/completion", body, tries=tries)
         except RefusedError as error:
