@@ -27,6 +27,7 @@ LEFT: Final = "Client connection closed"
 STAYS_S: Final = 0.5  # a client that leaves sooner only asked
 START_S: Final = 60.0  # for llama.cpp to find its devices
 PAUSE_S: Final = 0.05
+LOOK_S: Final = 0.1  # between two looks at whether the server has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,13 @@ class Server:
             raise
 
     def wait(self) -> WorkerError:
-        """Waits until llama.cpp's server ends by itself. Returns the error that says so."""
-        self._process.wait()
+        """Waits until llama.cpp's server ends. Returns the error that says so."""
+        while self._process.poll() is None:  # a signal that comes just before a wait without end is not handled in it
+            time.sleep(LOOK_S)
         return self._ended()
 
     def kill(self) -> None:
-        """Ends the process at once, without waiting for it; for a signal's handler, which `wait` may hold up."""
+        """Ends the process at once, without waiting for it; for a signal's handler."""
         self._process.kill()
 
     def close(self) -> None:
