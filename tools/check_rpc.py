@@ -32,7 +32,7 @@ from eftlocal.runtime.child.context import ChildContext, ChildModel
 from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
-from eftlocal.runtime.plan.placement import Offload
+from eftlocal.runtime.plan.loads import Offload
 from eftlocal.runtime.rpc.hello import probe
 from tests.apps.terminal import Terminal
 

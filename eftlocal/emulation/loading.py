@@ -21,7 +21,7 @@ from eftlocal.errors import CatalogError, SettingError
 from eftlocal.runtime.llama.context import KV_TYPES
 from eftlocal.runtime.machine import here, usable_cores
 from eftlocal.runtime.plan.memory import Cache
-from eftlocal.runtime.plan.placement import Wishes
+from eftlocal.runtime.plan.wishes import Wishes
 from eftlocal.runtime.speeds import Speeds, speeds_file
 
 __all__ = ["LoadOptions", "Loaded", "load"]

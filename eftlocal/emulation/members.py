@@ -16,9 +16,11 @@ from eftlocal.emulation.rpc import NONE, Workers, device_names, with_workers
 from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import ModelFileError, SettingError
 from eftlocal.runtime import gguf, templates
+from eftlocal.runtime.plan.loads import Member
 from eftlocal.runtime.plan.machine import Machine
 from eftlocal.runtime.plan.memory import Cache
-from eftlocal.runtime.plan.placement import Member, Plan, Wishes, plan
+from eftlocal.runtime.plan.placement import Plan, plan
+from eftlocal.runtime.plan.wishes import Wishes
 from eftlocal.runtime.views import View
 
 __all__ = ["Members", "RewardMembers"]

@@ -8,10 +8,10 @@ from typing import Final
 from eftlocal.catalog.endpoints import Endpoint
 from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import CatalogError
-from eftlocal.runtime.plan.loads import layers_by_place
+from eftlocal.runtime.plan.loads import Placed, layers_by_place
 from eftlocal.runtime.plan.machine import Device, Machine
 from eftlocal.runtime.plan.memory import Sizes
-from eftlocal.runtime.plan.placement import Placed, gib
+from eftlocal.runtime.plan.placement import gib
 from eftlocal.runtime.rpc.build import must_support
 from eftlocal.runtime.rpc.hello import Memory, Worker, probe
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import ModelLoadError
-from eftlocal.runtime.plan.placement import Offload, Plan
+from eftlocal.runtime.plan.loads import Offload
+from eftlocal.runtime.plan.placement import Plan
 
 __all__ = ["Placing"]
 

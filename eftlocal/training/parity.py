@@ -22,8 +22,8 @@ from eftlocal.runtime.gguf_header import Header
 from eftlocal.runtime.gguf_write import Key, NewTensor, keys_of, write
 from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
+from eftlocal.runtime.plan.loads import Offload
 from eftlocal.runtime.plan.memory import MAX_ROWS
-from eftlocal.runtime.plan.placement import Offload
 from eftlocal.training.devices import CPU
 from eftlocal.training.network import Network
 from eftlocal.training.shape import shape_of

@@ -17,10 +17,11 @@ from eftlocal.errors import FitError, ModelLoadError, SettingError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
-from eftlocal.runtime.plan import loads, placement
+from eftlocal.runtime.plan import loads
+from eftlocal.runtime.plan.loads import Offload
 from eftlocal.runtime.plan.machine import Device, Machine
 from eftlocal.runtime.plan.memory import Cache
-from eftlocal.runtime.plan.placement import Offload, Wishes
+from eftlocal.runtime.plan.wishes import Wishes
 from tests.builders import load, load_members
 from tests.families import Family
 
@@ -99,7 +100,7 @@ def test_fewer_sequences_run_at_a_time_where_memory_is_short_and_answer_alike(
         expected = [reply.text for reply in emulator.generate_many(prompts, parallel=5)]
         assert emulator.plan is not None
         one, two = (replace(emulator.plan.cache, n_seq=n) for n in (1, 2))
-        needs = [emulator.members.plan(WITH_CARD, c, placement.Wishes(device="none")).host.total for c in (one, two)]
+        needs = [emulator.members.plan(WITH_CARD, c, Wishes(device="none")).host.total for c in (one, two)]
     enough = needs[1] + (needs[1] - needs[0]) / 2  # enough for two sequences and half of a third
     on(Machine(2, 8 * GB, int(enough / loads.HOST_SHARE)))
     members = load_members(tmp_path, models(family))

@@ -8,7 +8,8 @@ import pytest
 from eftlocal.engine.placing import Placing
 from eftlocal.engine.spec import MemberSpec
 from eftlocal.runtime import gguf
-from eftlocal.runtime.plan.placement import Offload, Plan
+from eftlocal.runtime.plan.loads import Offload
+from eftlocal.runtime.plan.placement import Plan
 from tests.families import Family
 
 

@@ -18,7 +18,8 @@ from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import EftError
 from eftlocal.runtime.machine import here
 from eftlocal.runtime.plan.memory import Cache
-from eftlocal.runtime.plan.placement import Wishes, gib
+from eftlocal.runtime.plan.placement import gib
+from eftlocal.runtime.plan.wishes import Wishes
 
 __all__ = ["examine"]
 

@@ -6,7 +6,8 @@ from eftlocal.catalog import models as catalog
 from eftlocal.emulation.members import Members
 from eftlocal.runtime import machine
 from eftlocal.runtime.plan.memory import Cache
-from eftlocal.runtime.plan.placement import Plan, Wishes, gib
+from eftlocal.runtime.plan.placement import Plan, gib
+from eftlocal.runtime.plan.wishes import Wishes
 
 __all__ = ["Memory", "memory"]
 

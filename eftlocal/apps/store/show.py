@@ -122,7 +122,7 @@ def _role(role: str, member: int, members: Members) -> dict[str, object]:
     }
 
 
-def _views(emulator: catalog.Emulator, members: Members) -> dict[str, str]:
+def _views(members: Members) -> dict[str, str]:
     """By role: a short conversation as the role's member sees it, or the reason why it cannot be rendered."""
     system = [Message("system", members.system)] if members.system else []
     texts = {}
@@ -146,7 +146,7 @@ def _json(emulator: catalog.Emulator, files: Sequence[Mapping[str, object]], fou
         ],
         "models": files,
         "roles": [] if members is None else [_role(r, m, members) for r, m in members.roles.items()],
-        "views": {} if members is None else _views(emulator, members),
+        "views": {} if members is None else _views(members),
         "vocabulary": found.vocabulary,
         "notes": [] if members is None else members.notes,
         "memory": None if found.memory is None else found.memory.as_json(),
@@ -202,7 +202,7 @@ def _print(emulator: catalog.Emulator, files: Sequence[Mapping[str, object]], fo
             out.print(printable(f"  {line}"))
     if emulator.sampling:
         out.print(printable("sampling: " + ", ".join(f"{key} {value}" for key, value in emulator.sampling.items())))
-    for role, text in _views(emulator, members).items():
+    for role, text in _views(members).items():
         out.print(f"\n{printable(role)} sees:")
         for line in text.split("\n"):
             out.print(f"  {printable(line)}", soft_wrap=True)

@@ -17,7 +17,7 @@ from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama.copies import SavedSequence
 from eftlocal.runtime.llama.model import Model
-from eftlocal.runtime.plan.placement import Offload
+from eftlocal.runtime.plan.loads import Offload
 
 __all__ = ["ChildContext", "ChildModel"]
 

@@ -33,7 +33,7 @@ from eftlocal.errors import (
 from eftlocal.runtime.child.channel import Channel, ClosedError, Message
 from eftlocal.runtime.child.ends import how, last_words
 from eftlocal.runtime.llama.interrupt import FLAG, Stopped
-from eftlocal.runtime.plan.placement import Offload
+from eftlocal.runtime.plan.loads import Offload
 from eftlocal.runtime.rpc.hello import probe
 
 __all__ = ["Process"]

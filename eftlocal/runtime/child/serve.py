@@ -21,7 +21,7 @@ from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.copies import SavedSequence
 from eftlocal.runtime.llama.interrupt import Stopped, may_decode, stop_decoding
 from eftlocal.runtime.llama.model import Model
-from eftlocal.runtime.plan.placement import Offload
+from eftlocal.runtime.plan.loads import Offload
 from eftlocal.runtime.rpc.devices import register, renamed
 
 __all__ = ["main"]

@@ -10,8 +10,8 @@ import llama_cpp as lib
 
 from eftlocal.errors import ModelLoadError
 from eftlocal.runtime.llama import library
+from eftlocal.runtime.plan.loads import Offload
 from eftlocal.runtime.plan.machine import Device
-from eftlocal.runtime.plan.placement import Offload
 
 KINDS: Mapping[int, Literal["gpu", "igpu", "accel"]] = {1: "gpu", 2: "igpu", 3: "accel"}  # ggml-backend.h
 

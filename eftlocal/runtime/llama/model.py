@@ -16,7 +16,7 @@ from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.llama import devices, library
 from eftlocal.runtime.llama.interrupt import interruptible, raise_from_callback, survives
 from eftlocal.runtime.llama.stack import on_deep_stack
-from eftlocal.runtime.plan.placement import Offload
+from eftlocal.runtime.plan.loads import Offload
 
 # For some tokenizers, llama.cpp splits a text with std::regex, which calls itself for each character of a word: about
 # 350 bytes of stack each. A word of 25,000 letters ended the process.

@@ -16,7 +16,7 @@ from eftlocal.runtime.plan.memory import Cache, Need
 from eftlocal.runtime.plan.search import find_offloads, largest
 from eftlocal.runtime.plan.wishes import NO_WISHES, Wishes, wanted_devices, wanted_layers
 
-__all__ = ["Member", "Offload", "Placed", "Plan", "Shortfall", "Wishes", "gib", "plan"]
+__all__ = ["Plan", "gib", "plan"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from eftlocal.catalog.endpoints import Endpoint
-from eftlocal.runtime.plan.placement import Offload
+from eftlocal.runtime.plan.loads import Offload
 
 __all__ = ["register", "renamed"]
 

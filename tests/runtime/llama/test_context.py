@@ -15,8 +15,8 @@ from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.llama import context as llama_context
 from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
+from eftlocal.runtime.plan.loads import Offload
 from eftlocal.runtime.plan.memory import MAX_ROWS
-from eftlocal.runtime.plan.placement import Offload
 from tests import families, oracle
 from tests.families import VOCAB, Family
 from tests.faults import fail_decode

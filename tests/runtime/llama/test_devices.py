@@ -15,9 +15,9 @@ from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.llama import devices
 from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.model import Model
+from eftlocal.runtime.plan.loads import Offload
 from eftlocal.runtime.plan.machine import Device
 from eftlocal.runtime.plan.memory import CPU_BATCH
-from eftlocal.runtime.plan.placement import Offload
 from tests.families import Family
 
 GB = 1 << 30

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from eftlocal.runtime.plan.loads import Member
 from eftlocal.runtime.plan.machine import Device, Machine
-from eftlocal.runtime.plan.placement import Member, Plan
+from eftlocal.runtime.plan.placement import Plan
 from tests.runtime.plan import shapes
 from tests.runtime.plan.shapes import Model
 

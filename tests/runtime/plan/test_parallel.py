@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from eftlocal.runtime.plan.loads import Member
 from eftlocal.runtime.plan.machine import Machine
 from eftlocal.runtime.plan.memory import Cache
 from eftlocal.runtime.plan.parallel import sequences_at_once
-from eftlocal.runtime.plan.placement import Member, Plan, Wishes, plan
+from eftlocal.runtime.plan.placement import Plan, plan
+from eftlocal.runtime.plan.wishes import Wishes
 from tests.runtime.plan import shapes
 from tests.runtime.plan.machines import AIR_8, CONTAINER_4, CPU_8, GB, GPU_24, LLAMA_70B, SMOLLM2, trio
 

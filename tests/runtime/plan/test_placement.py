@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eftlocal.errors import FitError
-from eftlocal.runtime.plan.loads import layers_by_place
+from eftlocal.runtime.plan.loads import Member, Offload, layers_by_place
 from eftlocal.runtime.plan.machine import Device, Machine
 from eftlocal.runtime.plan.memory import Cache, Need
-from eftlocal.runtime.plan.placement import Member, Offload, Plan, Wishes, plan
+from eftlocal.runtime.plan.placement import Plan, plan
+from eftlocal.runtime.plan.wishes import Wishes
 from tests.runtime.plan import shapes
 from tests.runtime.plan.machines import (
     AIR_8,

@@ -9,7 +9,8 @@ import pytest
 from eftlocal.errors import SettingError
 from eftlocal.runtime.plan.machine import Machine
 from eftlocal.runtime.plan.memory import Cache
-from eftlocal.runtime.plan.placement import Wishes, plan
+from eftlocal.runtime.plan.placement import plan
+from eftlocal.runtime.plan.wishes import Wishes
 from tests.runtime.plan.machines import CPU_8, GPU_24, LLAMA_70B, QWEN_7B, TWO_GPUS_12, layers, where
 
 

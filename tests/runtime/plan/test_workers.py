@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from eftlocal.runtime.plan.loads import layers_by_place
+from eftlocal.runtime.plan.loads import Member, layers_by_place
 from eftlocal.runtime.plan.machine import Device, Machine
 from eftlocal.runtime.plan.memory import Cache
-from eftlocal.runtime.plan.placement import Member, Plan, Wishes, plan
+from eftlocal.runtime.plan.placement import Plan, plan
+from eftlocal.runtime.plan.wishes import Wishes
 from tests.runtime.plan.machines import CPU_8, GB, GPU_24, LLAMA_70B, QWEN_7B, layers
 
 ONE, TWO = "127.0.0.1:50052", "10.0.0.7:50052"
