@@ -39,17 +39,26 @@ def listing(cat: catalog.Catalog, *, local: bool, models_too: bool, as_json: boo
 
 
 def _emulator(cat: catalog.Catalog, emulator: catalog.Emulator, memory: int | None) -> dict[str, object]:
-    total, missing = sizes([cat.model(name) for name in emulator.models])
+    models = [cat.model(name) for name in emulator.models]
+    total, missing = sizes(models)
     return {
         "name": emulator.name,
         "description": emulator.description,
         "local": cat.is_local(emulator),
-        "fits": None if total is None or memory is None else rough_memory(total) <= memory,
+        "fits": _fits(models, memory),
         "size": total,
         "to_download": missing,
         "default": emulator.name in cat.default,
         "models": list(emulator.models),
     }
+
+
+def _fits(models: Sequence[catalog.Model], memory: int | None) -> bool | None:
+    """Whether what lies here fits in the memory, as far as sizes tell; layers on workers lie elsewhere."""
+    if any(model.rpc and model.gpu_layers is not None for model in models):  # some of its layers are here
+        return None
+    total, _ = sizes([model for model in models if not model.rpc])
+    return None if total is None or memory is None else rough_memory(total) <= memory
 
 
 def _model(model: catalog.Model) -> dict[str, object]:

@@ -45,6 +45,29 @@ def test_show_looks_at_models_that_are_far_away(world: World) -> None:
     assert json.loads(world.run("show", "tiny", "--json").out)["views"] == shown["views"]
 
 
+def test_layers_on_workers_count_there_and_the_workers_are_not_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one(rest: str) -> None:
+        entry = f'[models.own]\npath = "own.gguf"\n{rest}\n[emulators.far]\nbase = "own"\n'
+        world.catalog.with_name("far.toml").write_text(entry)
+
+    def listed() -> object:
+        found = json.loads(world.run("list", "--json", "--models", str(world.catalog.with_name("far.toml"))).out)
+        return next(entry["fits"] for entry in found["emulators"] if entry["name"] == "far")
+
+    one('rpc = ["127.0.0.1:1"]')
+    shown = world.run("show", "far", "--models", str(world.catalog.with_name("far.toml"))).out
+    assert "memory: what lies here fits: " in shown
+    assert "on 127.0.0.1:1, whose memory `eftlocal doctor far` asks for" in shown
+    monkeypatch.setattr("eftlocal.apps.store.listing.rough_memory", lambda size: size << 60)  # nothing fits here
+    assert listed() is True
+    one('rpc = ["127.0.0.1:1"]\ngpu_layers = 1')
+    assert listed() is None
+    one("")
+    assert listed() is False
+
+
 def test_show_says_what_it_cannot_know(world: World) -> None:
     world.server.close()
     done = world.run("show", "tiny")
