@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from eftlocal import Emulator
-from eftlocal.arithmetic import partial
 from eftlocal.arithmetic.arrays import Logits
 from eftlocal.arithmetic.combine import log_softmax
+from eftlocal.arithmetic.partial import Partial
+from eftlocal.arithmetic.sample import Sampling
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.models import packaged
 from eftlocal.emulation import forced, loading
@@ -46,7 +47,11 @@ PROMPTS = (
 )
 
 
-CHAINS = {"T 1": (1.0, 1.0), "T 0.7": (0.7, 1.0), "T 0.7, top-p 0.9": (0.7, 0.9)}
+CHAINS = {
+    "T 1": Sampling(temperature=1.0, top_p=1.0),
+    "T 0.7": Sampling(temperature=0.7, top_p=1.0),
+    "T 0.7, top-p 0.9": Sampling(temperature=0.7, top_p=0.9),
+}
 ROUNDING = 1e-4
 
 Sums = defaultdict[object, float]
@@ -91,16 +96,17 @@ def _look(found: Sums, row: Logits, log_w: Logits, guide: Logits, k: int) -> Non
     top = np.argpartition(-row, k)[:k]
     cut[top] = row[top]
     found["positions"] += 1
-    best = int((partial.most(cut) + log_w).argmax())
-    if np.isfinite(cut[best]):
+    part = Partial.of(cut)
+    best = int((part.most() + log_w).argmax())
+    if part.knows(best):
         found["certain"] += 1
         found["wrong"] += best != int((row + log_w).argmax())
-    made = {"drop": cut, "fill": partial.filled(cut, guide)}
-    for name, dials in CHAINS.items():
-        exact, limit = emulated(row, log_w, *dials), partial.bound(cut, log_w, *dials)
+    made = {"drop": cut, "fill": part.filled(guide)}
+    for name, settings in CHAINS.items():
+        exact, limit = emulated(row, log_w, settings), part.bound(log_w, settings)
         found[name, "bound"] += limit
-        for way, part in made.items():
-            off = float(np.abs(emulated(part, log_w, *dials) - exact).sum()) / 2
+        for way, each in made.items():
+            off = float(np.abs(emulated(each, log_w, settings) - exact).sum()) / 2
             found[name, way] += off
             found[name, "broken"] += off > limit + ROUNDING
 

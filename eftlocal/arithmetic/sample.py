@@ -12,7 +12,7 @@ sort).
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -24,7 +24,7 @@ from eftlocal.arithmetic.distribution import Distribution
 from eftlocal.arithmetic.nucleus import largest, masses, nucleus, sum_of
 from eftlocal.errors import DecodeError, SettingError
 
-__all__ = ["Sampling", "warp"]
+__all__ = ["Sampling", "added", "warp"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -133,6 +133,18 @@ def warp(z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] | NDA
         weights = z - peak  # (k,) the likeliest is at 0, so that exp cannot overflow
         weights /= max(sampling.temperature, COLDEST)
         return Distribution(np.exp(weights, out=weights), ids)
+
+
+def added(
+    z: NDArray[np.float32], sampling: Sampling, recent: Sequence[int] | NDArray[np.integer[Any]]
+) -> NDArray[np.float32]:
+    """(V,) `z` with what the settings add to it, whatever its level: bias, and presence and frequency penalties.
+
+    Raises as `warp`.
+    """
+    if not (sampling.logit_bias or sampling.penalizes):
+        return z
+    return _adjusted(z, replace(sampling, repeat_penalty=1.0), recent)
 
 
 def _check_peak(peak: np.float32, sampling: Sampling) -> None:

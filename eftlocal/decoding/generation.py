@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eftlocal.arithmetic.arrays import Logits
 from eftlocal.arithmetic.combine import Mix
@@ -169,9 +170,9 @@ class Generation:
     def needs_whole(self) -> bool:
         """Whether rows must be of the whole vocabulary, also those of a base on a server.
 
-        A constraint may leave only tokens that are unlikely, and a log-probability needs the sum over all tokens.
+        A log-probability needs the sum over all tokens.
         """
-        return self.matcher is not None or self.logprobs_of is not None
+        return self.logprobs_of is not None
 
     @property
     def prompt_tokens(self) -> dict[str, int]:
@@ -220,6 +221,15 @@ class Generation:
         left = self.settings.max_tokens - len(self.tokens) - 1
         return max(0, min(left, n_ctx - self._longest - len(self.tokens)))
 
+    def allowed(self, guesses: Sequence[int] = ()) -> NDArray[np.bool_] | None:
+        """(n_real,) which tokens the constraint allows after the answer so far and `guesses`; None without one.
+
+        Raises EftError for a constraint that is too complex.
+        """
+        if self.matcher is None:
+            return None
+        return self.matcher.allowed([*self.tokens, *guesses] if guesses else self.tokens)
+
     def distribution(self, row: Logits, guesses: Sequence[int] = ()) -> Distribution:
         """The distribution of the next token, after the answer so far and `guesses`.
 
@@ -228,8 +238,8 @@ class Generation:
         and for a constraint that is too complex.
         """
         tokens = [*self.tokens, *guesses] if guesses else self.tokens
-        if self.matcher is not None:
-            row = np.where(self.matcher.allowed(tokens), row, np.float32(-np.inf))
+        if (allowed := self.allowed(guesses)) is not None:
+            row = np.where(allowed, row, np.float32(-np.inf))
         return warp(row, self.settings.sampling, tokens)
 
     def draw(self, row: Logits, guesses: Sequence[int] = ()) -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from eftlocal.arithmetic import partial
 from eftlocal.arithmetic.arrays import Logits
 from eftlocal.arithmetic.combine import log_softmax
+from eftlocal.arithmetic.partial import Partial
+from eftlocal.arithmetic.sample import Sampling
 from tools import partial_rows
 
 N = 300
+PLAIN = Sampling(temperature=1.0, top_p=1.0)
 
 
 def rows(seed: int, sharpness: float) -> tuple[Logits, Logits, Logits]:
@@ -40,8 +44,8 @@ def test_no_distribution_is_further_off_than_the_bound(k: int, sharpness: float)
     for seed in range(50):
         base, log_w, guide = rows(seed, sharpness)
         row, exact = cut(base, k), emulated(base, log_w)
-        limit = partial.bound(row, log_w)
-        for made in (row, partial.filled(row, guide), partial.filled(row, np.zeros(N, np.float32))):
+        limit = Partial.of(row).bound(log_w, PLAIN)
+        for made in (row, Partial.of(row).filled(guide), Partial.of(row).filled(np.zeros(N, np.float32))):
             assert np.abs(emulated(made, log_w) - exact).sum() / 2 <= limit + 1e-5
 
 
@@ -52,7 +56,7 @@ def test_a_known_token_that_wins_against_the_most_of_all_others_is_the_likeliest
     for seed in range(50):
         base, log_w, _ = rows(seed, sharpness)
         row = cut(base, k)
-        best = int((partial.most(row) + log_w).argmax())
+        best = int((Partial.of(row).most() + log_w).argmax())
         if np.isfinite(row[best]):
             certain += 1
             assert best == int((base + log_w).argmax())
@@ -63,7 +67,7 @@ def test_what_is_filled_in_is_all_that_was_left_out_and_no_token_has_more_than_t
     for seed in range(50):
         base, _, guide = rows(seed, 2.0)
         row = cut(base, 20)
-        full = partial.filled(row, guide)
+        full = Partial.of(row).filled(guide)
         outside = np.isneginf(row)
         assert np.exp(full.astype(np.float64)).sum() == pytest.approx(1, abs=1e-3)
         assert full[outside].max() <= row[~outside].min() + 1e-6
@@ -77,16 +81,16 @@ def test_a_token_that_the_reward_makes_much_of_is_never_certain_to_be_left_out()
     log_w = np.zeros(N, np.float32)
     log_w[1] = 20
     row = cut(base, 1)
-    assert not np.isfinite(row[(partial.most(row) + log_w).argmax()])
-    assert partial.bound(row, log_w) > 0.5
+    assert not np.isfinite(row[(Partial.of(row).most() + log_w).argmax()])
+    assert Partial.of(row).bound(log_w, PLAIN) > 0.5
 
 
 def test_a_whole_row_has_nothing_left_out() -> None:
     base, log_w, guide = rows(0, 2.0)
-    assert not partial.is_partial(base)
-    assert partial.bound(base, log_w) == 0
-    np.testing.assert_array_equal(partial.filled(base, guide), base)
-    np.testing.assert_array_equal(partial.most(base), base)
+    assert Partial.of(base).whole
+    assert Partial.of(base).bound(log_w, PLAIN) == 0
+    np.testing.assert_array_equal(Partial.of(base).filled(guide), base)
+    np.testing.assert_array_equal(Partial.of(base).most(), base)
 
 
 def test_rows_of_all_kinds_break_no_rule() -> None:
@@ -106,14 +110,16 @@ def test_a_bound_is_that_of_the_temperature_at_which_tokens_are_drawn() -> None:
         return float(np.abs(p[0] / p[0].sum() - p[1] / p[1].sum()).sum()) / 2
 
     for temperature in (0.1, 0.5, 1.0, 2.0):
-        assert off(temperature) <= partial.bound(row, log_w, temperature)
-    assert off(0.1) > partial.bound(row, log_w)
+        assert off(temperature) <= Partial.of(row).bound(log_w, replace(PLAIN, temperature=temperature))
+    assert off(0.1) > Partial.of(row).bound(log_w, PLAIN)
 
 
 def test_a_bound_counts_a_token_at_which_a_nucleus_may_end() -> None:
     """A millionth that was left out moves the border of the nucleus, and with it a token of 30 %."""
     base = np.log(np.array([0.5, 0.3, 0.1999, 1e-4], np.float32))
     row, log_w = np.where(base < -9, -np.inf, base).astype(np.float32), np.zeros(4, np.float32)
-    assert partial.bound(row, log_w) < 2e-4
-    assert partial.bound(row, log_w, 1.0, 0.500001) > 0.3
-    assert partial.bound(row, log_w, 1.0, 0.6) == 0  # the tokens outside come after the border, wherever it is
+    assert Partial.of(row).bound(log_w, PLAIN) < 2e-4
+    assert Partial.of(row).bound(log_w, replace(PLAIN, top_p=0.500001)) > 0.3
+    assert (
+        Partial.of(row).bound(log_w, replace(PLAIN, top_p=0.6)) == 0
+    )  # the tokens outside come after the border, wherever it is

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eftlocal import Raw
+from eftlocal import Constraint, Raw
 from eftlocal.decoding.partial import Completer
 from eftlocal.runtime.llama import context as llama_context
 from tests import builders
@@ -159,3 +159,25 @@ def test_a_long_prompt_is_sent_while_the_pair_reads_its_own(
         bodies: list[Any] = [body for path, body in server.seen if path == "/completion"]
         ahead, whole = (body["prompt"] for body in bodies[:2])
         assert ahead == whole[:-1] and len(ahead) > 16 and bodies[0]["n_probs"] == 1
+
+
+CONSTRAINTS: Mapping[str, Constraint] = {
+    "schema": Constraint.json_schema(
+        {"type": "object", "properties": {"a": {"type": "string", "maxLength": 8}, "n": {"enum": [1, 20, 300]}}}
+    ),
+    "regex": Constraint.regex("[A-Z][a-z]{2,9} [0-9]{2}"),
+    "choice": Constraint.choice(["yes", "no", "perhaps"]),
+}
+
+
+@pytest.mark.parametrize("dials", [{}, {"draft": 3}, {"repeat_last_n": 0, "logit_bias": {101: 2.0}}])
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_a_constrained_text_is_the_same_and_is_not_asked_for_in_whole_rows(
+    family: Family, tmp_path: Path, server: tuple[str, Mirror], name: str, dials: Mapping[str, Any]
+) -> None:
+    with both(family, tmp_path, server[0], {}, 60) as (far, here):
+        one, other = (each.generate(QUESTION, constraint=CONSTRAINTS[name], **dials) for each in (far, here))
+        assert one.tokens == other.tokens and one.complete == other.complete
+        assert len(one.left_out) > 0
+        drawn = far.generate(QUESTION, constraint=CONSTRAINTS[name], temperature=0.8, seed=2, **dials)
+        assert drawn.complete or drawn.finish_reason == "length"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from eftlocal import Emulator, Raw
-from eftlocal.arithmetic import partial
 from eftlocal.arithmetic.combine import log_softmax
+from eftlocal.arithmetic.partial import Partial
 from eftlocal.emulation import forced
 from eftlocal.emulation.forced import Forced
 from eftlocal.emulation.loading import Loaded
@@ -39,7 +39,7 @@ def distribution(loaded: Loaded, prompts: dict[int, list[int]], known: int) -> d
             base, tuned, reference = (z[m][-1] for m in (members.base, reward.tuned, reward.reference))
             row = log_softmax(base[None])[0]
             row[np.argsort(-row)[known:]] = -np.inf
-            combined = (partial.filled(row, reference) + tuned - reference).astype(np.float64)
+            combined = (Partial.of(row).filled(reference) + tuned - reference).astype(np.float64)
             top = np.argsort(-combined)[:DRAWN]
             shares = np.exp(combined[top] - combined[top].max())
             for token, share in zip(top.tolist(), shares / shares.sum(), strict=True):
