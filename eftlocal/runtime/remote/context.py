@@ -59,7 +59,8 @@ class RemoteContext:
         if before is not None and prompt and before.begins(prompt):
             return
         self._drop(sequence)
-        if len(prompt) > 1 and sequence < self.link.facts.parallel:
+        known = all(0 <= token < self.n_vocab for token in prompt)  # `feed` says it of one that is not
+        if known and 1 < len(prompt) <= self.n_ctx and sequence < self.link.facts.parallel:
             self._ahead[sequence] = Ahead(self.link, sequence, prompt)
 
     def feed(self, feeds: Sequence[Feed]) -> Logits:
@@ -78,8 +79,10 @@ class RemoteContext:
                 raise DecodeError(f"{self.link.server.url}: token {bad} is not in a vocabulary of {self.n_vocab}")
             known = [*self._tokens[sequence], *tokens]
             if rows:
-                if (ahead := self._ahead.get(sequence)) is not None and ahead.begins(known):
-                    ahead.wait()
+                for place, ahead in list(self._ahead.items()):  # the engine may have moved the sequence
+                    if ahead.begins(known):
+                        ahead.wait()
+                        self._drop(place)
                 self._drop(sequence)
                 first = len(known) - rows + 1
                 asked.append(Asked(sequence, known[:first], known[first:], self._whole if whole else self.top))

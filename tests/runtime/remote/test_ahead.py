@@ -127,6 +127,32 @@ def test_a_prompt_that_nobody_needs_any_more_is_dropped_at_once() -> None:
         link.close()
 
 
+def test_a_sequence_that_moved_waits_for_its_prompt_and_no_bad_token_is_sent() -> None:
+    read = threading.Event()
+
+    def completion(body: Any) -> None:
+        if body["n_probs"] == 1:
+            read.wait(20)
+
+    with scripted(answers(completion)) as server:
+        link = connect(Server(url=server.url))
+        made = context(link)
+        for bad in (VOCAB, -1):  # such an id ends SGLang's process
+            made.expect(1, [*PROMPT, bad])
+        made.expect(1, PROMPT * 20)  # longer than the context
+        made.expect(1, PROMPT)
+        made.fork(1, 0, 0)
+        asking = threading.Thread(target=made.feed, args=([Feed(0, PROMPT, 1)],))
+        asking.start()
+        asking.join(0.1)
+        assert asking.is_alive()  # a second request would read it once more, beside the first
+        read.set()
+        asking.join(20)
+        assert prompts(server.seen) == [PROMPT[:-1], PROMPT]
+        made.close()
+        link.close()
+
+
 def test_no_more_prompts_are_read_ahead_than_the_server_computes_at_a_time() -> None:
     with scripted(answers(lambda body: None)) as server:
         link = connect(Server(url=server.url))
