@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from eftlocal.catalog.endpoints import Endpoint
 from eftlocal.catalog.server import Server
 from eftlocal.engine.spec import MemberSpec, Remote
 from eftlocal.runs.fingerprint import fingerprint, models
@@ -39,6 +40,11 @@ def test_members_are_told_by_name_with_their_adapters(family: Family) -> None:
     assert len(set(views)) == 2 and all(len(str(view)) == 16 for view in views)
     for other in (replace(raw, template=TRANSCRIPT), replace(raw, variables={"a": 1}), replace(raw, system="x")):
         assert models([plain], [other])["a (base)"]["view"] != views[0]
+
+
+def test_the_workers_that_hold_a_model_do_not_make_it_another_one(family: Family) -> None:
+    spec, raw = MemberSpec("a (base)", gguf.check(family.base)), View(template=RAW, variables={})
+    assert models([replace(spec, rpc=(Endpoint("127.0.0.1", 1),))], [raw]) == models([spec], [raw])
 
 
 def test_other_weights_of_the_same_name_on_a_server_are_another_model(family: Family) -> None:
