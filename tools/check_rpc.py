@@ -1,10 +1,12 @@
 """Proves a base on llama.cpp's workers: its logits, its speed, and a chat that outlives a worker.
 
-`PYTHONPATH=BUILD_WITH_RPC:. python -m tools.check_rpc [--times 20] [--models FILE]` starts two workers here, and
+`PYTHONPATH=BUILD_WITH_RPC:. python -m tools.check_rpc [--kills 30] [--hangs 10] [--models FILE]` starts two workers,
+and
 
 - compares the logits of the base here, in a child process, on one worker and on two, and times a token of each,
 - chats in a terminal, kills a worker with SIGKILL in the middle of an answer, in turn the first and the second, looks
-  that the chat says so and is there, starts the worker again, and continues the answer.
+  that the chat says so and is there, starts the worker again, and continues the answer,
+- does the same with SIGSTOP and SIGCONT, so that a worker hangs; a chat with shorter waits than usual must give it up.
 
 It needs Linux and a llama-cpp-python with GGML_RPC (docs/rpc.md). Without --models the demo's base is compared and the
 catalogue's default emulator chats; use a models.toml with a model that takes some time for a token.
@@ -37,6 +39,10 @@ from eftlocal.runtime.rpc.hello import probe
 from tests.apps.terminal import Terminal
 
 PROMPT, TOKENS = list(range(5, 69)), 60
+IMPATIENT = """from eftlocal.cli import main
+from eftlocal.runtime.child import process
+process.PATIENCE_S, process.FIRST_S, process.LOAD_S, process.PROBE_S = 2.0, 20.0, 20.0, 1.0
+main()"""
 
 
 class Worker:
@@ -59,6 +65,23 @@ class Worker:
                 return
         raise SystemExit(f"{self.endpoint} does not start")
 
+    def stop(self) -> None:
+        """Let the process that serves hang."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on, and wait until it answers: its client has left, and it must see that first."""
+        self._signal(signal.SIGCONT)
+        for _ in range(100):
+            with suppress(WorkerError):
+                probe(self.endpoint, 1.0)
+                return
+        raise SystemExit(f"{self.endpoint} does not go on")
+
+    def _signal(self, number: int) -> None:
+        for one in psutil.Process(self._popen.pid).children(recursive=True):
+            one.send_signal(number)
+
     def kill(self) -> None:
         """Kill it and the process that serves, with SIGKILL, if it runs."""
         if self._popen.poll() is not None:
@@ -71,14 +94,16 @@ class Worker:
 def main(arguments: list[str] | None = None) -> int:
     """Do what the module says, print what was seen, and return 1 if anything was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--hangs", type=int, default=10)
     parser.add_argument("--models", type=Path, help="a models.toml with a default emulator (default: the catalogue's)")
     parser.add_argument("--ports", type=int, nargs=2, default=(50091, 50092))
     given = parser.parse_args(arguments)
     workers = [Worker(port) for port in given.ports]
     try:
         wrong = compare(given.models, [worker.endpoint for worker in workers])
-        wrong += chats(given.models, workers, given.times)
+        wrong += chats(given.models, workers, given.kills)
+        wrong += chats(given.models, workers, given.hangs, hang=True)
     finally:
         for worker in workers:
             worker.kill()
@@ -125,10 +150,11 @@ def compare(models: Path | None, workers: list[Endpoint]) -> int:
     return wrong
 
 
-def chats(models: Path | None, workers: list[Worker], times: int) -> int:
-    """Kill workers in the middle of answers of one chat. Returns how often anything was wrong."""
+def chats(models: Path | None, workers: list[Worker], times: int, *, hang: bool = False) -> int:
+    """Kill workers in the middle of answers of one chat, or let them hang. Returns how often anything was wrong."""
     rpc = ",".join(str(worker.endpoint) for worker in workers)
-    command = ["-m", "eftlocal", "chat", "--rpc", rpc, *(["--models", str(models)] if models else [])]
+    program, what = (["-c", IMPATIENT], "hang") if hang else (["-m", "eftlocal"], "kill")
+    command = [*program, "chat", "--rpc", rpc, *(["--models", str(models)] if models else [])]
     rng, wrong, waits = random.Random(1), 0, []
     with tempfile.TemporaryDirectory(prefix="eftlocal-rpc-") as folder:
         more = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
@@ -137,21 +163,22 @@ def chats(models: Path | None, workers: list[Worker], times: int) -> int:
             chat.prompt(1, 60)
             prompts = 1
             for i in range(times):
-                killed = workers[i % 2]
+                struck = workers[i % 2]
                 try:
                     prompts = answering(chat, prompts, rng)
                     began = time.monotonic()
-                    killed.kill()
-                    said = f"The worker {killed.endpoint} is not there"
+                    struck.stop() if hang else struck.kill()
+                    said = f"The worker {struck.endpoint} is {'busy' if hang else 'not there'}"
                     wanted = i // 2 + 1
                     chat.until(
                         lambda said=said, wanted=wanted: chat.text.replace("\n", " ").count(said) >= wanted,  # type: ignore[misc]
                         repr(said),
+                        60,
                     )
                     prompts += 1
                     chat.prompt(prompts)
                     waits.append(time.monotonic() - began)
-                    killed.start()
+                    struck.resume() if hang else struck.start()
                     size = len(chat.text)
                     chat.enter("/continue")
                     prompts += 1
@@ -160,16 +187,16 @@ def chats(models: Path | None, workers: list[Worker], times: int) -> int:
                         raise AssertionError(f"/continue did not go on:\n{chat.text[size:]}")
                 except AssertionError as error:
                     wrong += 1
-                    print(f"kill {i + 1}: {str(error)[-1500:]}", flush=True)
+                    print(f"{what} {i + 1}: {str(error)[-1500:]}", flush=True)
                     break
-                print(f"kill {i + 1} of {killed.endpoint}: told within {waits[-1]:.2f} s, continued", flush=True)
+                print(f"{what} {i + 1} of {struck.endpoint}: told within {waits[-1]:.2f} s, continued", flush=True)
             left = psutil.Process(chat.child.pid).children(recursive=True)
             chat.send("\x04")
             chat.close()
             time.sleep(0.5)
             wrong += (n_left := sum(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in left))
     print(
-        f"{len(waits)} kills, {wrong} with faults, {n_left} processes left; told within {max(waits, default=0):.2f} s"
+        f"{len(waits)} {what}s, {wrong} with faults, {n_left} processes left; told within {max(waits, default=0):.2f} s"
     )
     return wrong
 
