@@ -245,7 +245,8 @@ def test_the_table_ends_with_the_lines_that_matter(capsys: pytest.CaptureFixture
 def test_the_parts_of_a_request_to_a_server_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     show(replace(REPORT, afar=Afar(round_trip=20.0, decode=5.25, transfer=1.0, ours=0.5, kb=9.0)))
     line = (
-        "A request to the base's server: round trip 20.0 ms, its decode 5.2 ms, transfer 1.0 ms, reading 0.5 ms; 9.0 kB"
+        "A request to the base's server: round trip 20.0 ms, its decode and the writing of the answer 5.2 ms,"
+        " transfer 1.0 ms, reading 0.5 ms; 9.0 kB"
     )
     assert line in " ".join(capsys.readouterr().out.split())
 

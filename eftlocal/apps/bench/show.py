@@ -37,7 +37,8 @@ def show(report: Report) -> None:
         out.print(f"Decodes of one draft in ms, by number of guesses: {blocks}")
     if (afar := report.afar) is not None:
         out.print(
-            f"A request to the base's server: round trip {afar.round_trip:.1f} ms, its decode {afar.decode:.1f} ms,"
+            f"A request to the base's server: round trip {afar.round_trip:.1f} ms, its decode and the"
+            f" writing of the answer {afar.decode:.1f} ms,"
             f" transfer {afar.transfer:.1f} ms, reading {afar.ours:.1f} ms; {afar.kb:.1f} kB"
         )
     out.print(f"Combination, sampling and Python: {report.overhead_ms_per_token:.2f} ms a token")
