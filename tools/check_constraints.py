@@ -1,7 +1,8 @@
 """Constrained answers with a base on a server, and with the base here: python -m tools.check_constraints EMULATOR
 
 A real llama-server (package xllamacpp) serves the emulator's base. Prompts are answered under a JSON schema, a regex, a
-choice and a grammar. What is shown of each: how many texts at temperature 0 are those of the base here, how many rows
+choice and a grammar. What is shown of each: how many texts are those of the base here (`as here`; the server's build of
+llama.cpp rounds otherwise, so near ties differ), and of whole rows (`as before`, with `--whole`), how many rows
 were asked for, how many of them again with more tokens, and how many of those whole; tokens a second, and with
 `--whole` those of rows that are all whole, as they were for every constrained token before.
 """
@@ -18,7 +19,7 @@ from unittest.mock import patch
 
 from eftlocal import Constraint, Emulator
 from eftlocal.catalog import models as catalog
-from eftlocal.decoding.generation import Generation
+from eftlocal.decoding.generation import Generation, Reply
 from eftlocal.runtime.remote.context import RemoteContext
 from tests import llama_server
 from tools.check_partial import PROMPTS
@@ -90,13 +91,20 @@ def main() -> None:
         cat = replace(cat, models={**cat.models, "far": base}, emulators={**cat.emulators, "far": far})
         with Emulator.load("far", models=cat) as there:
             for name, constraint in CONSTRAINTS.items():
-                for whole in (False, True) if given.whole else (False,):
-                    _look(there, name, constraint, settings, wanted[name], whole)
+                before = wanted[name]
+                for whole in (True, False) if given.whole else (False,):
+                    before = _look(there, name, constraint, settings, {"here": wanted[name], "before": before}, whole)
 
 
 def _look(
-    there: Emulator, name: str, constraint: Constraint, settings: dict[str, Any], wanted: list[Any], whole: bool
-) -> None:
+    there: Emulator,
+    name: str,
+    constraint: Constraint,
+    settings: dict[str, Any],
+    wanted: dict[str, list[Reply]],
+    whole: bool,
+) -> list[Reply]:
+    """Answers, and shows what they took. wanted: the answers of the base here, and those of the whole rows."""
     with ExitStack() as stack:
         if whole:
             stack.enter_context(patch.object(Generation, "needs_whole", True))
@@ -104,20 +112,21 @@ def _look(
         began = time.perf_counter()
         replies = [
             there.generate(prompt, constraint=constraint, seed=i, **settings)
-            for i, prompt in enumerate(PROMPTS[: len(wanted)])
+            for i, prompt in enumerate(PROMPTS[: len(wanted["here"])])
         ]
         seconds = time.perf_counter() - began
     tokens = sum(len(reply.tokens) for reply in replies)
-    same = sum(a.text == b.text for a, b in zip(replies, wanted, strict=True))
+    here, before = (sum(a.text == b.text for a, b in zip(replies, each, strict=True)) for each in wanted.values())
     kept = [pair for reply in replies for pair in reply.left_out]
     worst = max((bound for _, bound in kept), default=0.0)
     mean = sum(bound for _, bound in kept) / max(1, len(kept))
     print(
-        f"{name:8} {'whole' if whole else 'top':5}: {same} of {len(wanted)} texts the same, {tokens} tokens, "
-        f"{found['rows']} rows, {found['more']} again, {found['whole']} whole; {tokens / seconds:.1f} tokens/s; "
-        f"bound {mean:.4f}, worst {worst:.3f}",
+        f"{name:8} {'whole' if whole else 'top':5}: of {len(replies)} texts {here} as here, {before} as before, "
+        f"{tokens} tokens, {found['rows']} rows, {found['more']} again, {found['whole']} whole; "
+        f"{tokens / seconds:.1f} tokens/s; bound {mean:.4f}, worst {worst:.3f}",
         flush=True,
     )
+    return replies
 
 
 if __name__ == "__main__":
