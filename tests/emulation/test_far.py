@@ -12,6 +12,7 @@ import pytest
 
 from eftlocal import Constraint, Raw
 from eftlocal.decoding.partial import Completer
+from eftlocal.errors import DecodeError
 from eftlocal.runtime.llama import context as llama_context
 from tests import builders
 from tests.families import Family
@@ -181,3 +182,20 @@ def test_a_constrained_text_is_the_same_and_is_not_asked_for_in_whole_rows(
         assert len(one.left_out) > 0
         drawn = far.generate(QUESTION, constraint=CONSTRAINTS[name], temperature=0.8, seed=2, **dials)
         assert drawn.complete or drawn.finish_reason == "length"
+
+
+def test_a_llama_server_that_comes_back_with_another_model_of_the_same_name_ends_the_answer(
+    family: Family, tmp_path: Path
+) -> None:
+    with mirrored(family.base) as (server, mirror), both(family, tmp_path, server.url, {}, 60) as (far, _):
+        link = far.members.specs[far.members.base].remote.link
+        stream = far.stream(Raw(PREFIX), temperature=1.0, seed=3)
+        parts = iter(stream)
+        before = next(parts)
+        mirror.meta["size"] = 7
+        connection = link.connection()
+        connection.close()
+        link.release(connection)
+        with pytest.raises(DecodeError, match=r"runs another model now: .* 1 parameters in 7 bytes; it was"):
+            list(parts)
+        assert before and stream.reply.text.startswith(before)

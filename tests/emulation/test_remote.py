@@ -131,6 +131,7 @@ def test_the_first_request_checks_a_draft_and_reads_a_short_prompt(server: Serve
     with Emulator.load("far", models=far(server.url, top=100), draft=3, max_tokens=4) as emulator:
         base = emulator.members.specs[emulator.members.base].remote
         assert base is not None
+        emulator.generate("Hi", max_tokens=1)  # opens the connection, which asks for the model
         before = base.link.timing.requests
         assert emulator.generate("How large is Lyon?").text == "That would be about"
         assert base.link.timing.requests - before == 1

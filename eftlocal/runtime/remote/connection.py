@@ -44,6 +44,7 @@ class Connection:
     """A connection to one server, for one thread at a time. It is opened when it is needed, and again after a fault.
 
     tries    how often a request is made that may be made again
+    opened   how often it was opened: another server may have answered since
     dropped  set it in any thread: the request that runs ends, and so do all later ones, by raising Stopped
     """
 
@@ -52,6 +53,7 @@ class Connection:
     tries: int = TRIES
     timing: Timing = field(default_factory=Timing)
     dropped: bool = False
+    opened: int = 0
     _http: http.client.HTTPConnection | None = field(default=None, init=False)
 
     def get(self, path: str, *, tries: int = 1) -> Any:
@@ -111,6 +113,7 @@ class Connection:
     def _exchange(self, method: str, path: str, body: bytes | None) -> Any:
         if self._http is None:
             self._http = opened(self.server, Waits(self._may_go_on, self.answer_s))
+            self.opened += 1
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         if body is not None:
             headers["Content-Type"] = "application/json"

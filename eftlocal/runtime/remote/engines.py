@@ -48,7 +48,7 @@ class Facts:
     parallel         how many sequences it computes at a time
     most             the largest `top`; None: the whole vocabulary
     template         the model's chat template; None where it does not say
-    weights          the size of its weights, which tells models of one name apart; "" where it does not say
+    weights          what tells models of one name apart, its size or its source; "" where it does not say
     """
 
     engine: str
@@ -75,6 +75,10 @@ class Engine(Protocol):
 
     def rows(self, connection: Connection, asked: Asked) -> list[Row]:
         """The rows, in order. Raises RemoteError."""
+        ...
+
+    def runs(self, connection: Connection) -> tuple[str, str]:
+        """The model that runs there now, and its weights, as `Facts` has them. Raises RemoteError."""
         ...
 
     def check(self, connection: Connection) -> None:

@@ -93,9 +93,22 @@ class Link:
     def _rows(self, asked: Asked) -> list[Row]:
         connection = self.connection()
         try:
-            return self.engine.rows(connection, asked)
+            before = connection.opened
+            rows = self.engine.rows(connection, asked)
+            if connection.opened != before:
+                self._must_run_the_same(connection)
+            return rows
         finally:
             self.release(connection)
+
+    def _must_run_the_same(self, connection: Connection) -> None:
+        """A server that was started again may run another model, also one of the same name."""
+        known, found = (self.facts.model, self.facts.weights), self.engine.runs(connection)
+        if found != known:
+            now, before = (", ".join(filter(None, one)) for one in (found, known))
+            raise RemoteError(
+                f"{self.server.url} runs another model now: {now}; it was {before}.", "Load the emulator again."
+            )
 
 
 def connect(server: Server) -> Link:

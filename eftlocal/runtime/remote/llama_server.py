@@ -46,16 +46,13 @@ class LlamaServer:
             return None
         if not isinstance(props, dict) or "default_generation_settings" not in props:
             return None
-        url = connection.server.url
-        data: list[object] = one_of(connection.get("/v1/models"), "data", list, url)
-        model: dict[str, Any] = next((m for m in data if isinstance(m, dict)), {})
-        meta = model.get("meta") if isinstance(model.get("meta"), dict) else {}
+        name, meta = _model(connection)
         settings = props["default_generation_settings"]
         template = props.get("chat_template")
         facts = Facts(
             engine="llama-server",
             version=str(props.get("build_info", "")),
-            model=str(model.get("id", props.get("model_path", ""))),
+            model=name or str(props.get("model_path", "")),
             n_vocab=number_in(meta, "n_vocab"),
             n_ctx=number_in(settings, "n_ctx") or number_in(meta, "n_ctx"),
             parallel=max(1, number_in(props, "total_slots") or 1),
@@ -64,6 +61,10 @@ class LlamaServer:
             weights=_weights(meta),
         )
         return cls(facts, harmless=_tokens(connection, "a")[-1], one_at_a_time=_drafts(connection))
+
+    def runs(self, connection: Connection) -> tuple[str, str]:
+        name, meta = _model(connection)
+        return name or self.facts.model, _weights(meta)
 
     def rows(self, connection: Connection, asked: Asked) -> list[Row]:
         if asked.forced and not self.one_at_a_time:
@@ -150,6 +151,14 @@ class LlamaServer:
 
     def tokenize(self, connection: Connection, text: str) -> list[int]:
         return _tokens(connection, text)
+
+
+def _model(connection: Connection) -> tuple[str, dict[str, Any]]:
+    """The model's name, "" where it has none, and what is known of it."""
+    data: list[object] = one_of(connection.get("/v1/models"), "data", list, connection.server.url)
+    model: dict[str, Any] = next((m for m in data if isinstance(m, dict)), {})
+    meta = model.get("meta")
+    return str(model.get("id", "")), meta if isinstance(meta, dict) else {}
 
 
 def _weights(meta: Any) -> str:

@@ -51,6 +51,9 @@ class Sglang:
         )
         return cls(facts)
 
+    def runs(self, connection: Connection) -> tuple[str, str]:
+        return one_of(_info(connection, "model_info"), "model_path", str, connection.server.url), ""
+
     def rows(self, connection: Connection, asked: Asked) -> list[Row]:
         n, url = len(asked.forced), connection.server.url
         body = {

@@ -37,13 +37,7 @@ class Vllm:
             return None
         if not isinstance(version, dict) or not isinstance(version.get("version"), str):
             return None
-        url, wanted = connection.server.url, connection.server.model
-        models: list[object] = one_of(connection.get("/v1/models"), "data", list, url)
-        entries = [m for m in models if isinstance(m, dict)]
-        model = next((m for m in entries if wanted in (None, m.get("id"))), None)
-        if model is None:
-            known = ", ".join(str(m.get("id")) for m in entries) or "none"
-            raise RemoteError(f"{url} has no model {wanted}; it has {known}.", "Name one: model = ... in models.toml.")
+        model = _model(connection, connection.server.model)
         name = str(model.get("id"))
         most, n_vocab = _limits(connection, name)
         facts = Facts(
@@ -55,8 +49,13 @@ class Vllm:
             parallel=PARALLEL,
             most=most,
             template=None,
+            weights=_source(model),
         )
         return cls(facts)
+
+    def runs(self, connection: Connection) -> tuple[str, str]:
+        model = _model(connection, self.facts.model)
+        return str(model.get("id")), _source(model)
 
     def rows(self, connection: Connection, asked: Asked) -> list[Row]:
         tokens, first = [*asked.tokens, *asked.forced], len(asked.tokens)
@@ -97,6 +96,24 @@ class Vllm:
     def tokenize(self, connection: Connection, text: str) -> list[int]:
         body = {"model": self.facts.model, "prompt": text, "add_special_tokens": False}
         return tokens_in(connection.post("/tokenize", body), connection.server.url)
+
+
+def _model(connection: Connection, wanted: str | None) -> dict[str, Any]:
+    """What the server says of this model, or of the first that it has."""
+    url = connection.server.url
+    models: list[object] = one_of(connection.get("/v1/models"), "data", list, url)
+    entries = [m for m in models if isinstance(m, dict)]
+    for model in entries:
+        if wanted in (None, model.get("id")):
+            return model
+    known = ", ".join(str(m.get("id")) for m in entries) or "none"
+    raise RemoteError(f"{url} has no model {wanted}; it has {known}.", "Name one: model = ... in models.toml.")
+
+
+def _source(model: dict[str, Any]) -> str:
+    """Where the weights come from, if it is not the name."""
+    root = model.get("root")
+    return root if isinstance(root, str) and root != model.get("id") else ""
 
 
 def _body(model: str) -> dict[str, Any]:

@@ -255,3 +255,44 @@ def test_rows_that_cannot_be_any_are_one_line(rows: list[list[float]]) -> None:
 def test_what_is_no_engine_is_one_line(answer: object, says: str) -> None:
     with scripted(lambda *_: answer) as server, pytest.raises(RemoteError, match=says):
         connect(Server(url=server.url))
+
+
+def changing(
+    script: Callable[[str, Any], object], path: str, change: Callable[[Any], object]
+) -> tuple[Any, list[bool]]:
+    """A server that runs another model as soon as the list has an entry."""
+    restarted: list[bool] = []
+
+    def answer(asked: str, body: Any) -> object:
+        found = script(asked, body)
+        if restarted and asked == path:
+            change(found)
+        return found
+
+    return answer, restarted
+
+
+@pytest.mark.parametrize(
+    ("script", "path", "change"),
+    [
+        (vllm(), "/v1/models", lambda found: found["data"][0].update(root="/models/another")),
+        (sglang, "/model_info", lambda found: found.update(model_path="/models/another")),
+    ],
+    ids=["vllm", "sglang"],
+)
+def test_a_server_that_comes_back_with_another_model_is_noticed(
+    script: Callable[[str, Any], object], path: str, change: Callable[[Any], object]
+) -> None:
+    answer, restarted = changing(script, path, change)
+    with scripted(answer) as server:
+        link = connect(Server(url=server.url))
+        asked = [Asked(0, [1], [], 2)]
+        link.rows(asked)
+        restarted.append(True)
+        link.rows(asked)  # on the same connection: it is the same server
+        connection = link.connection()
+        connection.close()
+        link.release(connection)
+        with pytest.raises(RemoteError, match=r"runs another model now: .*/models/another; it was big\."):
+            link.rows(asked)
+        link.close()
