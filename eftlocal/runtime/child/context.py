@@ -152,6 +152,7 @@ class ChildContext:
                     return
 
     def close(self) -> None:
+        self.model.process.give_up()
         if self._is_there():
             try:
                 self.model.process.call({"do": "close", "context": self._number})

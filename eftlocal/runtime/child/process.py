@@ -179,6 +179,12 @@ class Process:
                     self._done(asked, reply)
             self._late = None
 
+    def give_up(self) -> None:
+        """End the process if it still works at what nobody waits for after Ctrl-C: its worker may hang."""
+        with self._lock:
+            if self._late is not None and self.runs() and not self._selector.select(GRACE_S):
+                self._end()
+
     def close(self) -> None:
         """End the process."""
         self._end()

@@ -284,6 +284,22 @@ def test_limits_are_generous_and_finite(far: ChildModel) -> None:
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_context_closes_at_once_after_ctrl_c_though_its_worker_hangs(far: ChildModel) -> None:
+    context = ChildContext(far, **OPTIONS)  # type: ignore[arg-type]
+    context.feed([Feed(0, PROMPT, 0)])
+    pid = pid_of(context)
+    os.kill(pid, signal.SIGSTOP)
+    stopper = threading.Timer(0.1, stop_decoding)
+    stopper.start()
+    with pytest.raises(Stopped):
+        context.feed([Feed(0, [5], 1)])
+    stopper.join()
+    may_decode()
+    began = time.monotonic()
+    context.close()
+    assert time.monotonic() - began < 5 and gone(pid)
+
+
 def test_ctrl_c_ends_a_wait_at_once_and_what_comes_late_is_not_taken_for_another_answer(
     there: ChildContext, here: Context
 ) -> None:
