@@ -45,7 +45,7 @@ class Reply:
                    token that is certain
     prompt_tokens  role -> tokens in its member's rendering of the conversation
     ttft_s         seconds from the request to the first token; None if no token came
-    tokens_per_s   decoding speed after the first token; None if it was not measured
+    tokens_per_s   decoding speed after the first step; None if it was not measured
     cached_tokens  leading tokens of the prompt that no member had to read, since caches held them
     kept           how many leading tokens lie completely in `text`
     steps          decoding steps; fewer than tokens if drafts were accepted
@@ -144,6 +144,7 @@ class Generation:
     started: float = field(default_factory=time.perf_counter)
     first: float | None = None
     last: float = 0.0
+    at_first: int = 1  # tokens that came with the first one: a step with drafts gives several
     steps: int = 0
     hits: list[bool] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -183,6 +184,7 @@ class Generation:
     def reply(self) -> Reply:
         """The answer so far. Before it has ended, its finish reason is "cancelled"."""
         elapsed = self.last - self.first if self.first is not None else 0.0
+        late = len(self.tokens) - self.at_first
         return Reply(
             text=self.stream.text,
             tokens=tuple(self.tokens),
@@ -192,7 +194,7 @@ class Generation:
             beta=self.settings.beta,
             prompt_tokens=self.prompt_tokens,
             ttft_s=None if self.first is None else self.first - self.started,
-            tokens_per_s=(len(self.tokens) - 1) / elapsed if elapsed > 0 else None,
+            tokens_per_s=late / elapsed if late > 0 and elapsed > 0 else None,
             kept=self.stream.kept,
             cached_tokens=self.cached or 0,
             whole=self.stream.whole,
@@ -274,6 +276,8 @@ class Generation:
             self.stop_token, self.end_token = self.stop_tokens.get(token), token
             return self.end("stop")
         self.tokens.append(token)
+        if self.steps == 1:
+            self.at_first = len(self.tokens)
         delta = self.stream.push(token)
         if self.stream.stopped is not None:
             self.finish_reason = "stop"

@@ -169,7 +169,7 @@ class FakeEmulator:
 
     lines N, list N, code N, para N   N marked lines, of this kind of Markdown
     say TEXT                          TEXT; before the word [away], the server of a member is away for a second
-    empty                             an empty answer
+    empty                             an empty answer; after the answer "done" nothing follows either
     stuck TEXT                        a few words, and then nothing for minutes
     count                             the number of the message's lines
     loop TEXT                         TEXT, and the base repeats it without end
@@ -232,7 +232,7 @@ class FakeEmulator:
 
     def _answer(self, messages: Sequence[Message], settings: Settings) -> str:
         if messages[-1].role == "assistant":
-            return " and so on"
+            return "" if messages[-1].content == "done" else " and so on"
         text = messages[-1].content
         if found := re.fullmatch(r"(lines|list|code|para) (\d+)", text):
             body = {"lines": "m{0:04} of the lines", "list": "- m{0:04} **of** the list", "code": "m{0:04} = f(x)"}

@@ -107,6 +107,7 @@ CASES: list[tuple[list[str], str, list[str] | None]] = [
     (["say a", "/retry say b"], "b", ["say b", "b"]),
     (["say a", "/retry"], "/retry needs the new text of the message", TURN),
     (["say a", "/continue"], " and so on", ["say a", "a and so on"]),
+    (["say done", "/continue"], "nothing follows: the answer has ended", ["say done", "done"]),
     (["/continue"], "There is no answer to continue", []),
     (["/system Be kind."], "system: Be kind.", ["Be kind."]),
     (["/system Be kind.", "/system off"], "there is no system text", []),

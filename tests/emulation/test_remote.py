@@ -133,8 +133,10 @@ def test_the_first_request_checks_a_draft_and_reads_a_short_prompt(server: Serve
         assert base is not None
         emulator.generate("Hi", max_tokens=1)  # opens the connection, which asks for the model
         before = base.link.timing.requests
-        assert emulator.generate("How large is Lyon?").text == "That would be about"
+        reply = emulator.generate("How large is Lyon?")
+        assert reply.text == "That would be about"
         assert base.link.timing.requests - before == 1
+        assert reply.tokens_per_s is None  # all came with the first one: there is no time between them
 
 
 @pytest.mark.parametrize("draft", [0, 4])

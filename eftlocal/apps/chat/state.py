@@ -87,8 +87,12 @@ class Chat(Conversation):
             raise self._with_ways_out(emulator, messages, error) from error
         if not reply.text:
             self._take_back(otherwise, dropped)
-            why = "stopped before the first word" if reply.finish_reason == "cancelled" else "the answer is empty"
-            self.screen.note(f"{why}, so your message was taken back")
+            stopped = reply.finish_reason == "cancelled"
+            if messages[-1].role == "assistant":
+                self.screen.note("stopped before the next word" if stopped else "nothing follows: the answer has ended")
+            else:
+                why = "stopped before the first word" if stopped else "the answer is empty"
+                self.screen.note(f"{why}, so your message was taken back")
             return
         self._tell(emulator, reply)
 
