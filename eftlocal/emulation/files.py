@@ -10,6 +10,7 @@ from eftlocal.emulation import remote
 from eftlocal.engine.spec import Remote
 from eftlocal.errors import CatalogError
 from eftlocal.runtime import adapters, gguf
+from eftlocal.runtime.vocab import Vocabulary
 
 __all__ = ["Found", "files_of", "on_its_server", "on_this_machine", "unasked"]
 
@@ -49,14 +50,17 @@ def files_of(
     find: Callable[[catalog.Model], Found],
     reach: Callable[[Server, gguf.Header], Found] = on_its_server,
 ) -> dict[str, Found]:
-    """What each model is, by its name. Those on this machine come first: their tokens stand for those of the others."""
+    """What each model is, by its name. Those on this machine come first: their tokens stand for those of the others.
+
+    Fine-tuning may add tokens, so the model with the fewest lends its own.
+    """
     found = {model.name: find(model) for model in models if model.server is None}
     for model in models:
         if model.server is not None:
-            lender = next(iter(found.values()), None)
-            if lender is None:
+            if not (here := [one for one in found.values() if one.remote is None]):
                 problem = f"{model.name} runs on {model.server}, and no model is on this machine"
                 hint = "A server's model is steered by a pair here: name a tuned and a reference model."
                 raise CatalogError(problem, hint)
-            found[model.name] = reach(model.server, lender.header)
+            lender = min((one.header for one in here), key=lambda header: Vocabulary.of(header).n_real)
+            found[model.name] = reach(model.server, lender)
     return {model.name: found[model.name] for model in models}

@@ -96,7 +96,7 @@ def load(name: str | None, **options: Unpack[LoadOptions]) -> Loaded:
         active = members.mix(settings).active
         for member in active:
             workers.model(member)
-        remote.must_share(workers)
+        remote.must_share(workers, special_tokens_differ=emulator.special_tokens_differ)
         # A device may turn out too small when the KV caches are made. Make them now, not at the first prompt.
         workers.prepare(member for member in active if plan.members[member].offload.layers)
         workers.measure(active)

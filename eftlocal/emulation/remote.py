@@ -42,11 +42,15 @@ def stand_in(server: Server, lender: Header, link: Link | None = None) -> Header
     return replace(lender, path=Path(server.url), metadata=kept, tensors=(), file_bytes=0, shards=())
 
 
-def must_share(workers: Workers) -> None:
-    """Compares the tokens of each member on a server with those here. Raises VocabularyError and RemoteError."""
+def must_share(workers: Workers, *, special_tokens_differ: bool) -> None:
+    """Compares the tokens of each member on a server with those here: those that are special, unless they may differ.
+
+    Raises VocabularyError and RemoteError.
+    """
     for member, spec in enumerate(workers.specs):
         if spec.remote is not None:
             model = workers.model(member)
             remembered = platformdirs.user_cache_path("eftlocal") / "remote-vocabularies.json"
             n_real = Vocabulary.of(spec.remote.vocabulary).n_real
-            vocabulary.must_share(spec.remote.link, (model.piece, model.tokenize), n_real, remembered)
+            special = not special_tokens_differ
+            vocabulary.must_share(spec.remote.link, model, n_real, special=special, remembered=remembered)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from eftlocal import Constraint, Raw
 from eftlocal.decoding.partial import Completer
-from eftlocal.errors import DecodeError
+from eftlocal.errors import DecodeError, VocabularyError
 from eftlocal.runtime.llama import context as llama_context
 from tests import builders
 from tests.families import Family
@@ -199,3 +200,26 @@ def test_a_llama_server_that_comes_back_with_another_model_of_the_same_name_ends
         with pytest.raises(DecodeError, match=r"runs another model now: .* 1 parameters in 7 bytes; it was"):
             list(parts)
         assert before and stream.reply.text.startswith(before)
+
+
+def test_a_server_whose_control_tokens_have_other_ids_is_refused_unless_they_may_differ(
+    family: Family, tmp_path: Path
+) -> None:
+    ours: dict[str, int] = {}
+
+    def swap(mirror: Mirror) -> None:
+        ours.update(mirror.controls)
+        (one, i), (other, j), *_ = ours.items()
+        mirror.controls |= {one: j, other: i}
+
+    with mirrored(family.base, change=swap) as (server, mirror):
+        text, there = next(iter(mirror.controls.items()))
+        said = f"other control tokens than the models here: {text} is token {ours[text]} here, and begins with"
+        with (
+            pytest.raises(VocabularyError, match=re.escape(f"{said} token {there} there")) as error,
+            both(family, tmp_path, server.url, {}, 60),
+        ):
+            pass
+        assert "special_tokens_differ" in (error.value.hint or "")
+        with both(family, tmp_path, server.url, {"emulator": {"special_tokens_differ": True}}, 60) as (far, here):
+            assert far.generate(QUESTION).text == here.generate(QUESTION).text

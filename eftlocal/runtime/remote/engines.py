@@ -90,7 +90,7 @@ class Engine(Protocol):
         ...
 
     def tokenize(self, connection: Connection, text: str) -> list[int]:
-        """The ids of a text, without special tokens at its ends."""
+        """The ids of a text, without special tokens at its ends. Texts of control tokens in it are these tokens."""
         ...
 
 

@@ -167,7 +167,7 @@ def _weights(meta: Any) -> str:
 
 
 def _tokens(connection: Connection, text: str) -> list[int]:
-    answer = connection.post("/tokenize", {"content": text, "add_special": False, "parse_special": False})
+    answer = connection.post("/tokenize", {"content": text, "add_special": False, "parse_special": True})
     found = tokens_in(answer, connection.server.url)
     if not found:
         raise RemoteError(f"{connection.server.url} cuts a text into no tokens.")

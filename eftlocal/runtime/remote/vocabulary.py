@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from eftlocal.arithmetic.prefix import common_prefix
 from eftlocal.errors import VocabularyError
@@ -15,6 +15,7 @@ __all__ = ["must_share"]
 
 SHOWN: Final = 3
 KEPT: Final = 64  # results that are remembered
+SPECIAL_HINT: Final = "If the family only renamed control tokens, set `special_tokens_differ = true` in its emulator."
 HINT: Final = "An emulator's models must come from one family, with one tokenizer."
 PROBE: Final = (
     "The quick brown fox, 12,345.67 times; it's naïve — \u201cyes\u201d!\n\n\tdef f(x):\n        return x ** 2  # ok\n"
@@ -22,17 +23,30 @@ PROBE: Final = (
 )
 
 
-def must_share(
-    link: Link, tokens: tuple[Callable[[int], bytes], Callable[[str], list[int]]], n_real: int, remembered: Path | None
-) -> None:
+class Tokens(Protocol):
+    """The tokens of a model on this machine."""
+
+    @property
+    def controls(self) -> Mapping[str, int]:
+        """The texts and ids of control tokens."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; none of a control token."""
+        ...
+
+    def tokenize(self, text: str) -> list[int]: ...
+
+
+def must_share(link: Link, tokens: Tokens, n_real: int, *, special: bool, remembered: Path | None) -> None:
     """Compares the first `n_real` ids with the server's, and what it was found to be is kept in the file `remembered`.
 
-    `tokens`: the bytes of an id (none of a control token), and the ids of a text, on this machine. Where the engine
-    does not tell its tokens, a text is compared instead. Raises VocabularyError and RemoteError.
+    Where the engine does not tell its tokens, a text is compared instead. `special`: whether the texts of control
+    tokens are compared, too. Raises VocabularyError and RemoteError.
     """
-    piece, tokenize = tokens
-    ours = [piece(i) for i in range(n_real)]
-    key = _key(link, ours)
+    ours = [tokens.piece(i) for i in range(n_real)]
+    controls = {text: i for text, i in tokens.controls.items() if i < n_real} if special else {}
+    key = _key(link, ours, controls)
     if key in _read(remembered):
         return
     name, facts = f"{link.facts.model} at {link.server.url}", link.facts
@@ -42,9 +56,11 @@ def must_share(
     try:
         theirs = link.engine.pieces(connection)
         if theirs is None:
-            _compare_texts(link.engine.tokenize(connection, PROBE), tokenize(PROBE), name)
+            _compare_texts(link.engine.tokenize(connection, PROBE), tokens.tokenize(PROBE), name)
         else:
             _compare_pieces(theirs, ours, name)
+        if controls:
+            _compare_controls(link.engine.tokenize(connection, "".join(controls)), controls, name)
     finally:
         link.release(connection)
     _write(remembered, [*_read(remembered), key][-KEPT:])
@@ -67,12 +83,26 @@ def _compare_texts(theirs: list[int], ours: list[int], name: str) -> None:
         raise VocabularyError(f"{problem}: {theirs[at : at + 3]} / {ours[at : at + 3]}.", HINT)
 
 
+def _compare_controls(theirs: list[int], controls: Mapping[str, int], name: str) -> None:
+    """The texts of all control tokens in a row are these tokens."""
+    ours = list(controls.values())
+    if theirs != ours:
+        at = common_prefix(theirs, ours)
+        text = list(controls)[min(at, len(ours) - 1)]
+        found = theirs[at] if at < len(theirs) else "none"
+        raise VocabularyError(
+            f"{name} has other control tokens than the models here: {text} is token {controls[text]} here, and begins "
+            f"with token {found} there.",
+            SPECIAL_HINT,
+        )
+
+
 def _quoted(piece: bytes | None) -> str:
     return "(none)" if piece is None else repr(piece.decode("utf-8", "backslashreplace"))
 
 
-def _key(link: Link, ours: list[bytes]) -> str:
-    sha = hashlib.sha256(json.dumps([link.server.url, str(link.facts)]).encode())
+def _key(link: Link, ours: list[bytes], controls: Mapping[str, int]) -> str:
+    sha = hashlib.sha256(json.dumps([link.server.url, str(link.facts), controls]).encode())
     for piece in ours:
         sha.update(len(piece).to_bytes(4, "little") + piece)
     return sha.hexdigest()[:32]

@@ -26,6 +26,7 @@ class Mirror:
 
     tops    how many tokens of a row each request asked for
     pieces  token id -> other bytes than the model's
+    controls  the texts and ids of its control tokens
     model   what it says that its model is called
     """
 
@@ -38,6 +39,7 @@ class Mirror:
         self._held: list[int] = []
         self.tops: list[int] = []
         self.pieces: dict[int, bytes] = {}
+        self.controls = dict(self._model.controls)
         self.named = path.name
         self.meta: dict[str, object] = {"size": path.stat().st_size, "n_params": 1}
         self.n_vocab = self._model.n_vocab
@@ -70,7 +72,7 @@ class Mirror:
 
     def _tokens(self, text: str, *, special: bool) -> list[int]:
         """As llama-server cuts a text; with `special`, texts of control tokens are these tokens."""
-        controls = self._model.controls if special else {}
+        controls = self.controls if special else {}
         split = re.split("|".join(map(re.escape, controls)) or "(?!)", text)
         found = re.findall("|".join(map(re.escape, controls)) or "(?!)", text)
         tokens: list[int] = []
