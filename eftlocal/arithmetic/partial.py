@@ -30,9 +30,7 @@ Floats = NDArray[np.floating[Any]]
 NEVER = np.float32(-np.inf)
 ROUNDS = 30  # of spreading what is above the limit; each fixes the share of one token or more
 SLACK = 2e-6  # an engine's log-probabilities are rounded, and so r is; a reward can make much of a probability of 1e-9
-ROUNDING = (
-    1e-5  # of logs, and of sums of probabilities in float32, at which a border may come one token sooner or later
-)
+ROUNDING = 1e-5  # of logs, and of sums of probabilities in float32: a border may come one token sooner or later
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,9 +132,7 @@ class Partial:
         if best == NEVER:
             return -math.inf
         r, limit = self.left_out + SLACK, math.exp(self.limit)
-        if (
-            power >= 1
-        ):  # a sum of convex functions of the shares: it is largest where the shares are as unequal as can be
+        if power >= 1:  # a sum of convex functions of the shares: it is largest where they are as unequal as can be
             n = int(r / limit) + 1
             largest = _largest(others, best, n)
             logs = largest.astype(np.float64)

@@ -116,8 +116,9 @@ class Completer:
 
     def _log_w(self, mix: Mix, others: Mapping[int, Logits]) -> Logits:
         """(n_real,) log w of each token: what the rewards add to the base's logits, whose weight is always 1."""
-        parts = {mix.base: (self._nothing, slice(None)), **{m: (row, slice(None)) for m, row in others.items()}}
-        log_w: Logits = self._combiner.combine({member: parts[member] for member in sorted(parts)}, [mix])[0].copy()
+        rows = {mix.base: self._nothing, **others}
+        in_order = {member: (rows[member], slice(None)) for member in sorted(rows)}  # sums as in `step.py`, to the bit
+        log_w: Logits = self._combiner.combine(in_order, [mix])[0].copy()
         return log_w
 
 
