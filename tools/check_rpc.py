@@ -5,11 +5,11 @@ and
 
 - compares the logits of the base here, in a child process, on one worker and on two, and times a token of each,
 - chats in a terminal, kills a worker with SIGKILL in the middle of an answer, in turn the first and the second, looks
-  that the chat says so and is there, starts the worker again, and continues the answer,
+  that the chat says so and is there, starts the worker again, and continues the answer, which has no end of its own,
 - does the same with SIGSTOP and SIGCONT, so that a worker hangs; a chat with shorter waits than usual must give it up.
 
-It needs Linux and a llama-cpp-python with GGML_RPC (docs/rpc.md). Without --models the demo's base is compared and the
-catalogue's default emulator chats; use a models.toml with a model that takes some time for a token.
+It needs Linux and a llama-cpp-python with GGML_RPC (docs/rpc.md). Without --models the demo chats; use a models.toml
+with a base that takes some time for a token.
 """
 
 import argparse
@@ -20,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ import psutil
 
 from eftlocal.catalog import models as catalog
 from eftlocal.catalog.endpoints import Endpoint
+from eftlocal.catalog.toml import emulator_lines, model_lines
 from eftlocal.errors import WorkerError
 from eftlocal.runtime import gguf
 from eftlocal.runtime.child.context import ChildContext, ChildModel
@@ -96,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--hangs", type=int, default=10)
-    parser.add_argument("--models", type=Path, help="a models.toml with a default emulator (default: the catalogue's)")
+    parser.add_argument("--models", type=Path, help="a models.toml with a default emulator (default: the demo)")
     parser.add_argument("--ports", type=int, nargs=2, default=(50091, 50092))
     given = parser.parse_args(arguments)
     workers = [Worker(port) for port in given.ports]
@@ -154,45 +157,37 @@ def chats(models: Path | None, workers: list[Worker], times: int, *, hang: bool 
     """Kill workers in the middle of answers of one chat, or let them hang. Returns how often anything was wrong."""
     rpc = ",".join(str(worker.endpoint) for worker in workers)
     program, what = (["-c", IMPATIENT], "hang") if hang else (["-m", "eftlocal"], "kill")
-    command = [*program, "chat", "--rpc", rpc, *(["--models", str(models)] if models else [])]
     rng, wrong, waits = random.Random(1), 0, []
     with tempfile.TemporaryDirectory(prefix="eftlocal-rpc-") as folder:
+        command = [*program, "chat", "--rpc", rpc, "--models", str(endless(models, Path(folder))), "-e", "endless"]
         more = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-        chat = Terminal(*command, "--max-tokens", "150", data=Path(folder), columns=100, lines=40, **more)
-        with chat:
-            chat.prompt(1, 60)
-            prompts = 1
+        terminal = Terminal(*command, "--max-tokens", "150", data=Path(folder), columns=100, lines=40, **more)
+        with terminal:
+            terminal.prompt(1, 60)
+            chat = Chat(terminal)
             for i in range(times):
                 struck = workers[i % 2]
                 try:
-                    prompts = answering(chat, prompts, rng)
+                    chat.ask("/new")
+                    chat.begin(f"Tell me a long story of {rng.randrange(1000)} words about a fox.")
+                    chat.until(lambda: len(chat.shown) > 200, "an answer")
+                    terminal.pump(rng.uniform(0, 1))
                     began = time.monotonic()
                     struck.stop() if hang else struck.kill()
-                    said = f"The worker {struck.endpoint} is {'busy' if hang else 'not there'}"
-                    wanted = i // 2 + 1
-                    chat.until(
-                        lambda said=said, wanted=wanted: chat.text.replace("\n", " ").count(said) >= wanted,  # type: ignore[misc]
-                        repr(said),
-                        60,
-                    )
-                    prompts += 1
-                    chat.prompt(prompts)
+                    chat.until(chat.is_ready, "a prompt")
                     waits.append(time.monotonic() - began)
+                    chat.must_show(f"The worker {struck.endpoint} is {'busy' if hang else 'not there'}")
                     struck.resume() if hang else struck.start()
-                    size = len(chat.text)
-                    chat.enter("/continue")
-                    prompts += 1
-                    chat.prompt(prompts, 60)
-                    if "error" in chat.text[size:] or len(chat.text) < size + 30:
-                        raise AssertionError(f"/continue did not go on:\n{chat.text[size:]}")
+                    chat.ask("/continue")
+                    chat.must_show("max_tokens reached")
                 except AssertionError as error:
                     wrong += 1
-                    print(f"{what} {i + 1}: {str(error)[-1500:]}", flush=True)
+                    print(f"{what} {i + 1} of {struck.endpoint}: {error}", flush=True)
                     break
                 print(f"{what} {i + 1} of {struck.endpoint}: told within {waits[-1]:.2f} s, continued", flush=True)
-            left = psutil.Process(chat.child.pid).children(recursive=True)
-            chat.send("\x04")
-            chat.close()
+            left = psutil.Process(terminal.child.pid).children(recursive=True)
+            terminal.send("\x04")
+            terminal.close()
             time.sleep(0.5)
             wrong += (n_left := sum(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in left))
     print(
@@ -201,23 +196,63 @@ def chats(models: Path | None, workers: list[Worker], times: int, *, hang: bool 
     return wrong
 
 
-def answering(chat: Terminal, prompts: int, rng: random.Random) -> int:
-    """Bring a chat into the middle of an answer, after `prompts` prompts. Returns how many there were before it."""
-    for _ in range(20):
-        chat.enter("/new")
-        prompts += 1
-        chat.prompt(prompts)
-        chat.enter(f"Tell me a long story of {rng.randrange(1000)} words about a fox.")
-        size = len(chat.text)
-        for _ in range(300):
-            chat.pump(0.1)
-            if len(chat.text) > size + 40 or chat.at_prompt(prompts + 1):
-                break
-        chat.pump(rng.uniform(0, 1))
-        if not chat.at_prompt(prompts + 1):
-            return prompts
-        prompts += 1  # a short answer
-    raise AssertionError("all answers are too short")
+def endless(models: Path | None, folder: Path) -> Path:
+    """Write a models.toml with the emulator `endless`, whose answers end at max_tokens alone."""
+    cat = catalog.load(models)
+    emulator = cat.emulator(None if models else "demo")
+    rewards = tuple(replace(reward, bias=catalog.Bias(end=-1000.0)) for reward in emulator.rewards)
+    lines = emulator_lines(replace(emulator, name="endless", rewards=rewards))
+    for name in emulator.models:
+        lines += model_lines(cat.model(name), folder)
+    file = folder / "models.toml"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+class Chat:
+    """A chat in a terminal, and what it showed since the last line that was typed."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._typed = 0  # the row where that line begins
+
+    @property
+    def shown(self) -> str:
+        rows = [*self._terminal.above, *self._terminal.screen.display]
+        return "\n".join(row.rstrip() for row in rows[self._typed :]).rstrip()
+
+    def is_ready(self) -> bool:
+        """Whether an empty prompt waits below that line."""
+        below = self._row() > self._typed
+        return below and self._terminal.screen.display[self._terminal.screen.cursor.y].rstrip() == ">>>"
+
+    def begin(self, line: str) -> None:
+        """Type a line at an empty prompt, and press Enter."""
+        self._typed = self._row()
+        self._terminal.send(line)
+        self.until(lambda: line[-20:] in self.shown, f"the echo of {line!r}")
+        self._terminal.send("\r")
+
+    def ask(self, line: str) -> None:
+        """Type a line, and wait for the next prompt."""
+        self.begin(line)
+        self.until(self.is_ready, "a prompt")
+
+    def must_show(self, text: str) -> None:
+        """Raises AssertionError with all that is shown if the text is not there, broken into rows anywhere."""
+        if text.replace(" ", "") not in "".join(self.shown.split()):
+            raise AssertionError(f"{text!r} is missing. Shown:\n{self.shown}")
+
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait a minute at most. Raises AssertionError with all that is shown."""
+        end = time.monotonic() + 60
+        while not holds():
+            if time.monotonic() > end:
+                raise AssertionError(f"{what} did not come. Shown:\n{self.shown}")
+            self._terminal.pump(0.03)
+
+    def _row(self) -> int:
+        return len(self._terminal.screen.history.top) + int(self._terminal.screen.cursor.y)
 
 
 if __name__ == "__main__":
