@@ -43,8 +43,8 @@ from tests.apps.terminal import Terminal
 
 PROMPT, TOKENS = list(range(5, 69)), 60
 IMPATIENT = """from eftlocal.cli import main
-from eftlocal.runtime.child import process
-process.PATIENCE_S, process.FIRST_S, process.LOAD_S, process.PROBE_S = 2.0, 20.0, 20.0, 1.0
+from eftlocal.runtime.child import patience
+patience.PATIENCE_S, patience.FIRST_S, patience.LOAD_S, patience.PROBE_S = 2.0, 20.0, 20.0, 1.0
 main()"""
 
 

@@ -1,24 +1,12 @@
-"""The process that holds a model: started, asked, given up when it does not answer, and started again.
+"""The process that holds a model: started, asked, given up when it does not answer in time, and started again."""
 
-Nothing waits for ever. A call may take `FIRST_S` where nothing was computed before, since weights may come from a slow
-disk or over a network. Later it may take `PATIENCE_S` and 20 times as long as the longest call before it did, and more
-for more tokens. A load may take `LOAD_S` without a tensor that arrives: one of 1 GB takes 400 s over a network of 20
-Mbit/s. A process that takes longer is ended.
-"""
-
-import os
-import selectors
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from eftlocal.catalog.endpoints import Endpoint
 from eftlocal.errors import (
@@ -30,24 +18,17 @@ from eftlocal.errors import (
     SettingError,
     WorkerError,
 )
-from eftlocal.runtime.child.channel import Channel, ClosedError, Message
-from eftlocal.runtime.child.ends import how, last_words
+from eftlocal.runtime.child import patience
+from eftlocal.runtime.child.channel import ClosedError, Message
+from eftlocal.runtime.child.spawned import Spawned
 from eftlocal.runtime.llama.interrupt import FLAG, Stopped
 from eftlocal.runtime.plan.loads import Offload
 from eftlocal.runtime.rpc.hello import probe
 
 __all__ = ["Process"]
 
-# The child imports from the same places as this process, and nothing from the folder that it happens to run in.
-CODE: Final = """import sys; sys.path[:] = sys.argv[2:]
-from eftlocal.runtime.child.serve import main; main(int(sys.argv[1]))"""
-PATIENCE_S: Final = 60.0
-FIRST_S: Final = 600.0
-LOAD_S: Final = 600.0
-SLOWER: Final = 20  # a call may take so many times as long as the longest one before
 LOOK_S: Final = 0.02  # between two looks at whether Ctrl-C came
 GRACE_S: Final = 0.3  # for the child to end a decode after Ctrl-C; one on another machine cannot be ended
-PROBE_S: Final = 5.0
 AGAIN: Final = "It is loaded again when it is next needed: ask again, or go on with /continue in a chat."
 
 KINDS: Final[Mapping[str, type[EftError]]] = {  # of errors that the child may tell
@@ -88,13 +69,10 @@ class Process:
         }
         self._rpc = tuple(rpc)
         self._lock = threading.RLock()
-        self._popen: subprocess.Popen[bytes] | None = None
-        self._channel: Channel | None = None
-        self._selector = selectors.DefaultSelector()
-        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # its stderr, read when it has ended
+        self._child: Spawned | None = None
+        self._patience = patience.Patience()
         self._late: _Asked | None = None  # a question that nobody waits for any more
         self._numbers = 0
-        self._longest, self._most = 0.0, 0  # the longest call, and the most tokens of one
         try:
             self.start()
         except BaseException:
@@ -104,14 +82,15 @@ class Process:
     @property
     def pid(self) -> int | None:
         """The number of the process; None if it does not run."""
-        return None if self._popen is None else self._popen.pid
+        return None if self._child is None else self._child.pid
 
     def runs(self) -> bool:
         """Whether the process runs. One that has ended is cleared away."""
-        if self._popen is not None and self._popen.poll() is not None:
+        child = self._child
+        if child is not None and not child.runs():
             with self._lock:
                 self._end()
-        return self._popen is not None
+        return self._child is not None
 
     def start(self) -> None:
         """Start the process if it does not run, and load the model. Raises ModelLoadError, RemoteError, and Stopped."""
@@ -119,12 +98,12 @@ class Process:
             if self.runs():
                 return
             for endpoint in self._rpc:  # llama.cpp would end the process, or wait for ever
-                probe(endpoint, PROBE_S)
-            self._spawn()
+                probe(endpoint, patience.PROBE_S)
+            self._child = Spawned(self.path)
             try:
-                asked = self._ask(self._load, b"", LOAD_S, None, None, 0)
+                asked = self._ask(self._load, b"", patience.LOAD_S, None, None, 0)
                 while "progress" in (reply := self._answer(asked)[0]):
-                    asked.until = time.monotonic() + LOAD_S
+                    asked.until = time.monotonic() + patience.LOAD_S
                 self._raise(reply)
             except DecodeError as error:
                 self._end()
@@ -157,7 +136,7 @@ class Process:
                 raise DecodeError(f"{self.path}: the process that held it has ended.", AGAIN)
             if tokens and FLAG[0] != b"\0":
                 raise Stopped
-            asked = self._ask(message, data, self._limit(tokens), room, then, tokens)
+            asked = self._ask(message, data, self._patience.limit(tokens), room, then, tokens)
             try:
                 reply, rest = self._answer(asked)
             except (KeyboardInterrupt, Stopped):
@@ -182,42 +161,14 @@ class Process:
     def give_up(self) -> None:
         """End the process if it still works at what nobody waits for after Ctrl-C: its worker may hang."""
         with self._lock:
-            if self._late is not None and self.runs() and not self._selector.select(GRACE_S):
+            if self._late is not None and (child := self._child) is not None and not child.has_answered(GRACE_S):
                 self._end()
 
     def close(self) -> None:
         """End the process."""
         self._end()
-        self._selector.close()
-        self._said.close()
 
-    # --- one process --------------------------------------------------------------------------------------------------
-
-    def _spawn(self) -> None:
-        if sys.platform == "win32":
-            raise ModelLoadError("A model in a process of its own needs Linux or macOS.", "Leave out its workers.")
-        ours, theirs = socket.socketpair()
-        self._said.truncate(0)
-        self._said.seek(0)
-        with theirs:
-            try:
-                self._popen = (
-                    subprocess.Popen(  # in a session of its own, so that Ctrl-C in the terminal does not end it
-                        [sys.executable, "-c", CODE, str(theirs.fileno()), *sys.path],
-                        env=os.environ | {"GGML_NO_BACKTRACE": "1"},  # otherwise llama.cpp starts a debugger
-                        pass_fds=(theirs.fileno(),),
-                        start_new_session=True,
-                        stdin=subprocess.DEVNULL,
-                        stdout=self._said,
-                        stderr=self._said,
-                    )
-                )
-            except OSError as error:
-                ours.close()
-                raise ModelLoadError(f"{self.path}: no process can be started for it: {error.strerror}") from None
-        ours.settimeout(PATIENCE_S)  # between two parts of a message
-        self._channel = Channel(ours)
-        self._selector.register(ours, selectors.EVENT_READ)
+    # --- one call -----------------------------------------------------------------------------------------------------
 
     def _ask(
         self,
@@ -229,9 +180,9 @@ class Process:
         tokens: int,
     ) -> _Asked:
         self._numbers += 1
-        assert self._channel is not None
+        assert self._child is not None
         try:
-            self._channel.send({**message, "number": self._numbers}, data)
+            self._child.send({**message, "number": self._numbers}, data)
         except ClosedError:
             raise self._ended() from None
         except BaseException:  # half a message may have been sent
@@ -243,8 +194,8 @@ class Process:
     def _answer(self, asked: _Asked) -> tuple[Message, memoryview]:
         """The next answer. Raises DecodeError if the process ended or had to be, and Stopped some time after Ctrl-C."""
         stopped: float | None = None
-        assert self._channel is not None
-        while not self._selector.select(LOOK_S):
+        assert self._child is not None
+        while not self._child.has_answered(LOOK_S):
             now = time.monotonic()
             if FLAG[0] != b"\0":
                 if stopped is None:
@@ -255,7 +206,7 @@ class Process:
             if now > asked.until:
                 raise self._ended(f"it did not answer in {asked.seconds:.0f} seconds")
         try:
-            return self._channel.receive(asked.room)
+            return self._child.receive(asked.room)
         except ClosedError:
             raise self._ended() from None
         except BaseException:  # half a message may have been read
@@ -265,23 +216,14 @@ class Process:
     def _tell_stop(self) -> None:
         """Let the child end its decode. A child that has ended is found by who waits for it."""
         with suppress(ClosedError):
-            if self._channel is not None:
-                self._channel.send({"do": "stop", "number": self._numbers})
+            if self._child is not None:
+                self._child.send({"do": "stop", "number": self._numbers})
 
     def _done(self, asked: _Asked, reply: Message) -> None:
         if asked.tokens and "error" not in reply:
-            self._longest = max(self._longest, time.monotonic() - asked.began)
-            self._most = max(self._most, asked.tokens)
+            self._patience.learn(asked.tokens, time.monotonic() - asked.began)
         if asked.then is not None:
             asked.then(reply)
-
-    def _limit(self, tokens: int) -> float:
-        """The seconds that a call may take (see above)."""
-        if not tokens:
-            return PATIENCE_S
-        if not self._most:
-            return FIRST_S + tokens
-        return PATIENCE_S + SLOWER * self._longest * max(1.0, tokens / self._most)
 
     def _raise(self, reply: Message) -> None:
         """Raise the error that the child tells."""
@@ -290,27 +232,18 @@ class Process:
 
     def _ended(self, why: str | None = None) -> DecodeError:
         """The error for a process that has ended, or that must be since it does not answer."""
-        popen = self._popen
-        if popen is not None and why is None:
-            with suppress(subprocess.TimeoutExpired):
-                popen.wait(2)  # it may just be writing its last words
+        assert self._child is not None
+        reason = why or self._child.last_words()
         self._end()
-        code = 0 if popen is None or popen.returncode is None else popen.returncode
-        reason = why or last_words(self._said) or how(code)
         for endpoint in self._rpc:
             try:
-                probe(endpoint, PROBE_S)
+                probe(endpoint, patience.PROBE_S)
             except RemoteError as error:  # says it better than llama.cpp does
                 return DecodeError(error.message, error.hint)
         return DecodeError(f"{self.path}: the process that held it has ended: {reason}", AGAIN)
 
     def _end(self) -> None:
         """End the process, if it runs, and forget it."""
-        popen, channel = self._popen, self._channel
-        self._popen = self._channel = self._late = None
-        if channel is not None:
-            self._selector.unregister(channel)
-            channel.close()
-        if popen is not None:
-            popen.kill()
-            popen.wait()
+        child, self._child, self._late = self._child, None, None
+        if child is not None:
+            child.end()

@@ -18,8 +18,9 @@ import pytest
 
 from eftlocal.errors import DecodeError, ModelLoadError
 from eftlocal.runtime import gguf
-from eftlocal.runtime.child import process
+from eftlocal.runtime.child import patience, process
 from eftlocal.runtime.child.context import ChildContext, ChildModel
+from eftlocal.runtime.child.spawned import Spawned
 from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.llama.context import Context
 from eftlocal.runtime.llama.interrupt import Stopped, may_decode, stop_decoding
@@ -189,13 +190,12 @@ def test_an_error_that_only_the_child_has_comes_through(
     path = tmp_path / "model.gguf"
     path.write_bytes(family.base.read_bytes())
     header = gguf.check(path)
-    spawn = process.Process._spawn
 
-    def removed_before(self: process.Process) -> None:
-        path.unlink()
-        spawn(self)
+    def removed_before(model: Path) -> Spawned:
+        model.unlink()
+        return Spawned(model)
 
-    monkeypatch.setattr(process.Process, "_spawn", removed_before)
+    monkeypatch.setattr(process, "Spawned", removed_before)
     with pytest.raises(Exception, match=r"model\.gguf"):
         ChildModel(header)
 
@@ -243,11 +243,12 @@ def test_two_contexts_of_one_child_are_both_empty_when_it_ends(far: ChildModel, 
         other.close()
 
 
-def test_what_llama_cpp_said_last_is_told(there: ChildContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_llama_cpp_said_last_is_told(there: ChildContext) -> None:
     there.feed([Feed(0, PROMPT, 0)])
-    said = there.model.process._said
-    said.write(b"loading\n/home/x/ggml-rpc.cpp:618: Remote RPC server crashed or returned malformed response\n")
-    said.flush()
+    child = there.model.process._child
+    assert child is not None
+    child.said.write(b"loading\n/home/x/ggml-rpc.cpp:618: Remote RPC server crashed or returned malformed response\n")
+    child.said.flush()
     os.kill(pid_of(there), signal.SIGSTOP)
     killer = threading.Timer(0.05, os.kill, (pid_of(there), signal.SIGABRT))
     go_on = threading.Timer(0.1, os.kill, (pid_of(there), signal.SIGCONT))
@@ -262,8 +263,8 @@ def test_what_llama_cpp_said_last_is_told(there: ChildContext, monkeypatch: pyte
 def test_a_child_that_does_not_answer_is_ended_in_time(there: ChildContext, monkeypatch: pytest.MonkeyPatch) -> None:
     there.feed([Feed(0, PROMPT, 0)])
     pid = pid_of(there)
-    monkeypatch.setattr(process, "PATIENCE_S", 0.3)
-    monkeypatch.setattr(process, "SLOWER", 0)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(patience, "SLOWER", 0)
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     with pytest.raises(DecodeError, match="did not answer in 0 seconds"):
@@ -271,14 +272,6 @@ def test_a_child_that_does_not_answer_is_ended_in_time(there: ChildContext, monk
     assert time.monotonic() - began < 3 and gone(pid)
     monkeypatch.undo()
     assert there.feed([Feed(0, PROMPT, 1)]).shape[0] == 1
-
-
-def test_limits_are_generous_and_finite(far: ChildModel) -> None:
-    made = far.process
-    made._most, made._longest = 0, 0.0
-    assert made._limit(512) == process.FIRST_S + 512
-    made._most, made._longest = 64, 3.0
-    assert made._limit(1) == made._limit(64) == 120.0 and made._limit(128) == 180.0 and made._limit(0) == 60.0
 
 
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
