@@ -117,7 +117,7 @@ class Completer:
     def _log_w(self, mix: Mix, others: Mapping[int, Logits]) -> Logits:
         """(n_real,) log w of each token: what the rewards add to the base's logits, whose weight is always 1."""
         rows = {mix.base: self._nothing, **others}
-        in_order = {member: (rows[member], slice(None)) for member in sorted(rows)}  # sums as in `step.py`, to the bit
+        in_order = {member: (rows[member], slice(None)) for member in sorted(rows)}  # always the same sum
         log_w: Logits = self._combiner.combine(in_order, [mix])[0].copy()
         return log_w
 
