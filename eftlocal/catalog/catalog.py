@@ -46,6 +46,25 @@ class Mistake:
             follows.append("the next default is used")
         return f"{self.error.message} ({'; '.join(follows)})" if follows else self.error.message
 
+    def error_of(self, emulator: str) -> CatalogError:
+        """The error of an emulator that uses this model."""
+        return self._error(f'The emulator "{emulator}" uses this model.')
+
+    @property
+    def error_of_default(self) -> CatalogError:
+        """The error where no emulator is named, and the default would be another one than the files mean."""
+        return self._error("No emulator was named, and the default is not certain: mend this, or name one.")
+
+    @property
+    def matters_to_default(self) -> bool:
+        """Whether it changes, or may change, which emulator is used when none is named."""
+        return self.is_default or self.kind in ("file", "key", "default")
+
+    def _error(self, follows: str) -> CatalogError:
+        """The error, whose second line says what to do, if that is known, and then what follows from the mistake."""
+        hint = self.error.hint
+        return CatalogError(self.error.message, follows if hint is None else f"{hint.removesuffix('.')}. {follows}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
@@ -108,8 +127,12 @@ class Catalog:
 
     def lines_for(self, name: str | None) -> list[str]:
         """The mistakes that matter to a user who names this emulator, or who names none (None), one line each."""
-        kinds = ("file", "key") if name is not None else ("file", "key", "default")
-        return [m.line for m in self.mistakes if m.kind in kinds or (name is None and m.is_default)]
+        return [m.line for m in self.mistakes if m.kind in ("file", "key") or (name is None and m.matters_to_default)]
+
+    @property
+    def default_error(self) -> CatalogError | None:
+        """Why the emulator that a user means who names none may be another one; None if nothing is wrong."""
+        return next((m.error_of_default for m in self.mistakes if m.matters_to_default), None)
 
     def broken(self, kind: Literal["model", "emulator"]) -> dict[str, CatalogError]:
         """The errors of the entries of this kind that cannot be used, by the entries' names."""
@@ -118,8 +141,7 @@ class Catalog:
             if mistake.kind == kind:
                 found[mistake.name] = mistake.error
             if kind == "emulator":
-                hint = 'The emulator "{}" uses this model.'
-                found |= {name: CatalogError(mistake.error.message, hint.format(name)) for name in mistake.breaks}
+                found |= {name: mistake.error_of(name) for name in mistake.breaks}
         return found
 
     def why_missing(self, otherwise: str) -> str:

@@ -64,7 +64,7 @@ def _views(table: Table, roles: tuple[str, ...]) -> dict[str, View]:
         try:
             views[role] = parse_view(value)
         except CatalogError as error:
-            raise inner.error(role, error.message) from error
+            raise inner.error(role, error.message, error.hint) from error
     return views
 
 

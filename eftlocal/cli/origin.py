@@ -62,9 +62,10 @@ def own_catalog(options: Options, saved: "Saved", name: str) -> tuple[Options, "
         catalog, emulator = made.catalog(emulator)
         catalog.emulator(emulator)
     except CatalogError as error:
+        way = f"Name an emulator to go on with: eftlocal chat EMULATOR --session {name}"
         raise CatalogError(
             f"The session {name} was held with {saved.emulator}, which cannot be had: {error.message}.",
-            f"Name an emulator to go on with: eftlocal chat EMULATOR --session {name}",
+            f"{error.hint.removesuffix('.')}. {way}" if error.hint else way,
         ) from error
     return made, catalog, emulator
 

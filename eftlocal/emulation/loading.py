@@ -65,7 +65,7 @@ def load(name: str | None, **options: Unpack[LoadOptions]) -> Loaded:
     """Load the emulator `name` with the members that its settings need. Options and errors as `Emulator.load`."""
     started = time.perf_counter()
     models, kv_type = options.get("models"), options.get("kv_type", "f16")
-    cat = models if isinstance(models, catalog.Catalog) else catalog.load(None if models is None else Path(models))
+    cat = models if isinstance(models, catalog.Catalog) else _read(models, name)
     emulator = cat.emulator(name)
     if rpc := options.get("rpc"):
         named = endpoints([rpc] if isinstance(rpc, str) else rpc, insecure=options.get("insecure", False))
@@ -112,6 +112,14 @@ def load(name: str | None, **options: Unpack[LoadOptions]) -> Loaded:
         load_s=load_s,
         rewards=emulator.rewards,
     )
+
+
+def _read(models: Path | str | None, name: str | None) -> catalog.Catalog:
+    """The catalogue of the files. Raises CatalogError where no emulator is named and `default` names a broken one."""
+    cat = catalog.load(None if models is None else Path(models))
+    if name is None and (error := cat.default_error) is not None:
+        raise error
+    return cat
 
 
 def _dials(options: LoadOptions) -> Dials:

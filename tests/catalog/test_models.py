@@ -409,6 +409,15 @@ def test_a_mistake_breaks_its_entry_alone(tmp_path: Path) -> None:
     assert catalog.lines_for("fine") == catalog.lines_for(None) == []
 
 
+def test_an_emulator_with_a_broken_model_says_what_to_do_about_the_model(tmp_path: Path) -> None:
+    catalog = loaded(tmp_path, '[models.big]\nurl = "http://10.0.0.7:8080"\n[emulators.lan]\nbase = "big"\n')
+    with pytest.raises(CatalogError, match="http does not encrypt what is sent") as caught:
+        catalog.emulator("lan")
+    hint = caught.value.hint or ""
+    assert "`insecure = true` in models.toml allows it. " in hint and hint.endswith('"lan" uses this model.')
+    assert len(str(caught.value).splitlines()) == 2
+
+
 def test_a_broken_entry_hides_the_one_that_it_replaces_and_a_good_one_replaces_it(
     bare: Path, users: Path, tmp_path: Path
 ) -> None:

@@ -295,6 +295,24 @@ def test_token_ids_from_outside_are_checked_where_they_come_in(emulator: Emulato
             ask(spoken)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'default = "far"\n[emulators.far]\nbase = "demo-large-base"\nviews = { base = "auto" }\n',
+        'default = "far"\n[models.big]\nurl = "http://10.0.0.7:1"\n[emulators.far]\nbase = "big"\n',
+        'default = "fra"\n[emulators.far]\nbase = "demo-large-base"\n',
+        'defualt = "far"\n[emulators.far]\nbase = "demo-large-base"\n',
+    ],
+)
+def test_no_other_emulator_stands_in_for_a_default_that_is_broken(tmp_path: Path, text: str) -> None:
+    (file := tmp_path / "models.toml").write_text(text)
+    with pytest.raises(CatalogError, match=str(file)) as caught:
+        Emulator.load(models=file)
+    assert len(str(caught.value).splitlines()) == 2 and "mend this, or name one" in (caught.value.hint or "")
+    with Emulator.load("demo", models=file) as named:
+        assert named.name == "demo"
+
+
 def test_a_closed_emulator_says_so_and_loads_nothing_again(family: Family, tmp_path: Path) -> None:
     made = load(tmp_path, models(family))
     assert made.generate("Hello").tokens
