@@ -11,7 +11,7 @@ from eftlocal.arithmetic.bias import Bias
 from eftlocal.arithmetic.combine import Mix, Pair
 from eftlocal.catalog.endpoints import UNPROTECTED, Endpoint
 from eftlocal.decoding.settings import Settings
-from eftlocal.emulation import notes
+from eftlocal.emulation import notes, remote
 from eftlocal.emulation.rpc import NONE, Workers, device_names, with_workers
 from eftlocal.engine.spec import MemberSpec
 from eftlocal.errors import ModelFileError, SettingError
@@ -162,13 +162,15 @@ class Members:
     def context(self, asked: int | None) -> int:
         """The context in tokens: as asked, else 4,096 or less if a member was trained for less.
 
-        Raises SettingError if more is asked than a member was trained for.
+        Raises SettingError if more is asked than a member was trained for, or than its server has room for.
         """
         trained = min(_trained(spec) for spec in self.specs)
         if asked is not None and asked < 1:
             raise SettingError(f"The context is {asked} tokens; it must be at least 1.")
         if asked is not None and asked > trained:
             short = min(self.specs, key=_trained)
+            if short.remote is not None and (room := short.remote.link.facts.n_ctx) is not None:
+                raise remote.no_room(short.remote.link, asked, room)
             raise SettingError(
                 f"A context of {asked} tokens is more than the {trained} that {short.name} was trained for.",
                 "Leave --ctx out, or give at most that.",

@@ -1,5 +1,6 @@
 """Members on a server: a header that stands for a model without a file, and the link to it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -9,14 +10,21 @@ import platformdirs
 from eftlocal.catalog.server import Server
 from eftlocal.engine.spec import Remote
 from eftlocal.engine.workers import Workers
+from eftlocal.errors import SettingError
 from eftlocal.runtime.gguf import Header
 from eftlocal.runtime.remote import vocabulary
 from eftlocal.runtime.remote.link import Link, connect
 from eftlocal.runtime.vocab import Vocabulary
 
-__all__ = ["must_share", "reached", "stand_in"]
+__all__ = ["must_share", "no_room", "reached", "stand_in"]
 
 ARCHITECTURE: Final = "remote"
+LENGTHS: Final[Mapping[str, str]] = {
+    "llama-server": "-c (it is divided by -np)",
+    "vllm": "--max-model-len",
+    "sglang": "--context-length",
+}
+"""The option of each engine that says how long sequences may be."""
 
 
 def reached(server: Server, lender: Header) -> tuple[Header, Remote]:
@@ -40,6 +48,14 @@ def stand_in(server: Server, lender: Header, link: Link | None = None) -> Header
     if isinstance(context, int):
         kept[f"{ARCHITECTURE}.context_length"] = context
     return replace(lender, path=Path(server.url), metadata=kept, tensors=(), file_bytes=0, shards=())
+
+
+def no_room(link: Link, asked: int, room: int) -> SettingError:
+    """The error of a context that is longer than a sequence of the server, of `room` tokens, may be."""
+    return SettingError(
+        f"A context of {asked} tokens is too long: {link.server} has {room}, one of them for the token it samples.",
+        f"Start it with a larger {LENGTHS[link.facts.engine]}, leave --ctx out, or give at most {room - 1}.",
+    )
 
 
 def must_share(workers: Workers, *, special_tokens_differ: bool) -> None:

@@ -13,11 +13,11 @@ import pytest
 
 from eftlocal import Constraint, Raw
 from eftlocal.decoding.partial import Completer
-from eftlocal.errors import DecodeError, VocabularyError
+from eftlocal.errors import DecodeError, SettingError, VocabularyError
 from eftlocal.runtime.llama import context as llama_context
 from tests import builders
 from tests.families import Family
-from tests.runtime.remote.mirror import Mirror, mirrored
+from tests.runtime.remote.mirror import CONTEXT, Mirror, mirrored
 
 ONE = {"tuned": "tuned", "reference": "reference"}
 TWO = ({**ONE, "name": "first", "beta": 0.8}, {"tuned": "tuned2", "reference": "reference2", "name": "second"})
@@ -161,6 +161,17 @@ def test_a_long_prompt_is_sent_while_the_pair_reads_its_own(
         bodies: list[Any] = [body for path, body in server.seen if path == "/completion"]
         ahead, whole = (body["prompt"] for body in bodies[:2])
         assert ahead == whole[:-1] and len(ahead) > 16 and bodies[0]["n_probs"] == 1
+
+
+def test_a_context_that_the_server_has_no_room_for_says_what_the_server_has(
+    family: Family, tmp_path: Path, server: tuple[str, Mirror]
+) -> None:
+    with (
+        pytest.raises(SettingError, match=rf"too long: http://.* has {CONTEXT}, one of them") as error,
+        builders.load(tmp_path, models(family, {"url": server[0]}), context=512),
+    ):
+        pass
+    assert "larger -c" in (error.value.hint or "") and f"at most {CONTEXT - 1}." in (error.value.hint or "")
 
 
 CONSTRAINTS: Mapping[str, Constraint] = {
