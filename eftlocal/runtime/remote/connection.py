@@ -45,6 +45,7 @@ class Connection:
 
     tries    how often a request is made that may be made again
     opened   how often it was opened: another server may have answered since
+    known    `opened` when what runs there was last found to be right
     dropped  set it in any thread: the request that runs ends, and so do all later ones, by raising Stopped
     """
 
@@ -54,6 +55,7 @@ class Connection:
     timing: Timing = field(default_factory=Timing)
     dropped: bool = False
     opened: int = 0
+    known: int = 0
     _http: http.client.HTTPConnection | None = field(default=None, init=False)
 
     def get(self, path: str, *, tries: int = 1) -> Any:

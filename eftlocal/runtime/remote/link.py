@@ -93,10 +93,10 @@ class Link:
     def _rows(self, asked: Asked) -> list[Row]:
         connection = self.connection()
         try:
-            before = connection.opened
             rows = self.engine.rows(connection, asked)
-            if connection.opened != before:
+            if connection.opened != connection.known:
                 self._must_run_the_same(connection)
+                connection.known = connection.opened
             return rows
         finally:
             self.release(connection)

@@ -293,6 +293,7 @@ def test_a_server_that_comes_back_with_another_model_is_noticed(
         connection = link.connection()
         connection.close()
         link.release(connection)
-        with pytest.raises(RemoteError, match=r"runs another model now: .*/models/another; it was big\."):
-            link.rows(asked)
+        for _ in range(2):  # also when the answer is to go on, on a connection that is open by then
+            with pytest.raises(RemoteError, match=r"runs another model now: .*/models/another; it was big\."):
+                link.rows(asked)
         link.close()
