@@ -163,10 +163,10 @@ def test_the_date_reaches_the_templates_and_stays_with_a_files_output(run: Run, 
         views={"base": {"template": "{{ strftime_now('%B') }}: {{ messages[0].content }}"}},
     )
 
-    def read(*words: str) -> int:  # of the prompt alone: the answer is drawn without a seed, and may end early
-        found = json.loads(run("generate", "--json", "Hi", *words, models=dated).out)["usage"]["prompt_tokens"]
-        assert isinstance(found, int)
-        return found
+    def read(*words: str) -> dict[str, int]:  # the prompt alone: the answer is drawn without a seed, and may end early
+        done = run("generate", "--json", "Hi", *words, models=dated)
+        counted: dict[str, int] = json.loads(done.out)["usage"]["prompt_tokens"]
+        return counted
 
     assert read("--date", "2024-05-01") != read("--date", "2024-09-01") == read("--date", "2025-09-30")
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
