@@ -168,7 +168,8 @@ def chats(models: Path | None, workers: list[Worker], times: int, *, hang: bool 
             for i in range(times):
                 struck = workers[i % 2]
                 try:
-                    chat.ask("/new")
+                    chat.ask("/reset")
+                    chat.must_show("new conversation")
                     chat.begin(f"Tell me a long story of {rng.randrange(1000)} words about a fox.")
                     chat.until(lambda: len(chat.shown) > 200, "an answer")
                     terminal.pump(rng.uniform(0, 1))
