@@ -184,6 +184,8 @@ def chats(models: Path | None, workers: list[Worker], times: int, *, hang: bool 
                 except AssertionError as error:
                     wrong += 1
                     print(f"{what} {i + 1} of {struck.endpoint}: {error}", flush=True)
+                    struck.kill()
+                    struck.start()
                     break
                 print(f"{what} {i + 1} of {struck.endpoint}: told within {waits[-1]:.2f} s, continued", flush=True)
             left = psutil.Process(terminal.child.pid).children(recursive=True)

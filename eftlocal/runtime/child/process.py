@@ -29,6 +29,7 @@ __all__ = ["Process"]
 
 LOOK_S: Final = 0.02  # between two looks at whether Ctrl-C came
 GRACE_S: Final = 0.3  # for the child to end a decode after Ctrl-C; one on another machine cannot be ended
+ENDING_S: Final = 0.1  # a worker that is just ending may still take a connection
 AGAIN: Final = "It is loaded again when it is next needed: ask again, or go on with /continue in a chat."
 
 KINDS: Final[Mapping[str, type[EftError]]] = {  # of errors that the child may tell
@@ -235,6 +236,8 @@ class Process:
         assert self._child is not None
         reason = why or self._child.last_words()
         self._end()
+        if self._rpc and why is None:
+            time.sleep(ENDING_S)
         for endpoint in self._rpc:
             try:
                 probe(endpoint, patience.PROBE_S)
