@@ -17,6 +17,7 @@ from eftlocal.errors import EftError, SettingError
 from eftlocal.runtime.machine import here, usable_cores
 from eftlocal.runtime.plan.placement import gib
 from eftlocal.runtime.rpc.build import must_support
+from eftlocal.runtime.rpc.kept import drop_unfinished
 from eftlocal.runtime.rpc.serving import Server
 from eftlocal.text import printable
 
@@ -37,7 +38,7 @@ def worker(host: str, port: int, *, threads: int | None, cache: bool, insecure: 
     endpoint = _listening(host, port)
     if not endpoint.is_here and not insecure:
         raise SettingError(f"--host {host} is an address of a network, and {UNPROTECTED}.", CLOSED.format(port))
-    folder = _cache_folder() if cache else None
+    folder = _cache_folder(endpoint) if cache else None
     ending = _Ending()
     server = Server(endpoint, threads=threads or usable_cores(), cache=folder, told=_tell_client, verbose=verbose)
     ending.server = server
@@ -88,13 +89,17 @@ def _listening(host: str, port: int) -> Endpoint:
             raise not_opened(host, port, error) from None
 
 
-def _cache_folder() -> Path:
-    """The folder in which llama.cpp keeps large tensors that were sent, so that they need not be sent again."""
-    folder = platformdirs.user_cache_path("eftlocal") / "rpc"
+def _cache_folder(endpoint: Endpoint) -> Path:
+    """The folder in which llama.cpp keeps large tensors that were sent, so that they need not be sent again.
+
+    Each port has its own, since a worker that ends may leave half a tensor there.
+    """
+    folder = platformdirs.user_cache_path("eftlocal") / "rpc" / str(endpoint.port)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        drop_unfinished(folder)
     except OSError as error:
-        raise EftError(f"{folder}: cannot be made: {error.strerror}.", "Leave --cache out.") from None
+        raise EftError(f"{folder}: cannot be used: {error.strerror}.", "Leave --cache out.") from None
     return folder
 
 

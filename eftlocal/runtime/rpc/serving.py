@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -19,6 +20,7 @@ from typing import IO, Final
 from eftlocal.catalog.endpoints import Endpoint
 from eftlocal.errors import WorkerError
 from eftlocal.runtime.rpc.hello import Worker, probe
+from eftlocal.runtime.rpc.kept import list_whole
 
 __all__ = ["Offered", "Server"]
 
@@ -41,7 +43,8 @@ class Offered:
 class Server:
     """llama.cpp's server in a child process. `told` is called, in another thread, when a client comes (True) and goes.
 
-    A client that only asks for the memory, as llama.cpp does often while it loads a model, is not told.
+    A client that only asks for the memory, as llama.cpp does often while it loads a model, is not told. `cache` is a
+    folder of this worker alone, in which llama.cpp keeps large tensors.
 
     Raises WorkerError if it does not start.
     """
@@ -49,7 +52,7 @@ class Server:
     def __init__(
         self, endpoint: Endpoint, *, threads: int, cache: Path | None, told: Callable[[bool], None], verbose: bool
     ) -> None:
-        self._endpoint, self._told = endpoint, told
+        self._endpoint, self._told, self._cache = endpoint, told, cache
         self._last: list[str] = []  # what it said on stderr, for an error
         self._verbose = verbose
         words = [str(endpoint), str(threads), str(cache or "")]
@@ -135,6 +138,9 @@ class Server:
                 stays.daemon = True
                 stays.start()
             elif line.strip() == LEFT and stays is not None:
+                if self._cache is not None:
+                    with suppress(OSError):  # then they are sent again another time
+                        list_whole(self._cache)
                 stays.cancel()
                 stays.join()
                 if there.is_set():
