@@ -85,6 +85,9 @@ class Link:
             self.release(connection)
 
     def close(self) -> None:
+        """End all requests, and close all connections. Nothing can be asked afterwards."""
+        for connection in self._all:
+            connection.dropped = True  # else it waits for a request whose answer nobody reads
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         for connection in self._all:
@@ -102,10 +105,13 @@ class Link:
             self.release(connection)
 
     def _must_run_the_same(self, connection: Connection) -> None:
-        """A server that was started again may run another model, also one of the same name."""
+        """A server that was started again may run another model, also one of the same name.
+
+        Weights that it does not tell now, or did not tell at the start, are no evidence.
+        """
         known, found = (self.facts.model, self.facts.weights), self.engine.runs(connection)
-        if found != known:
-            now, before = (", ".join(filter(None, one)) for one in (found, known))
+        if found[0] != known[0] or (all((found[1], known[1])) and found[1] != known[1]):
+            now, before = (", ".join(dict.fromkeys(filter(None, one))) for one in (found, known))
             raise RemoteError(
                 f"{self.server.url} runs another model now: {now}; it was {before}.", "Load the emulator again."
             )

@@ -111,9 +111,9 @@ def _model(connection: Connection, wanted: str | None) -> dict[str, Any]:
 
 
 def _source(model: dict[str, Any]) -> str:
-    """Where the weights come from, if it is not the name."""
+    """Where the weights come from; "" where it does not say."""
     root = model.get("root")
-    return root if isinstance(root, str) and root != model.get("id") else ""
+    return root if isinstance(root, str) else ""
 
 
 def _body(model: str) -> dict[str, Any]:

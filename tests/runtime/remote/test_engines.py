@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,7 @@ from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.remote import connection as module
 from eftlocal.runtime.remote.context import RemoteContext
 from eftlocal.runtime.remote.engines import Asked
-from eftlocal.runtime.remote.link import connect
+from eftlocal.runtime.remote.link import Link, connect
 from tests.runtime.remote.scripted import scripted, status
 
 VOCAB = 50
@@ -44,7 +46,8 @@ def vllm(most: int = -1, shift: float = 0.0) -> Callable[[str, Any], object]:
         if path == "/version":
             return {"version": "0.32.0"}
         if path == "/v1/models":
-            return {"object": "list", "data": [{"id": "big", "object": "model", "max_model_len": 64}]}
+            model = {"id": "big", "object": "model", "root": "/models/big", "max_model_len": 64}
+            return {"object": "list", "data": [model]}
         if path == "/tokenize":
             return {"count": 2, "max_model_len": 64, "tokens": [3, 4]}
         if path != "/v1/completions":
@@ -290,10 +293,57 @@ def test_a_server_that_comes_back_with_another_model_is_noticed(
         link.rows(asked)
         restarted.append(True)
         link.rows(asked)  # on the same connection: it is the same server
-        connection = link.connection()
-        connection.close()
-        link.release(connection)
+        opened_again(link)
         for _ in range(2):  # also when the answer is to go on, on a connection that is open by then
-            with pytest.raises(RemoteError, match=r"runs another model now: .*/models/another; it was big\."):
+            with pytest.raises(RemoteError, match=r"runs another model now: .*/models/another; it was big"):
                 link.rows(asked)
         link.close()
+
+
+def opened_again(link: Link) -> None:
+    connection = link.connection()
+    connection.close()
+    link.release(connection)
+
+
+def test_a_connection_that_a_round_trip_opened_is_no_proof_of_the_model() -> None:
+    answer, restarted = changing(vllm(), "/v1/models", lambda found: found["data"][0].update(root="/models/another"))
+    with scripted(answer) as server:
+        link = connect(Server(url=server.url))
+        restarted.append(True)
+        link.round_trip()
+        with pytest.raises(RemoteError, match="runs another model now"):
+            link.rows([Asked(0, [1], [], 2)])
+        link.close()
+
+
+def test_a_server_that_does_not_tell_its_weights_now_is_not_taken_for_another() -> None:
+    answer, quiet = changing(vllm(), "/v1/models", lambda found: found["data"][0].pop("root"))
+    with scripted(answer) as server:
+        link = connect(Server(url=server.url))
+        quiet.append(True)
+        (rows,) = link.rows([Asked(0, [1], [], 2)])
+        assert rows[0].ids.tolist() == [2, 3]
+        link.close()
+
+
+def test_closing_a_link_ends_requests_that_still_run() -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def answer(path: str, body: Any) -> object:
+        if path == "/v1/completions" and body["prompt"] == [[7]]:
+            asked.set()
+            ended.wait(30)
+        if path == "/v1/completions" and body["prompt"] == [[8]]:
+            asked.wait(30)
+            return status(400, {"error": {"message": "no"}})
+        return vllm()(path, body)
+
+    with scripted(answer) as server:
+        link = connect(Server(url=server.url))
+        with pytest.raises(RemoteError, match="no"):
+            link.rows([Asked(0, [8], [], 2), Asked(1, [7], [], 2)])
+        began = time.monotonic()
+        link.close()
+        assert time.monotonic() - began < 5
+        ended.set()
