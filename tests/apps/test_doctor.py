@@ -8,9 +8,12 @@ from unittest.mock import Mock
 import pytest
 
 from eftlocal.apps.doctor.checks import Facts, Finding, findings
+from eftlocal.apps.doctor.emulator import examine
 from eftlocal.apps.doctor.facts import not_writable
 from eftlocal.catalog import hub
+from eftlocal.catalog.models import packaged
 from eftlocal.runtime.plan.machine import Device, Machine
+from tests.runtime.remote.scripted import scripted, status
 
 GB, GIB = 10**9, 1 << 30
 GPU = Device(
@@ -153,3 +156,43 @@ def test_what_stops_a_download_is_told() -> None:
 def test_a_build_without_avx2_and_a_device_that_is_not_seen_are_told() -> None:
     assert found(replace(SOUND, features={"SSE3": "1"}), "build").state == "note"
     assert found(replace(SOUND, offload=True), "device").state == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "told"),
+    [
+        (None, "", "closed the connection"),
+        (status(404, "a page"), "", "does not answer as one of llama-server"),
+        (status(401, {"error": "wrong"}), "", "401"),
+        (status(404, {}), 'engine = "vllm"', "does not answer as vllm does"),
+    ],
+    ids=["closes at once", "plain web server", "wrong key", "wrong engine"],
+)
+def test_a_servers_fault_is_told_under_the_heading_of_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: object, options: str, told: str
+) -> None:
+    monkeypatch.setattr("eftlocal.runtime.remote.connection.PAUSES", (0.0,))
+    with scripted(lambda *_: answer) as server:
+        assert told in _far(tmp_path, server.url, options).text
+
+
+def test_a_server_that_is_away_is_told_under_the_heading_of_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eftlocal.runtime.remote.connection.PAUSES", (0.0,))
+    with scripted(lambda *_: None) as server:
+        pass
+    assert server.url in _far(tmp_path, server.url, "").text
+
+
+def _far(folder: Path, url: str, options: str) -> Finding:
+    """The last finding about an emulator whose base is on this server."""
+    chat, small = (packaged(f"demo/small-{name}.gguf") for name in ("tuned", "base"))
+    models = folder / "models.toml"
+    models.write_text(
+        f'[models.far]\nurl = "{url}"\n{options}\n[models.chat]\npath = "{chat}"\n[models.small]\npath = "{small}"\n'
+        '[emulators.f]\nbase = "far"\nrewards = [{ tuned = "chat", reference = "small" }]\n'
+    )
+    *_, last = examine(models, "f")
+    assert (last.name, last.state) == ("server", "wrong")
+    return last

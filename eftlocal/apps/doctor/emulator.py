@@ -15,7 +15,7 @@ from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.members import Members
 from eftlocal.emulation.rpc import Workers, asked, layers
 from eftlocal.engine.spec import MemberSpec
-from eftlocal.errors import EftError
+from eftlocal.errors import EftError, RemoteError, WorkerError
 from eftlocal.runtime.machine import here
 from eftlocal.runtime.plan.memory import Cache
 from eftlocal.runtime.plan.placement import gib
@@ -54,8 +54,8 @@ def examine(models: Path | None, name: str, rpc: tuple[Endpoint, ...] = ()) -> I
         step = "workers"
         if workers := asked(members.specs):
             yield from _workers(members, workers)
+        step = "load"
         with Emulator.load(name, models=cat, max_tokens=1) as loaded:
-            step = "load"
             yield Finding(step, "ok", f"loaded in {loaded.load_s:.1f} s")
             for note in loaded.notes:
                 yield Finding("load", "note", note)
@@ -63,9 +63,16 @@ def examine(models: Path | None, name: str, rpc: tuple[Endpoint, ...] = ()) -> I
             reply = loaded.generate(QUESTION)
             yield Finding(step, "ok", f"{reply.text!r} after {reply.ttft_s or 0:.2f} s")
     except EftError as error:
-        yield Finding(step, "wrong", error.message, error.hint)
+        yield Finding(_heading(step, error), "wrong", error.message, error.hint)
     except OSError as error:  # such as a shard that is missing, or a file without permission
         yield Finding(step, "wrong", f"{error.filename}: {error.strerror}")
+
+
+def _heading(step: str, error: EftError) -> str:
+    """What an error is about: a server or a worker can fail at any step."""
+    if isinstance(error, WorkerError):
+        return "workers"
+    return "server" if isinstance(error, RemoteError) else step
 
 
 def _files(model: catalog.Model) -> Iterator[Finding]:
