@@ -154,9 +154,13 @@ def _must_be_alike(earlier: Earlier, work: Work[R], source: Input[R], output: Ou
 
 
 def _differing(name: str, old: object, new: object) -> Iterator[tuple[str, object, object]]:
-    """Yields (name, old, new) for values that differ, also inside objects."""
+    """Yields (name, old, new) for values that differ, also inside objects.
+
+    What an older release did not note of a server, such as the size of its weights, is not a difference.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in dict.fromkeys((*old, *new)):
+        on_server = "url" in old and "url" in new
+        for key in old if on_server else dict.fromkeys((*old, *new)):
             inside = key if name in ("settings", "models") else f"{name} {key}"
             yield from _differing(inside, old.get(key), new.get(key))
     elif old != new:

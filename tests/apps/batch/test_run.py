@@ -297,6 +297,23 @@ def test_another_emulator_is_a_difference(go: Go) -> None:
         go(prompts(2), other)
 
 
+def test_what_an_older_release_did_not_note_of_a_server_is_no_difference_and_another_model_is_one(
+    go: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = {"url": "http://127.0.0.1:1", "model": "big", "view": "0"}
+
+    def now(**more: object) -> None:
+        monkeypatch.setattr("eftlocal.apps.batch.work.models", lambda *_: {"base": noted | more})
+
+    now()
+    go(prompts(2))
+    now(weights=5)
+    assert go(prompts(3)).code == 0
+    now(model="other", weights=5)
+    with pytest.raises(EftError, match="made with base model big, this run has other"):
+        go(prompts(4))
+
+
 def test_an_edited_input_is_refused_and_a_longer_one_is_not(go: Go) -> None:
     go(prompts(3))
     edited = [*prompts(2), {"id": 2, "prompt": "other"}]
