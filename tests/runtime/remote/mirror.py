@@ -73,8 +73,8 @@ class Mirror:
     def _tokens(self, text: str, *, special: bool) -> list[int]:
         """As llama-server cuts a text; with `special`, texts of control tokens are these tokens."""
         controls = self.controls if special else {}
-        split = re.split("|".join(map(re.escape, controls)) or "(?!)", text)
-        found = re.findall("|".join(map(re.escape, controls)) or "(?!)", text)
+        pattern = "|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or "(?!)"
+        split, found = re.split(pattern, text), re.findall(pattern, text)
         tokens: list[int] = []
         for part, control in zip(split, [*found, None], strict=True):
             tokens += self._model.tokenize(part) if part else []
