@@ -214,6 +214,12 @@ def encoded(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
+def unknown(news: News) -> dict[str, object]:
+    """The field of a finished choice that tells what a server with the base left out; none where nothing was."""
+    found = {} if news.reply is None else news.reply.unknown
+    return {"unknown": found} if found else {}
+
+
 def finish_reason(news: News) -> str | None:
     """OpenAI's finish reason; None for an answer that goes on."""
     if news.reply is None:

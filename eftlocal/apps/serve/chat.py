@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from eftlocal.apps.serve import requests
-from eftlocal.apps.serve.answering import Answered, Answering, finish_reason
+from eftlocal.apps.serve.answering import Answered, Answering, finish_reason, unknown
 from eftlocal.apps.serve.entries import chat_entries
 from eftlocal.apps.serve.errors import invalid
 from eftlocal.apps.serve.mailbox import Began, News
@@ -83,6 +83,7 @@ class _Form:
                 "message": {"role": "assistant", "content": answered.news.text, "refusal": None},
                 "logprobs": self._entries(answered.news),
                 "finish_reason": finish_reason(answered.news),
+                **unknown(answered.news),
             }
             for i, answered in enumerate(answers)
         ]
@@ -95,15 +96,20 @@ class _Form:
         if letter.text or letter.entries:
             yield self._chunk(letter.index, {"content": letter.text}, self._entries(letter))
         if letter.reply is not None:
-            yield self._chunk(letter.index, {}, reason=finish_reason(letter))
+            yield self._chunk(letter.index, {}, reason=finish_reason(letter), more=unknown(letter))
 
     def last(self, usage: dict[str, object]) -> dict[str, object]:
         return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
 
     def _chunk(
-        self, index: int, delta: dict[str, str], logprobs: object = None, reason: str | None = None
+        self,
+        index: int,
+        delta: dict[str, str],
+        logprobs: object = None,
+        reason: str | None = None,
+        more: Mapping[str, object] = {},
     ) -> dict[str, object]:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason, **more}
         return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
 
     def _entries(self, news: News) -> dict[str, object] | None:

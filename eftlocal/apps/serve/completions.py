@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, cast
 
 from eftlocal.apps.serve import requests
-from eftlocal.apps.serve.answering import Answered, Answering, finish_reason
+from eftlocal.apps.serve.answering import Answered, Answering, finish_reason, unknown
 from eftlocal.apps.serve.entries import completion_entries
 from eftlocal.apps.serve.errors import invalid
 from eftlocal.apps.serve.mailbox import Began, Entry, News
@@ -157,7 +157,7 @@ class _Form:
         text, entries, reason = self._shown(answered.news, answered.began)
         logprobs = None if self._wanted.logprobs is None else completion_entries(entries, self._start(answered.began))
         text = answered.began.text + text if self._wanted.echo else text
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason, **unknown(answered.news)}
 
     def _shown(self, news: News, began: Began) -> tuple[str, list[Entry], str | None]:
         """What the response shows of some news: the text, the entries and the finish reason."""
@@ -184,17 +184,24 @@ class _Form:
         if text or entries:
             yield self._chunk(letter.index, text, entries)
         if reason is not None:
-            yield self._chunk(letter.index, "", [], reason)
+            yield self._chunk(letter.index, "", [], reason, unknown(letter))
 
     def last(self, usage: dict[str, object]) -> dict[str, object]:
         return {**self._head, "choices": [], "usage": usage}
 
-    def _chunk(self, index: int, text: str, entries: Sequence[Entry], reason: str | None = None) -> dict[str, object]:
+    def _chunk(
+        self,
+        index: int,
+        text: str,
+        entries: Sequence[Entry],
+        reason: str | None = None,
+        more: Mapping[str, object] = {},
+    ) -> dict[str, object]:
         logprobs = None
         if self._wanted.logprobs is not None and entries:
             logprobs = completion_entries(entries, self._offsets[index])
             self._offsets[index] += sum(len(entry.data.decode("utf-8", "ignore")) for entry in entries)
-        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason, **more}
         return {**self._head, "choices": [choice]}
 
 

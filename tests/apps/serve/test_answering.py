@@ -3,13 +3,13 @@
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from eftlocal.apps.serve import answering, chat
+from eftlocal.apps.serve import answering, chat, completions
 from eftlocal.apps.serve.answering import LeftError
 from eftlocal.apps.serve.desk import Task
 from eftlocal.apps.serve.errors import Refused, StoppedError
@@ -41,7 +41,7 @@ class FakeOwner:
 class Asked:
     """A request for a chat that runs: what was sent so far, and how to leave."""
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, endpoint: Any = chat, **fields: Any) -> None:
         self.owner = FakeOwner()
         self.log: list[str] = []
         facts = {"demo": Facts("fp_1", 512)}
@@ -54,8 +54,8 @@ class Asked:
             tell=self.log.append,
             facts=facts,
         )
-        body = {"messages": [{"role": "user", "content": "hi"}], "model": "demo", **fields}
-        self.answering = chat.answer(self.service, body)
+        body = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "model": "demo", **fields}
+        self.answering = endpoint.answer(self.service, body)
         self.sent: list[dict[str, Any]] = []
         self.left = asyncio.Event()
         self.blocked = asyncio.Event()
@@ -113,6 +113,24 @@ def test_a_stream_shows_signs_of_life_and_ends_with_the_usage(monkeypatch: pytes
         assert all(chunk["usage"] is None and chunk["system_fingerprint"] == "fp_1" for chunk in chunks)
         assert last["choices"] == [] and last["usage"]["total_tokens"] == 5
         assert not asked.owner.cancelled and asked.service.metrics.open == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("endpoint", [chat, completions])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_finished_choice_tells_what_a_server_with_the_base_left_out(stream: bool, endpoint: Any) -> None:
+    async def choices(ended: Reply) -> list[dict[str, Any]]:
+        asked = Asked(endpoint, stream=stream)
+        await asked.put(Began(0, [1, 2, 3]), News(0, "Hello", reply=ended))
+        await asked.task
+        answers = asked.events[:-1] if stream else [json.loads(asked.body)]
+        return [choice for answer in answers for choice in answer["choices"]]
+
+    async def main() -> None:
+        *others, last = await choices(replace(reply("Hello"), left_out=((0.25, 0.5), (0.75, 0.0))))
+        assert last["unknown"] == {"mass": 0.5, "bound": 0.25, "worst_bound": 0.5}
+        assert not any("unknown" in choice for choice in (*others, *await choices(reply("Hello"))))
 
     run(main)
 
