@@ -5,10 +5,12 @@ from collections.abc import Mapping
 
 from eftlocal.arithmetic.combine import OVERFLOW
 from eftlocal.errors import ContextError, EftError, SettingError, ViewError
+from eftlocal.runtime.remote.faults import BusyError
 
 __all__ = ["NotLoadedError", "Refused", "StoppedError", "as_refused", "busy", "invalid", "one_line"]
 
 UNTOLD = "The server could not do this; its log says why."
+AWAY = "The server with the base does not answer now; this server's log says more."
 
 
 class StoppedError(EftError):
@@ -113,6 +115,8 @@ def as_refused(error: EftError, where: str, n_answer: int | None = None) -> Refu
         return busy(error.message, "stopping", 5)
     if isinstance(error, NotLoadedError):
         return Refused(500, error.message, kind="server_error", param="model", code="model_not_loaded")
+    if isinstance(error.__cause__, BusyError):  # a member's error is raised from its server's
+        return busy(AWAY, "base_away", 5)
     return Refused(500, UNTOLD, kind="server_error", code="server_error")
 
 

@@ -85,6 +85,6 @@ class Service:
     def told(self, error: EftError, where: str, n_answer: int | None) -> Refused:
         """What the client is told of an error. What it is not told goes to the server's log."""
         refused = as_refused(error, where, n_answer)
-        if refused.status == 500:
+        if refused.status == 500 or refused.code == "base_away":
             self.tell(f"{type(error).__name__}: {error}".replace("\n", " "))
         return refused

@@ -19,6 +19,7 @@ from eftlocal.apps.serve.models import Known
 from eftlocal.apps.serve.service import Facts, Service
 from eftlocal.decoding.generation import Reply
 from eftlocal.errors import DecodeError
+from eftlocal.runtime.remote.faults import BusyError
 
 
 @dataclass
@@ -188,6 +189,25 @@ def test_an_error_before_the_stream_has_its_status_and_one_within_is_an_event() 
         await late.put(Failed(StoppedError()))
         await late.task
         assert late.events[-2]["error"]["code"] == "stopping" and late.events[-1] == "[DONE]"
+
+    run(main)
+
+
+def test_a_base_whose_server_is_away_is_a_503_that_clients_try_again_and_its_address_stays_in_the_log() -> None:
+    error = DecodeError("http://10.0.0.1:8080 does not answer.")
+    error.__cause__ = BusyError(error.message)
+
+    async def main() -> None:
+        early, late = Asked(), Asked(stream=True)
+        await early.put(Failed(error))
+        with pytest.raises(Refused) as refused:
+            await early.task
+        assert (refused.value.status, refused.value.headers["Retry-After"]) == (503, "5")
+        assert "10.0.0.1" not in refused.value.message and "10.0.0.1" in early.log[0]
+        await late.put(Began(0, [1]), News(0, "He"))
+        await late.put(Failed(error))
+        await late.task
+        assert late.events[-2]["error"]["code"] == "base_away" and b"10.0.0.1" not in late.body
 
     run(main)
 
