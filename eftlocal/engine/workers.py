@@ -21,6 +21,7 @@ from eftlocal.runtime.plan.placement import Plan
 from eftlocal.runtime.plan.threads import MOST_ROWS, Split
 from eftlocal.runtime.remote.context import RemoteContext
 from eftlocal.runtime.speeds import Speeds
+from eftlocal.runtime.vocab import Vocabulary
 
 __all__ = ["Feeds", "Workers"]
 
@@ -197,7 +198,8 @@ class Workers:
         """Make the context of a member: of a model that is not on a server, a KV cache."""
         if (remote := self.specs[member].remote) is None:
             return self._cache(member, n_ctx=n_ctx, n_seq=n_seq)
-        return RemoteContext(remote.link, n_vocab=self.model(member).n_vocab, n_ctx=n_ctx, n_seq=n_seq)
+        n_vocab, n_real = self.model(member).n_vocab, Vocabulary.of(remote.vocabulary).n_real
+        return RemoteContext(remote.link, n_vocab=n_vocab, n_real=n_real, n_ctx=n_ctx, n_seq=n_seq)
 
     def _cache(self, member: int, *, n_ctx: int, n_seq: int) -> Context | ChildContext:
         """Make a KV cache of the member, where its model is. If a device is too small for it, put fewer layers there

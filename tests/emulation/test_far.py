@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,18 @@ def test_a_long_prompt_is_sent_while_the_pair_reads_its_own(
         bodies: list[Any] = [body for path, body in server.seen if path == "/completion"]
         ahead, whole = (body["prompt"] for body in bodies[:2])
         assert ahead == whole[:-1] and len(ahead) > 16 and bodies[0]["n_probs"] == 1
+
+
+@pytest.mark.parametrize("tuned", ["tuned", "padded"])
+@pytest.mark.parametrize("dials", [{}, {"draft": 3, "beta": 2.0}, {"beta": 0.0}])
+def test_a_base_whose_likeliest_tokens_are_padding_is_asked_for_more(
+    family: Family, tmp_path: Path, tuned: str, dials: Mapping[str, Any]
+) -> None:
+    padded = replace(family, base=family.padded)  # the logits of its padding are the largest
+    shape = {"rewards": ({"tuned": tuned, "reference": "padded"},), "dials": dials}
+    with mirrored(padded.base) as (server, _), both(padded, tmp_path, server.url, shape, 4) as (far, here):
+        assert far.generate(QUESTION).tokens == here.generate(QUESTION).tokens
+        assert far.generate(QUESTION, temperature=1.0, seed=1).finish_reason in ("stop", "length")
 
 
 def test_a_context_that_the_server_has_no_room_for_says_what_the_server_has(

@@ -31,10 +31,10 @@ class RemoteContext:
     n_batch = max_rows = UNBOUNDED
     rewinds = True
 
-    def __init__(self, link: Link, *, n_vocab: int, n_ctx: int, n_seq: int = 1) -> None:
-        """n_vocab: the width of the rows, as the vocabulary on this machine has it."""
+    def __init__(self, link: Link, *, n_vocab: int, n_real: int, n_ctx: int, n_seq: int = 1) -> None:
+        """n_vocab: the width of the rows, as the vocabulary on this machine has it; the first n_real are no padding."""
         self.link = link
-        self.n_vocab, self.n_ctx, self.n_fed = n_vocab, n_ctx, 0
+        self.n_vocab, self.n_real, self.n_ctx, self.n_fed = n_vocab, n_real, n_ctx, 0
         most = UNBOUNDED if link.facts.most is None else link.facts.most
         wanted = link.server.top or (n_vocab if n_vocab <= WHOLE else TOP)
         self.top = min(wanted, most)
@@ -86,7 +86,10 @@ class RemoteContext:
                 self._drop(sequence)
                 first = len(known) - rows + 1
                 asked.append(Asked(sequence, known[:first], known[first:], self._whole if whole else self.top))
-        found = [row for rows in self.link.rows(asked) for row in rows] if asked else []
+        answers = self.link.rows(asked) if asked else []
+        found = [
+            self._useful(one, i, row) for one, rows in zip(asked, answers, strict=True) for i, row in enumerate(rows)
+        ]
         for sequence, tokens, _, _ in feeds:
             self._tokens[sequence] += tokens
             self.n_fed += len(tokens)
@@ -96,9 +99,28 @@ class RemoteContext:
         """The row after `tokens`, (n_vocab,), with more tokens known than `known`; None where there are no more."""
         if known >= min(self._whole, self.link.facts.n_vocab or self._whole):
             return None
-        top = min(max(known, self.top) * MORE, self._whole)
-        row: Logits = self._array(self.link.rows([Asked(sequence, tokens, (), top)])[0])[0]
-        return row
+        row = self._longer(Asked(sequence, tokens, (), max(known, self.top)), known)
+        return None if row is None else self._array([row])[0]
+
+    def _useful(self, asked: Asked, i: int, row: Row) -> Row:
+        """Row `i` of what was asked for, or a longer one if all its tokens are padding."""
+        if self._n_known(row):
+            return row
+        before = [*asked.tokens, *asked.forced[:i]]
+        return self._longer(Asked(asked.sequence, before, (), asked.top), 0) or row
+
+    def _longer(self, asked: Asked, known: int) -> Row | None:
+        """The row with more than `known` tokens that are no padding; None if the server gives no more."""
+        top = asked.top
+        while top < self._whole:
+            top = min(top * MORE, self._whole)
+            row = self.link.rows([asked._replace(top=top)])[0][0]
+            if self._n_known(row) > known:
+                return row
+        return None
+
+    def _n_known(self, row: Row) -> int:
+        return int(np.count_nonzero(row.ids < self.n_real))
 
     def _array(self, rows: Sequence[Row]) -> Logits:
         out = np.full((len(rows), self.n_vocab), -np.inf, np.float32)

@@ -43,7 +43,7 @@ def prompts(seen: list[tuple[str, object]]) -> list[list[int]]:
 
 
 def context(link: Link) -> RemoteContext:
-    return RemoteContext(link, n_vocab=VOCAB, n_ctx=64, n_seq=4)
+    return RemoteContext(link, n_vocab=VOCAB, n_real=VOCAB, n_ctx=64, n_seq=4)
 
 
 def until(found: Callable[[], bool]) -> None:

@@ -146,7 +146,7 @@ def test_the_round_trip_is_known_where_health_has_no_json(script: Callable[[str,
 def test_no_token_of_another_vocabulary_is_sent() -> None:
     with scripted(sglang) as server:
         link = connect(Server(url=server.url))
-        context, before = RemoteContext(link, n_vocab=VOCAB, n_ctx=64), len(server.seen)
+        context, before = RemoteContext(link, n_vocab=VOCAB, n_real=VOCAB, n_ctx=64), len(server.seen)
         for token in (VOCAB, -1):
             with pytest.raises(DecodeError, match=f"token {token} is not in a vocabulary of {VOCAB}"):
                 context.feed([Feed(0, [1, token], 1)])
