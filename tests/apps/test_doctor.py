@@ -143,13 +143,13 @@ def test_what_stops_a_download_is_told() -> None:
         unfinished=3 * GB,
         network="no route to host",
         token="the variable HF_TOKEN",
-        mistakes=("models.toml: x: unknown key",),
+        mistakes=(("models.toml: [models.far] url: is another machine", "Use https."),),
     )
     assert found(facts, "cache").state == "wrong" and "HF_HOME" in str(found(facts, "cache").todo)
     assert "3.00 GB of interrupted downloads" in found(facts, "downloads").text
     assert found(facts, "network").state == "note" and "no route to host" in found(facts, "network").text
     assert found(facts, "token").text == "from the variable HF_TOKEN"
-    assert found(facts, "catalogue").state == "wrong"
+    assert found(facts, "catalogue").state == "wrong" and found(facts, "catalogue").todo == "Use https."
     assert found(replace(SOUND, cache_free=GB), "cache").state == "note"
 
 

@@ -45,7 +45,7 @@ class Facts:
     token          where the Hub token comes from (never the token itself); None without a token
     token_problem  why no request can carry the token
     here           the names of the emulators whose files are all on this machine
-    mistakes       what is wrong in the models.toml files, one text for each mistake
+    mistakes       what is wrong in the models.toml files: for each mistake a text, and what to do if that is known
     """
 
     system: str
@@ -70,7 +70,7 @@ class Facts:
     token_problem: str | None
     emulators: int
     here: Sequence[str]
-    mistakes: Sequence[str]
+    mistakes: Sequence[tuple[str, str | None]]
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -214,7 +214,7 @@ def _token(facts: Facts) -> Finding:
 
 
 def _catalogue(facts: Facts) -> Iterator[Finding]:
-    for mistake in facts.mistakes:
-        yield Finding("catalogue", "wrong", mistake)
+    for mistake, todo in facts.mistakes:
+        yield Finding("catalogue", "wrong", mistake, todo)
     if facts.emulators:
         yield Finding("catalogue", "ok", f"{facts.emulators} emulators; here: {', '.join(facts.here) or 'none'}")

@@ -23,12 +23,12 @@ VENDORS = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}  # PCI vendor
 
 def gather(models: Path | None) -> Facts:
     """Look at everything. A failure is not raised but becomes a fact: the doctor looks for failures."""
-    cat, mistakes = catalog.Catalog(), list[str]()
+    cat, mistakes = catalog.Catalog(), list[tuple[str, str | None]]()
     try:
         cat = catalog.load(models)
-        mistakes = cat.lines()
+        mistakes = [(mistake.line, mistake.error.hint) for mistake in cat.mistakes]
     except EftError as error:
-        mistakes = [str(error)]
+        mistakes = [(error.message, error.hint)]
     here = machine.here()
     folder = hub.cache_folder()
     unfinished, unreadable = 0, None
