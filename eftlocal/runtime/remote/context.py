@@ -9,7 +9,7 @@ from eftlocal.arithmetic.arrays import Logits
 from eftlocal.errors import DecodeError
 from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.remote.ahead import Ahead
-from eftlocal.runtime.remote.engines import Asked, Row
+from eftlocal.runtime.remote.engines import Asked, Row, mass, no_row
 from eftlocal.runtime.remote.link import Link
 
 __all__ = ["TOP", "WHOLE", "RemoteContext"]
@@ -125,6 +125,9 @@ class RemoteContext:
     def _array(self, rows: Sequence[Row]) -> Logits:
         out = np.full((len(rows), self.n_vocab), -np.inf, np.float32)
         for z, row in zip(out, rows, strict=True):
+            # The k likeliest of n tokens have at least k / n. Logits have less, where all are far below 0.
+            if mass(row.logprobs) < len(row.ids) / max(self.n_vocab, self.link.facts.n_vocab or 0) / 2:
+                raise no_row(self.link.server.url)
             inside = row.ids < self.n_vocab  # the server's may have more padding
             z[row.ids[inside]] = row.logprobs[inside]
         return out

@@ -10,9 +10,24 @@ from numpy.typing import NDArray
 from eftlocal.errors import RemoteError
 from eftlocal.runtime.remote.connection import Connection
 
-__all__ = ["Asked", "Engine", "Facts", "Row", "array_of", "must_be_own", "number_in", "one_of", "same", "tokens_in"]
+__all__ = [
+    "Asked",
+    "Engine",
+    "Facts",
+    "Row",
+    "array_of",
+    "mass",
+    "must_be_own",
+    "no_row",
+    "number_in",
+    "one_of",
+    "same",
+    "tokens_in",
+]
 
 SURE: Final = 0.5  # nats: rounding in bfloat16 moves a log-probability by up to 0.1, what is asked about by more than 1
+
+MOST: Final = 1.05  # the probability of all tokens together, with rounding
 
 T = TypeVar("T")
 
@@ -102,12 +117,21 @@ def array_of(found: Sequence[tuple[int, float]], where: str) -> Row:
     except OverflowError:  # of a number with hundreds of digits
         ids, logprobs = np.empty(0, np.intp), np.empty(0)
     good = len(ids) > 0 and bool(np.isfinite(logprobs).any()) and not np.isnan(logprobs).any()
-    if not good or logprobs.max() > 1e-3 or ids.min() < 0 or len(np.unique(ids)) != len(ids):
-        raise RemoteError(
-            f"{where} sent log-probabilities that cannot be any.", "Is a draft model on there? Turn it off."
-        )
+    if not good or logprobs.max() > 1e-3 or ids.min() < 0 or len(np.unique(ids)) != len(ids) or mass(logprobs) > MOST:
+        raise no_row(where)
     order = np.argsort(-logprobs, kind="stable")
     return Row(ids[order], np.minimum(logprobs[order], 0.0))
+
+
+def no_row(where: str) -> RemoteError:
+    """The error of a row that cannot be one."""
+    hint = "Is a draft model on there, or --logprobs-mode raw_logits? Turn it off."
+    return RemoteError(f"{where} sent log-probabilities that cannot be any.", hint)
+
+
+def mass(logprobs: NDArray[np.float64]) -> float:
+    """The probability of these tokens together."""
+    return float(np.exp(np.minimum(logprobs, 1.0)).sum())
 
 
 def same(one: Row, other: Row) -> bool:

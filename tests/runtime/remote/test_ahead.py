@@ -19,7 +19,7 @@ PROMPT = [1, 2, 3, 4, 5]
 
 def answers(completion: Callable[[Any], object]) -> Callable[[str, Any], object]:
     """A llama-server of two slots. `completion` answers once the link stands."""
-    rows = [{"top_logprobs": [{"id": i, "bytes": [97], "logprob": -2.0 - i} for i in range(VOCAB)]}]
+    rows = [{"top_logprobs": [{"id": i, "bytes": [97], "logprob": -0.5 - i} for i in range(VOCAB)]}]
     plain = {
         "/props": {"default_generation_settings": {"n_ctx": 64}, "total_slots": 2},
         "/v1/models": {"data": [{"id": "m", "meta": {"n_vocab": VOCAB}}]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -46,8 +47,8 @@ def vllm(most: int = -1, shift: float = 0.0) -> Callable[[str, Any], object]:
         if path == "/version":
             return {"version": "0.32.0"}
         if path == "/v1/models":
-            model = {"id": "big", "object": "model", "root": "/models/big", "max_model_len": 64}
-            return {"object": "list", "data": [model]}
+            entry = {"id": "big", "object": "model", "root": "/models/big", "max_model_len": 64}
+            return {"object": "list", "data": [entry]}
         if path == "/tokenize":
             return {"count": 2, "max_model_len": 64, "tokens": [3, 4]}
         if path != "/v1/completions":
@@ -67,10 +68,11 @@ def vllm(most: int = -1, shift: float = 0.0) -> Callable[[str, Any], object]:
         choices = []
         for i, prompt in enumerate(body["prompt"]):
             scale = 1 / (1 + shift) if body["temperature"] else 1.0
-            tops = {f"token_id:{t}": p * scale for t, p in top(prompt, k)}
+            total = math.log(sum(math.exp(p * scale) for p in model(prompt))) if shift else 0.0
+            tops = {f"token_id:{t}": p * scale - total for t, p in top(prompt, k)}
             if body["temperature"]:  # it samples another token, and puts it first
                 sampled = top(prompt, VOCAB)[-1]
-                tops = {f"token_id:{sampled[0]}": sampled[1] * scale, **tops}
+                tops = {f"token_id:{sampled[0]}": sampled[1] * scale - total, **tops}
             choices.append({"index": i, "text": "", "logprobs": {"top_logprobs": [tops]}, "finish_reason": "length"})
         return {"id": "cmpl-1", "object": "text_completion", "model": "big", "choices": choices[::-1]}
 
@@ -204,6 +206,25 @@ def test_log_probabilities_that_change_with_the_temperature_are_refused() -> Non
     assert "--logprobs-mode raw_logprobs" in str(error.value)
 
 
+@pytest.mark.parametrize("top", [5, VOCAB])
+def test_logits_in_place_of_log_probabilities_are_refused_also_where_all_are_negative(top: int) -> None:
+    def raw_logits(path: str, body: Any) -> object:
+        answer = vllm(20 if top < VOCAB else -1)(path, body)
+        if isinstance(answer, dict) and "choices" in answer:
+            for choice in answer["choices"]:
+                tops = choice["logprobs"]["top_logprobs"]
+                tops[0] = {name: p - 9.0 for name, p in tops[0].items()}
+        return answer
+
+    with scripted(raw_logits) as server:
+        link = connect(Server(url=server.url, top=top))
+        context = RemoteContext(link, n_vocab=VOCAB, n_ctx=64)
+        with pytest.raises(RemoteError, match="log-probabilities that cannot be any") as error:
+            context.feed([Feed(0, [1, 2], 1)])
+        assert "--logprobs-mode" in (error.value.hint or "")
+        link.close()
+
+
 def test_a_prompt_that_is_too_long_for_the_server_says_what_to_do() -> None:
     with scripted(vllm()) as server:
         link = connect(Server(url=server.url))
@@ -227,6 +248,7 @@ def test_a_model_that_the_server_does_not_have_is_told_with_those_that_it_has() 
         [[-4, -1.0]],
         [[10**30, -1.0]],
         [[1, -(10**400)]],
+        [[1, -0.1], [2, -0.2]],
     ],
 )
 def test_rows_that_cannot_be_any_are_one_line(rows: list[list[float]]) -> None:
@@ -235,7 +257,7 @@ def test_rows_that_cannot_be_any_are_one_line(rows: list[list[float]]) -> None:
         if path == "/v1/completions" and isinstance(answer, dict):
             for choice in answer["choices"]:
                 choice["logprobs"]["top_logprobs"] = [{f"token_id:{int(t)}": p for t, p in rows}]
-                if rows[1:]:
+                if len({t for t, _ in rows}) < len(rows):
                     choice["logprobs"]["top_logprobs"] = [{"token_id:1": -1.0, "token_id:01": -2.0}]
         return answer
 
