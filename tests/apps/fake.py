@@ -155,6 +155,8 @@ class FakeScheduler:
         for answer in list(self._answers):
             if answer.cancelled or self._answers.index(answer) < self._places:
                 word = next(answer.deltas, None)
+                if (word or "").strip() == "[away]" and self._answers.index(answer) == 0:
+                    _away()
                 answer.ended = word is None
                 deltas.append((answer, word or ""))
         self._answers = [answer for answer in self._answers if not answer.ended]
@@ -279,6 +281,8 @@ class FakeEmulator:
 
     def score(self, prompt: Any, completion: Sequence[int], *, top: int = 0, **dials: Any) -> Score:
         texts = {i: word for word, i in self._ids.items()} | {END: ""}
+        if "[away]" in {texts.get(token, "").strip() for token in completion}:
+            _away()
 
         def scored(token: int, shift: float) -> ScoredToken:
             rewards = {name: {"tuned": -1.0, "reference": -2.0} for name in self.betas}

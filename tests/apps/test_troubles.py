@@ -5,6 +5,8 @@ from typing import Any, cast
 
 import pytest
 
+from eftlocal.apps.chat.columns import Column
+from eftlocal.apps.chat.screen import Screen
 from eftlocal.apps.generate import generate
 from eftlocal.runs.progress import Report
 from eftlocal.runtime.remote import troubles
@@ -26,6 +28,27 @@ def test_the_chat_tells_that_a_server_is_away_until_it_is_back(tmp_path: Path, c
         terminal.prompt(2)
         assert "asked" not in terminal.text and "answer" not in terminal.text
         assert "one two [away] three four" in terminal.text.split(">>>")[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [60, 160])  # below each other, beside each other
+def test_compare_and_why_tell_it_too(tmp_path: Path, columns: int) -> None:
+    with fake(tmp_path, "delay=0.05", columns=columns, lines=24) as terminal:
+        terminal.prompt(1)
+        for i, line in enumerate(("/compare say one [away] two three", "say [away] two", "/why"), 2):
+            terminal.enter(line)
+            terminal.until(lambda: "It is asked again." in terminal.text.replace("\n", ""), "the line")
+            terminal.prompt(i)
+            assert "asked again" not in terminal.text
+
+
+def test_compare_prints_it_where_nothing_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    for plain in (True, False):
+        with Screen(plain=plain).columns([Column("one", "text", end="")]), troubles.Request(URL) as request:
+            request.asks_again(f"{URL} does not answer.")
+            request.answered = True
+        printed = capsys.readouterr()
+        assert TOLD in printed.err and "text" in printed.out + printed.err
 
 
 def test_a_command_prints_it_beside_the_answer(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Draws several answers that decode together: side by side where the width allows it, else one below the other."""
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +54,9 @@ class Columns(Protocol):
     def draw(self, columns: Sequence[Column]) -> None:
         """Show their texts now, if it is time."""
 
+    def tell(self, line: str) -> None:
+        """Show a remark below them, from any thread; "" takes it away where it can be taken away."""
+
     def end(self, columns: Sequence[Column]) -> None:
         """Show all of them whole, for good."""
 
@@ -75,13 +79,32 @@ def whole(columns: Sequence[Column], console: Console, width: int) -> list[Row]:
     return _beside([column.title for column in columns], bodies, own)
 
 
-class Beside:
-    """Draws the answers side by side. While they grow, each shows its last rows, so that all fit on the screen."""
+class _Growing:
+    """Draws columns, and a remark below them."""
 
     def __init__(self, live: Live, console: Console) -> None:
         self._live, self._console = live, console
-        self._bodies: list[_Body] = []
         self._pace, self._began = Pace(), time.monotonic()
+        self._lock = threading.Lock()  # a member's thread may tell of its server
+        self._open: Sequence[Row] = ()  # rows that are drawn again
+
+    def tell(self, line: str) -> None:
+        """As Columns.tell."""
+        with self._lock:
+            self._live.draw([], [*self._open, ((clean(line), DIM),)] if line else self._open)
+
+    def _draw(self, finished: Sequence[Row], growing: Sequence[Row]) -> None:
+        with self._lock:
+            self._open = growing
+            self._live.draw(finished, growing)
+
+
+class Beside(_Growing):
+    """Draws the answers side by side. While they grow, each shows its last rows, so that all fit on the screen."""
+
+    def __init__(self, live: Live, console: Console) -> None:
+        super().__init__(live, console)
+        self._bodies: list[_Body] = []
 
     def draw(self, columns: Sequence[Column]) -> None:
         """As Columns.draw."""
@@ -99,21 +122,20 @@ class Beside:
             for column, body in zip(columns, self._bodies, strict=True)
         ]
         rows = _beside([column.title for column in columns], bodies, self._own)
-        self._live.draw([], [*rows, _status(columns, time.monotonic() - self._began, width)])
+        self._draw([], [*rows, _status(columns, time.monotonic() - self._began, width)])
         self._pace.drawn()
 
     def end(self, columns: Sequence[Column]) -> None:
         """As Columns.end."""
-        self._live.draw(whole(columns, self._console, self._live.size[0]), [])
+        self._draw(whole(columns, self._console, self._live.size[0]), [])
 
 
-class Below:
+class Below(_Growing):
     """Draws each answer when it has ended, one below the other, and a row for each that is still growing."""
 
     def __init__(self, live: Live, console: Console) -> None:
-        self._live, self._console = live, console
+        super().__init__(live, console)
         self._done: set[Column] = set()
-        self._pace, self._began = Pace(), time.monotonic()
 
     def draw(self, columns: Sequence[Column]) -> None:
         """As Columns.draw."""
@@ -124,14 +146,14 @@ class Below:
         self._done.update(ended)
         running = [_progress(column, width) for column in columns if column not in self._done]
         status = [_status(columns, time.monotonic() - self._began, width)] if running else []
-        self._live.draw([row for c in ended for row in _section(c, self._console, width)], [*running, *status])
+        self._draw([row for c in ended for row in _section(c, self._console, width)], [*running, *status])
         self._pace.drawn()
 
     def end(self, columns: Sequence[Column]) -> None:
         """As Columns.end."""
         rest = [column for column in columns if column not in self._done]
         width, _ = self._live.size
-        self._live.draw([row for column in rest for row in _section(column, self._console, width)], [])
+        self._draw([row for column in rest for row in _section(column, self._console, width)], [])
 
 
 class _Body:

@@ -16,6 +16,7 @@ from eftlocal.apps.chat.markdown import MarkdownStream, PlainStream
 from eftlocal.apps.chat.rows import clean
 from eftlocal.apps.common import as_wide_as_it_is
 from eftlocal.decoding.thinking import ANSWER, Splitter, spoken, thoughts_in
+from eftlocal.runtime.remote.troubles import Trouble, told
 from eftlocal.runtime.views import Message
 
 try:
@@ -104,15 +105,23 @@ class Screen:
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
-        """Show `text` with a spinner (plain: as a remark) until the context ends; on a pipe show nothing."""
-        if not self.notes.is_terminal:
-            yield
-        elif self.plain:
-            self.note(text)
-            yield
-        else:
-            with _silent_keyboard(), self.notes.status(Text(clean(text)), spinner="dots"):
+        """Show `text` with a spinner (plain: as a remark) until the context ends; on a pipe show nothing.
+
+        A server that is asked again is told beside it.
+        """
+        if self.plain or not self.notes.is_terminal:
+            if self.notes.is_terminal:
+                self.note(text)
+            with told(lambda trouble: self.note(str(trouble)) if trouble.reason else None):
                 yield
+        else:
+            with _silent_keyboard(), self.notes.status(Text(clean(text)), spinner="dots") as status:
+
+                def tell(trouble: Trouble) -> None:
+                    status.update(Text(clean(str(trouble) if trouble.reason else text)))
+
+                with told(tell):
+                    yield
 
     @contextmanager
     def columns(self, columns: Sequence[Column]) -> Iterator[Columns]:
@@ -124,14 +133,15 @@ class Screen:
         if self.plain:
             shown = _Blocks(self)
         elif not self.notes.is_terminal:
-            shown = _Whole(self.notes)
+            shown = _Whole(self)
         else:
             live = Live(sys.stderr, self.notes)
             kind = Beside if fits_beside(len(columns), self.width) else Below
             shown = kind(live, self.notes)
         with _silent_keyboard():
             try:
-                yield shown
+                with told(lambda trouble: shown.tell(str(trouble) if trouble.reason else "")):
+                    yield shown
             finally:
                 shown.end(columns)
 
@@ -160,6 +170,10 @@ class _Blocks:
     def draw(self, columns: Sequence[Column]) -> None:
         """Show nothing yet."""
 
+    def tell(self, line: str) -> None:
+        if line:
+            self._screen.note(line)
+
     def end(self, columns: Sequence[Column]) -> None:
         for column in columns:
             text = f"{column.thoughts}\n{column.text} {column.end or ''}".strip()
@@ -169,15 +183,20 @@ class _Blocks:
 class _Whole:
     """Shows columns, laid out for the width, where a terminal cannot draw them while they grow."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
 
     def draw(self, columns: Sequence[Column]) -> None:
         """Show nothing yet."""
 
+    def tell(self, line: str) -> None:
+        if line:
+            self._screen.note(line)
+
     def end(self, columns: Sequence[Column]) -> None:
-        for row in whole(columns, self._console, self._console.width):
-            self._console.print(Text.assemble(*((text, style or "") for text, style in row)), soft_wrap=True)
+        console = self._screen.notes
+        for row in whole(columns, console, console.width):
+            console.print(Text.assemble(*((text, style or "") for text, style in row)), soft_wrap=True)
 
 
 @contextmanager
