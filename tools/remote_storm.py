@@ -4,7 +4,8 @@ kill      the server dies for good: the answer ends in one line, with the text s
 hang      it stops (SIGSTOP) for good: the same, soon
 pause     it stops and goes on a second later: the answer is the one that it would have been
 restart   it dies and is started again with the same model: the same
-another   it comes back with another model: the answer ends in one line that says so
+another   it comes back with another model: the answer ends in one line that says so, and does not go on there
+twin      the same, and the other model has the same name
 Half of them while one answer is streamed, half in a batch of four. After each, a server with the right model is there
 again, and the same emulator goes on with the answer (or runs the batch again), to the text that it would have had.
 Each outcome is printed and counted; a fault that came after the end counts apart, and not to N. The base is in F32, so
@@ -41,7 +42,8 @@ from tests.families import quantized
 Draft = int | Literal["auto"]
 _DIGITS = re.compile(r"\d+")
 OTHER = packaged("demo/large-tuned.gguf")
-KINDS = ("kill", "hang", "pause", "restart", "another")
+KINDS = ("kill", "hang", "pause", "restart", "another", "twin")
+OTHERS = ("another", "twin")
 WAYS = ("stream", "batch")
 LONGEST_S = 20.0
 PAUSED_S = 1.0
@@ -81,8 +83,10 @@ def main() -> int:
                 found = _disturbed(emulator, host, questions, draft, kind, draw.randrange(1, 6))
                 struck[way] += found.struck
                 longest = max(longest, found.after)
-                host.again()
                 told = {_judged(kind, text, wanted[q], error) for q, (text, error) in found.answers.items()}
+                if kind in OTHERS:
+                    told |= {_refused(emulator, q, text, host) for q, (text, error) in found.answers.items() if error}
+                host.again()
                 after = {q: _gone_on(emulator, q, text, error) for q, (text, error) in found.answers.items()}
                 if any(text != wanted[q] for q, text in after.items()):
                     told.add("WRONG: what went on afterwards is another text")
@@ -117,6 +121,7 @@ class Host:
 
     def __init__(self, stack: ExitStack, port: int, model: Path) -> None:
         self._stack, self._port, self._model = stack, port, model
+        self._aside = model.with_suffix(".aside")  # where its file is while a twin has its name
         self._running: list[llama_server.Server] = []
         self._starting: list[threading.Thread] = []
         self._start(self._model)
@@ -129,20 +134,29 @@ class Host:
             threading.Timer(PAUSED_S, process.send_signal, (signal.SIGCONT,)).start()
         elif kind != "hang":
             process.wait()
-        if kind in ("restart", "another"):
-            model = self._model if kind == "restart" else OTHER
+        if kind == "twin":
+            self._model.rename(self._aside)
+            self._model.symlink_to(OTHER)
+        if kind in ("restart", *OTHERS):
+            model = OTHER if kind == "another" else self._model
             self._starting.append(threading.Thread(target=self._start, args=(model,)))
             self._starting[-1].start()
 
-    def again(self) -> None:
-        """A server of the right model, whatever ran before."""
+    def started(self) -> None:
+        """Wait for what is being started."""
         for thread in self._starting:
             thread.join()
         self._starting.clear()
+
+    def again(self) -> None:
+        """A server of the right model, whatever ran before."""
+        self.started()
         for server in self._running:
             server.process.kill()
             server.process.wait()
         self._running.clear()
+        if self._aside.exists():
+            self._aside.replace(self._model)
         self._start(self._model)
 
     def _start(self, model: Path) -> None:
@@ -199,9 +213,19 @@ def _judged(kind: str, text: str, wanted: str, error: EftError | None) -> str:
         return "WRONG: the text so far, or more than one line"
     if kind in ("pause", "restart"):
         return f"WRONG: {error}"
-    if kind == "another" and "another model" not in error.message:
+    if kind in OTHERS and "another model" not in error.message:
         return f"WRONG: {error}"
     return f"one line: {_DIGITS.sub('N', error.message)}"
+
+
+def _refused(emulator: Emulator, question: str, text: str, host: Host) -> str:
+    """What became of an answer that was to go on with the other model, in words."""
+    host.started()
+    try:
+        found = _gone_on(emulator, question, text, EftError(""))
+    except EftError as error:
+        return f"then {_DIGITS.sub('N', error.message)}" if "another model" in error.message else f"WRONG: then {error}"
+    return f"WRONG: it went on with the other model: {found!r}"
 
 
 def _gone_on(emulator: Emulator, question: str, text: str, error: EftError | None) -> str:
