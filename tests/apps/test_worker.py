@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import socket
 import subprocess
@@ -12,14 +13,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from eftlocal.catalog.endpoints import Endpoint
 from eftlocal.cli.commands import app
 from eftlocal.errors import EftError, WorkerError
+from eftlocal.runtime import gguf
+from eftlocal.runtime.child.context import ChildContext, ChildModel
+from eftlocal.runtime.feed import Feed
 from eftlocal.runtime.llama import rpc
+from eftlocal.runtime.plan.loads import Offload
 from eftlocal.runtime.rpc.hello import probe
+from tests.families import write_model
 
 real = pytest.mark.skipif(not rpc.is_supported(), reason="llama.cpp is built without RPC (tests/README.md)")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -120,6 +128,34 @@ def test_its_server_ends_with_it_even_when_it_is_killed() -> None:
                     break
             assert time.monotonic() < until
             time.sleep(0.05)
+
+
+@real
+@posix
+def test_half_a_tensor_in_its_cache_is_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    header = gguf.check(write_model(tmp_path / "wide.gguf", seed=1, d_model=1280, n_layers=1))
+
+    def rows(endpoint: Endpoint) -> NDArray[np.float32]:
+        model = ChildModel(header, Offload(2, (str(endpoint),)), [endpoint])
+        context = ChildContext(model, n_ctx=64)
+        try:
+            return context.feed([Feed(0, [5, 6, 7], 1)]).copy()
+        finally:
+            context.close()
+            model.close()
+
+    with running("--cache") as (_, endpoint, _):
+        sent = rows(endpoint)
+        np.testing.assert_array_equal(rows(endpoint), sent)  # from the cache
+    kept = [file for file in (tmp_path / "cache").rglob("*") if file.stat().st_size > 10 << 20]
+    assert len(kept) == 3  # the feed-forward network's
+    for file in kept:
+        os.truncate(file, 1 << 20)
+    with running("--cache", "--port", str(endpoint.port)) as (_, again, _):
+        assert not any(file.exists() for file in kept)
+        np.testing.assert_array_equal(rows(again), sent)
+    assert all(file.stat().st_size > 10 << 20 for file in kept)
 
 
 @real
