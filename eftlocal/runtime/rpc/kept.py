@@ -26,14 +26,15 @@ def drop_unfinished(folder: Path) -> None:
 
 
 def list_whole(folder: Path) -> None:
-    """Note that all files are whole, since no client is there. If the disk is full, remove those that are new.
+    """Note that new files are whole, since no client is there. If the disk is full, remove them.
 
-    Raises OSError.
+    A file that is listed already keeps its size: if it has another one now, it is not whole. Raises OSError.
     """
     if shutil.disk_usage(folder).free < FULL:
         drop_unfinished(folder)
-    sizes = {file.name: size for file, size in _files(folder).items()}
-    if sizes == _listed(folder):
+    known = _listed(folder)
+    sizes = {file.name: known.get(file.name, size) for file, size in _files(folder).items()}
+    if sizes == known:
         return
     new = folder / f"{LIST}.new"
     new.write_text(json.dumps(sizes), encoding="utf-8")

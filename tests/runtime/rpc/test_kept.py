@@ -29,6 +29,7 @@ def test_what_a_worker_left_that_ended_while_it_wrote_is_removed(folder: Path) -
 
 def test_a_file_of_another_size_than_it_had_is_removed(folder: Path) -> None:
     (folder / WHOLE).write_bytes(b"weig")
+    kept.list_whole(folder)
     kept.drop_unfinished(folder)
     assert not names(folder)
 
