@@ -90,10 +90,11 @@ class RemoteContext:
         found = [
             self._useful(one, i, row) for one, rows in zip(asked, answers, strict=True) for i, row in enumerate(rows)
         ]
+        z = self._array(found)
         for sequence, tokens, _, _ in feeds:
             self._tokens[sequence] += tokens
             self.n_fed += len(tokens)
-        return self._array(found)
+        return z
 
     def more(self, sequence: int, tokens: Sequence[int], known: int) -> Logits | None:
         """The row after `tokens`, (n_vocab,), with more tokens known than `known`; None where there are no more."""

@@ -46,6 +46,11 @@ class LlamaServer:
             return None
         if not isinstance(props, dict) or "default_generation_settings" not in props:
             return None
+        if props.get("role") == "router":
+            raise RemoteError(
+                f"{connection.server.url} is a llama-server that starts others, one for each of its models.",
+                "Start one for the base alone (llama-server -m FILE), and give its address.",
+            )
         name, meta = _model(connection)
         settings = props["default_generation_settings"]
         template = props.get("chat_template")

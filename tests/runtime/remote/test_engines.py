@@ -218,10 +218,10 @@ def test_logits_in_place_of_log_probabilities_are_refused_also_where_all_are_neg
 
     with scripted(raw_logits) as server:
         link = connect(Server(url=server.url, top=top))
-        context = RemoteContext(link, n_vocab=VOCAB, n_ctx=64)
+        context = RemoteContext(link, n_vocab=VOCAB, n_real=VOCAB, n_ctx=64)
         with pytest.raises(RemoteError, match="log-probabilities that cannot be any") as error:
             context.feed([Feed(0, [1, 2], 1)])
-        assert "--logprobs-mode" in (error.value.hint or "")
+        assert "--logprobs-mode" in (error.value.hint or "") and context.held(0) == 0
         link.close()
 
 
@@ -264,6 +264,17 @@ def test_rows_that_cannot_be_any_are_one_line(rows: list[list[float]]) -> None:
     with scripted(script) as server, pytest.raises(RemoteError) as error:
         connect(Server(url=server.url))
     assert "\n" not in error.value.message
+
+
+def test_a_llama_server_that_starts_others_says_what_to_do() -> None:
+    props = {"role": "router", "model_path": "none", "default_generation_settings": {"params": {}, "n_ctx": 0}}
+
+    def script(path: str, body: Any) -> object:
+        return props if path == "/props" else status(400, {"error": {"message": "model name is missing"}})
+
+    with scripted(script) as server, pytest.raises(RemoteError, match="starts others") as error:
+        connect(Server(url=server.url))
+    assert "llama-server -m FILE" in (error.value.hint or "")
 
 
 @pytest.mark.parametrize(
