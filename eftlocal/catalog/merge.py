@@ -9,6 +9,7 @@ from eftlocal.catalog.catalog import Catalog, Mistake
 from eftlocal.catalog.entries import Emulator, Model
 from eftlocal.catalog.files import named
 from eftlocal.catalog.reading import read_emulator, read_model
+from eftlocal.catalog.server import is_address, server_at
 from eftlocal.catalog.tables import Table, expanded, nearest
 from eftlocal.errors import CatalogError
 
@@ -132,7 +133,7 @@ def _names(top: Table) -> tuple[str, ...]:
 
 
 def _named_in_place(emulator: Emulator, table: Table, models: Mapping[str, Model]) -> dict[str, Model]:
-    """Returns the models that an emulator names by `hf:` or by a path, and that are not in `models`.
+    """Returns the models that an emulator names by `hf:`, a path or a server's address, and that are not in `models`.
 
     Raises CatalogError for a name that is neither of these and is not defined.
     """
@@ -143,7 +144,7 @@ def _named_in_place(emulator: Emulator, table: Table, models: Mapping[str, Model
         if name in models:
             continue
         try:
-            file = named(name, expanded(table.file).absolute().parent)
+            file = server_at(name) if is_address(name) else named(name, expanded(table.file).absolute().parent)
         except CatalogError as error:
             raise table.error(key, error.message, error.hint) from None
         if file is None:

@@ -52,9 +52,10 @@ def stand_in(server: Server, lender: Header, link: Link | None = None) -> Header
 
 def no_room(link: Link, asked: int, room: int) -> SettingError:
     """The error of a context that is longer than a sequence of the server, of `room` tokens, may be."""
+    longer = f"Start it with a larger {LENGTHS[link.facts.engine]}"
     return SettingError(
         f"A context of {asked} tokens is too long: {link.server} has {room}, one of them for the token it samples.",
-        f"Start it with a larger {LENGTHS[link.facts.engine]}, leave --ctx out, or give at most {room - 1}.",
+        f"{longer}, or ask for at most {room - 1} (--ctx, or context in models.toml).",
     )
 
 

@@ -409,6 +409,18 @@ def test_a_mistake_breaks_its_entry_alone(tmp_path: Path) -> None:
     assert catalog.lines_for("fine") == catalog.lines_for(None) == []
 
 
+def test_an_emulator_may_name_the_address_of_a_server_as_its_base(tmp_path: Path) -> None:
+    models = '[models.s]\npath = "s"\n[emulators.far]\nrewards = [{ tuned = "s", reference = "s" }]\nbase = '
+    catalog = loaded(tmp_path, models + '"http://127.0.0.1:8080/v1"\n')
+    server = catalog.model(catalog.emulator("far").base).server
+    assert server is not None and server.url == "http://127.0.0.1:8080"
+    with pytest.raises(
+        CatalogError, match=r"models.toml: \[emulators.far\] base: http://10.0.0.7:8 is another"
+    ) as caught:
+        loaded(tmp_path, models + '"http://10.0.0.7:8"\n').emulator("far")
+    assert "insecure = true" in (caught.value.hint or "")
+
+
 def test_an_emulator_with_a_broken_model_says_what_to_do_about_the_model(tmp_path: Path) -> None:
     catalog = loaded(tmp_path, '[models.big]\nurl = "http://10.0.0.7:8080"\n[emulators.lan]\nbase = "big"\n')
     with pytest.raises(CatalogError, match="http does not encrypt what is sent") as caught:

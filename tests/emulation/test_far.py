@@ -14,7 +14,7 @@ import pytest
 
 from eftlocal import Constraint, Raw
 from eftlocal.decoding.partial import Completer
-from eftlocal.errors import DecodeError, SettingError, VocabularyError
+from eftlocal.errors import DecodeError, RemoteError, SettingError, VocabularyError
 from eftlocal.runtime.llama import context as llama_context
 from tests import builders
 from tests.families import Family
@@ -176,6 +176,16 @@ def test_a_base_whose_likeliest_tokens_are_padding_is_asked_for_more(
         assert far.generate(QUESTION, temperature=1.0, seed=1).finish_reason in ("stop", "length")
 
 
+def test_another_model_than_the_one_that_a_llama_server_has_is_refused(
+    family: Family, tmp_path: Path, server: tuple[str, Mirror]
+) -> None:
+    with (
+        pytest.raises(RemoteError, match=f"has no model other; it has {server[1].named}"),
+        builders.load(tmp_path, models(family, {"url": server[0], "model": "other"})),
+    ):
+        pass
+
+
 def test_a_context_that_the_server_has_no_room_for_says_what_the_server_has(
     family: Family, tmp_path: Path, server: tuple[str, Mirror]
 ) -> None:
@@ -184,7 +194,7 @@ def test_a_context_that_the_server_has_no_room_for_says_what_the_server_has(
         builders.load(tmp_path, models(family, {"url": server[0]}), context=512),
     ):
         pass
-    assert "larger -c" in (error.value.hint or "") and f"at most {CONTEXT - 1}." in (error.value.hint or "")
+    assert "larger -c" in (error.value.hint or "") and f"at most {CONTEXT - 1} " in (error.value.hint or "")
 
 
 CONSTRAINTS: Mapping[str, Constraint] = {

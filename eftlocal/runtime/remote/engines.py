@@ -1,6 +1,7 @@
 """What an engine on a server must be able to do, and which one answers at an address."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple, Protocol, TypeVar
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eftlocal.errors import RemoteError
-from eftlocal.runtime.remote.connection import Connection
+from eftlocal.runtime.remote.connection import Connection, RefusedError
 
 __all__ = [
     "Asked",
@@ -18,6 +19,7 @@ __all__ = [
     "array_of",
     "mass",
     "must_be_own",
+    "must_have",
     "no_row",
     "number_in",
     "one_of",
@@ -158,6 +160,23 @@ def number_in(values: object, name: str) -> int | None:
     """A whole number above 0 of a JSON object; None where it has none of that name."""
     value = values.get(name) if isinstance(values, dict) else None
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def must_have(connection: Connection, *names: str) -> None:
+    """Raises RemoteError if models.toml names a model that the server does not have. names: also its model's."""
+    if (wanted := connection.server.model) is None:
+        return
+    known, models = list(names), list[object]()
+    with suppress(RefusedError):
+        models = one_of(connection.get("/v1/models"), "data", list, connection.server.url)
+    for model in models:
+        if isinstance(model, dict):
+            aliases = model.get("aliases")  # of a llama-server
+            known += map(str, [model.get("id"), *(aliases if isinstance(aliases, list) else ())])
+    if wanted not in known:
+        has = ", ".join(dict.fromkeys(filter(None, known)))
+        hint = "Name one of these (model = ... in models.toml), or leave `model` out."
+        raise RemoteError(f"{connection.server.url} has no model {wanted}; it has {has}.", hint)
 
 
 def one_of(found: object, name: str, kind: type[T], where: str) -> T:

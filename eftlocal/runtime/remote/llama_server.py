@@ -15,7 +15,17 @@ from typing import Any, ClassVar, Final
 
 from eftlocal.errors import ContextError, RemoteError
 from eftlocal.runtime.remote.connection import BusyError, Connection, RefusedError
-from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, must_be_own, number_in, one_of, tokens_in
+from eftlocal.runtime.remote.engines import (
+    Asked,
+    Facts,
+    Row,
+    array_of,
+    must_be_own,
+    must_have,
+    number_in,
+    one_of,
+    tokens_in,
+)
 
 __all__ = ["LlamaServer"]
 
@@ -52,6 +62,7 @@ class LlamaServer:
                 "Start one for the base alone (llama-server -m FILE), and give its address.",
             )
         name, meta = _model(connection)
+        must_have(connection, name)
         settings = props["default_generation_settings"]
         template = props.get("chat_template")
         facts = Facts(

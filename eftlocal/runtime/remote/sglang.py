@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 
 from eftlocal.errors import RemoteError
 from eftlocal.runtime.remote.connection import Connection, RefusedError
-from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, number_in, one_of, same, tokens_in
+from eftlocal.runtime.remote.engines import Asked, Facts, Row, array_of, must_have, number_in, one_of, same, tokens_in
 
 __all__ = ["Sglang"]
 
@@ -38,6 +38,7 @@ class Sglang:
             return None
         if not isinstance(model, dict) or not isinstance(model.get("model_path"), str):
             return None
+        must_have(connection, model["model_path"])
         room = [number_in(about, "max_total_num_tokens"), number_in(about, "context_length"), _longest(connection)]
         facts = Facts(
             engine="sglang",

@@ -233,9 +233,14 @@ def test_a_prompt_that_is_too_long_for_the_server_says_what_to_do() -> None:
         link.close()
 
 
-def test_a_model_that_the_server_does_not_have_is_told_with_those_that_it_has() -> None:
-    with scripted(vllm()) as server, pytest.raises(RemoteError, match="has no model large; it has big"):
-        connect(Server(url=server.url, model="large"))
+@pytest.mark.parametrize("script", [vllm(), sglang])
+def test_a_model_that_the_server_does_not_have_is_told_with_those_that_it_has(
+    script: Callable[[str, Any], object],
+) -> None:
+    with scripted(script) as server:
+        with pytest.raises(RemoteError, match=r"has no model large; it has (/models/)?big"):
+            connect(Server(url=server.url, model="large"))
+        connect(Server(url=server.url, model="big")).close()
 
 
 @pytest.mark.parametrize(
