@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_the_key_is_in_no_output_and_no_file(family: Family, tmp_path: Path) -> 
     }
     said = []
     with mirrored(family.base) as (server, _):
-        models = {
+        models: dict[str, Any] = {
             "base": {"url": server.url, "api_key_env": "MY_KEY"},
             "tuned": family.tuned,
             "reference": family.reference,
