@@ -29,6 +29,7 @@ Floats = NDArray[np.floating[Any]]
 
 NEVER = np.float32(-np.inf)
 ROUNDS = 30  # of spreading what is above the limit; each fixes the share of one token or more
+LEAST = -700.0  # a limit whose exp is above 0; a llama-server says -3.4e38 of a probability that is 0 in float32
 SLACK = 2e-6  # an engine's log-probabilities are rounded, and so r is; a reward can make much of a probability of 1e-9
 ROUNDING = 1e-5  # of logs, and of sums of probabilities in float32: a border may come one token sooner or later
 
@@ -53,7 +54,7 @@ class Partial:
         known = (row > NEVER).nonzero()[0]
         logs = row[known]
         r = max(0.0, 1.0 - float(np.exp(logs, dtype=np.float64).sum()))
-        limit = min(float(logs.min()), math.log(r + SLACK)) if len(known) < len(row) else NEVER
+        limit = max(LEAST, min(float(logs.min()), math.log(r + SLACK))) if len(known) < len(row) else NEVER
         return cls(row, known, r, np.float32(limit))
 
     @property

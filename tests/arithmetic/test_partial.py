@@ -123,3 +123,12 @@ def test_a_bound_counts_a_token_at_which_a_nucleus_may_end() -> None:
     assert (
         Partial.of(row).bound(log_w, replace(PLAIN, top_p=0.6)) == 0
     )  # the tokens outside come after the border, wherever it is
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.3])
+def test_a_known_token_whose_probability_is_0_is_a_limit_that_can_be_computed_with(temperature: float) -> None:
+    row = np.full(N, -np.inf, np.float32)
+    row[:2] = 0.0, np.finfo(np.float32).min  # as a llama-server says it
+    part, log_w = Partial.of(row), np.zeros(N, np.float32)
+    assert part.bound(log_w, replace(PLAIN, temperature=temperature)) < 1e-6
+    assert np.isfinite(part.filled(log_w)).all() and part.most().argmax() == 0
