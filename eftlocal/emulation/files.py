@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eftlocal.catalog import models as catalog
-from eftlocal.catalog.server import Server
+from eftlocal.catalog.server import Server, is_address
 from eftlocal.emulation import remote
 from eftlocal.engine.spec import Remote
 from eftlocal.errors import CatalogError
@@ -58,7 +58,8 @@ def files_of(
     for model in models:
         if model.server is not None:
             if not (here := [one for one in found.values() if one.remote is None]):
-                problem = f"{model.name} runs on {model.server}, and no model is on this machine"
+                named = model.name if is_address(model.name) else f"{model.name} ({model.server})"
+                problem = f"{named} runs on a server, and no model is on this machine"
                 hint = "A server's model is steered by a pair here: name a tuned and a reference model."
                 raise CatalogError(problem, hint)
             lender = min((one.header for one in here), key=lambda header: Vocabulary.of(header).n_real)

@@ -88,9 +88,7 @@ class Members:
     def notes(self) -> tuple[str, ...]:
         """One line for each adapter of which llama.cpp does not use everything, and for each reward without effect."""
         found = [notes.adapter(spec.model or spec.name, _adapter(spec), spec.header) for spec in self.specs]
-        far = [(spec.model, spec.remote.link.server) for spec in self.specs if spec.remote is not None]
-        leaves = "runs at {}: what you write leaves this machine"
-        found += [f"{name} {leaves.format(server)}" for name, server in far if not server.is_here]
+        found += [remote.leaves(spec.model, spec.remote.link.server) for spec in self.specs if spec.remote is not None]
         found += [_unprotected(spec.model, spec.rpc) for spec in self.specs if spec.rpc]
         for reward in self.rewards:
             tuned, reference = self.specs[reward.tuned], self.specs[reward.reference]

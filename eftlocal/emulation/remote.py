@@ -7,7 +7,7 @@ from typing import Final
 
 import platformdirs
 
-from eftlocal.catalog.server import Server
+from eftlocal.catalog.server import Server, is_address
 from eftlocal.engine.spec import Remote
 from eftlocal.engine.workers import Workers
 from eftlocal.errors import SettingError
@@ -16,7 +16,7 @@ from eftlocal.runtime.remote import vocabulary
 from eftlocal.runtime.remote.link import Link, connect
 from eftlocal.runtime.vocab import Vocabulary
 
-__all__ = ["must_share", "no_room", "reached", "stand_in"]
+__all__ = ["leaves", "must_share", "no_room", "reached", "stand_in"]
 
 ARCHITECTURE: Final = "remote"
 LENGTHS: Final[Mapping[str, str]] = {
@@ -48,6 +48,13 @@ def stand_in(server: Server, lender: Header, link: Link | None = None) -> Header
     if isinstance(context, int):
         kept[f"{ARCHITECTURE}.context_length"] = context
     return replace(lender, path=Path(server.url), metadata=kept, tensors=(), file_bytes=0, shards=())
+
+
+def leaves(name: str, server: Server) -> str | None:
+    """The note for a model on another machine; None for one on this machine."""
+    if server.is_here:
+        return None
+    return f"{'A model' if is_address(name) else name} runs at {server}: what you write leaves this machine"
 
 
 def no_room(link: Link, asked: int, room: int) -> SettingError:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from eftlocal import Constraint, Raw
+from eftlocal.catalog.server import Server
 from eftlocal.decoding.partial import Completer
+from eftlocal.emulation import remote
 from eftlocal.errors import DecodeError, RemoteError, SettingError, VocabularyError
 from eftlocal.runtime.llama import context as llama_context
 from tests import builders
@@ -174,6 +176,13 @@ def test_a_base_whose_likeliest_tokens_are_padding_is_asked_for_more(
     with mirrored(padded.base) as (server, _), both(padded, tmp_path, server.url, shape, 4) as (far, here):
         assert far.generate(QUESTION).tokens == here.generate(QUESTION).tokens
         assert far.generate(QUESTION, temperature=1.0, seed=1).finish_reason in ("stop", "length")
+
+
+def test_a_model_on_another_machine_is_told_once_by_its_name_or_its_address() -> None:
+    there = Server(url="https://box:8080")
+    assert remote.leaves("big", there) == "big runs at https://box:8080: what you write leaves this machine"
+    assert remote.leaves(there.url, there) == "A model runs at https://box:8080: what you write leaves this machine"
+    assert remote.leaves("big", Server(url="http://127.0.0.1:8080")) is None
 
 
 def test_another_model_than_the_one_that_a_llama_server_has_is_refused(

@@ -177,7 +177,7 @@ def test_a_base_that_is_not_there_is_one_line() -> None:
 
 def test_a_base_alone_needs_models_here(server: Server) -> None:
     cat = catalog.load().with_trio(server.url)
-    with pytest.raises(CatalogError, match="no model is on this machine"):
+    with pytest.raises(CatalogError, match=f"^{server.url} runs on a server, and no model is on this machine"):
         Emulator.load(None, models=cat).close()
 
 
