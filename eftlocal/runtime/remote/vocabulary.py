@@ -47,23 +47,25 @@ def must_share(link: Link, tokens: Tokens, n_real: int, *, special: bool, rememb
     ours = [tokens.piece(i) for i in range(n_real)]
     controls = {text: i for text, i in tokens.controls.items() if i < n_real} if special else {}
     key = _key(link, ours, controls)
-    if key in _read(remembered):
+    known = key in _read(remembered)
+    if known and not controls:  # controls are asked for each time: a file of the same name and size may have others
         return
     name, facts = f"{link.facts.model} at {link.server.url}", link.facts
     if facts.n_vocab is not None and facts.n_vocab < n_real:
         raise VocabularyError(f"{name} has {facts.n_vocab:,} tokens, and the models here {n_real:,}.", HINT)
     connection = link.connection()
     try:
-        theirs = link.engine.pieces(connection)
-        if theirs is None:
-            _compare_texts(link.engine.tokenize(connection, PROBE), tokens.tokenize(PROBE), name)
-        else:
-            _compare_pieces(theirs, ours, name)
+        if not known:
+            if (theirs := link.engine.pieces(connection)) is None:
+                _compare_texts(link.engine.tokenize(connection, PROBE), tokens.tokenize(PROBE), name)
+            else:
+                _compare_pieces(theirs, ours, name)
         if controls:
             _compare_controls(lambda text: link.engine.tokenize(connection, text), controls, name)
     finally:
         link.release(connection)
-    _write(remembered, [*_read(remembered), key][-KEPT:])
+    if not known:
+        _write(remembered, [*_read(remembered), key][-KEPT:])
 
 
 def _compare_pieces(theirs: dict[int, bytes], ours: list[bytes], name: str) -> None:
