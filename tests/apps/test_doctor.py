@@ -13,6 +13,7 @@ from eftlocal.apps.doctor.facts import not_writable
 from eftlocal.catalog import hub
 from eftlocal.catalog.models import packaged
 from eftlocal.runtime.plan.machine import Device, Machine
+from tests.runtime.remote.mirror import Mirror, mirrored
 from tests.runtime.remote.scripted import scripted, status
 
 GB, GIB = 10**9, 1 << 30
@@ -165,15 +166,26 @@ def test_a_build_without_avx2_and_a_device_that_is_not_seen_are_told() -> None:
         (status(404, "a page"), "", "does not answer as one of llama-server"),
         (status(401, {"error": "wrong"}), "", "401"),
         (status(404, {}), 'engine = "vllm"', "does not answer as vllm does"),
+        (status(503, {"error": {"message": "Loading model"}}), "", "Loading model"),
     ],
-    ids=["closes at once", "plain web server", "wrong key", "wrong engine"],
+    ids=["closes at once", "plain web server", "wrong key", "wrong engine", "loading"],
 )
 def test_a_servers_fault_is_told_under_the_heading_of_servers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: object, options: str, told: str
 ) -> None:
     monkeypatch.setattr("eftlocal.runtime.remote.connection.PAUSES", (0.0,))
     with scripted(lambda *_: answer) as server:
-        assert told in _far(tmp_path, server.url, options).text
+        found = _far(tmp_path, server.url, options)
+        assert told in found.text and (told != "Loading model" or "in a moment" in (found.todo or ""))
+
+
+def test_a_servers_other_control_tokens_stand_under_vocabulary(tmp_path: Path) -> None:
+    def swap(mirror: Mirror) -> None:
+        (one, i), (other, j), *_ = mirror.controls.items()
+        mirror.controls |= {one: j, other: i}
+
+    with mirrored(packaged("demo/large-base.gguf"), change=swap) as (server, _):
+        assert "control tokens" in _far(tmp_path, server.url, "", name="vocabulary").text
 
 
 def test_a_server_that_is_away_is_told_under_the_heading_of_servers(
@@ -185,7 +197,7 @@ def test_a_server_that_is_away_is_told_under_the_heading_of_servers(
     assert server.url in _far(tmp_path, server.url, "").text
 
 
-def _far(folder: Path, url: str, options: str) -> Finding:
+def _far(folder: Path, url: str, options: str, name: str = "server") -> Finding:
     """The last finding about an emulator whose base is on this server."""
     chat, small = (packaged(f"demo/small-{name}.gguf") for name in ("tuned", "base"))
     models = folder / "models.toml"
@@ -194,5 +206,5 @@ def _far(folder: Path, url: str, options: str) -> Finding:
         '[emulators.f]\nbase = "far"\nrewards = [{ tuned = "chat", reference = "small" }]\n'
     )
     *_, last = examine(models, "f")
-    assert (last.name, last.state) == ("server", "wrong")
+    assert (last.name, last.state) == (name, "wrong")
     return last

@@ -14,12 +14,12 @@ from eftlocal.emulation.assembling import assemble
 from eftlocal.emulation.emulator import Emulator
 from eftlocal.emulation.members import Members
 from eftlocal.emulation.rpc import Workers, asked, layers
-from eftlocal.engine.spec import MemberSpec
-from eftlocal.errors import EftError, RemoteError, WorkerError
+from eftlocal.errors import EftError, RemoteError, VocabularyError, WorkerError
 from eftlocal.runtime.machine import here
 from eftlocal.runtime.plan.memory import Cache
 from eftlocal.runtime.plan.placement import gib
 from eftlocal.runtime.plan.wishes import Wishes
+from eftlocal.runtime.remote.link import Link
 
 __all__ = ["examine"]
 
@@ -47,7 +47,7 @@ def examine(models: Path | None, name: str, rpc: tuple[Endpoint, ...] = ()) -> I
             yield from _files(cat.model(step))
         step = "vocabulary"
         members = assemble(cat, emulator)
-        yield from map(_server, (spec for spec in members.specs if spec.remote is not None))
+        yield from (_server(spec.model, spec.remote.link) for spec in members.specs if spec.remote is not None)
         differing = f"; {len(members.skipped)} special ones differ and get no reward" if len(members.skipped) else ""
         same = f"{members.n_real - len(members.skipped):,} tokens are the same for all members"
         yield Finding(step, "ok", f"{same}{differing}")
@@ -69,9 +69,11 @@ def examine(models: Path | None, name: str, rpc: tuple[Endpoint, ...] = ()) -> I
 
 
 def _heading(step: str, error: EftError) -> str:
-    """What an error is about: a server or a worker can fail at any step."""
+    """What an error is about: a server or a worker can fail at any step, and a server's tokens are compared late."""
     if isinstance(error, WorkerError):
         return "workers"
+    if isinstance(error, VocabularyError):
+        return "vocabulary"
     return "server" if isinstance(error, RemoteError) else step
 
 
@@ -84,16 +86,16 @@ def _files(model: catalog.Model) -> Iterator[Finding]:
         yield _file(f"{model.name} lora", model.lora.file, lora[0])
 
 
-def _server(spec: MemberSpec) -> Finding:
-    """What a server says of itself, and how far away it is."""
-    assert spec.remote is not None
-    link, facts = spec.remote.link, spec.remote.link.facts
+def _server(name: str, link: Link) -> Finding:
+    """What a server says of itself, and how far away it is. The load asks it on a link of its own: this one ends."""
+    facts, trip = link.facts, link.round_trip()
+    link.close()
     parts = [f"{facts.engine} {facts.version}".strip(), f"model {facts.model}"]
     parts += [f"context {facts.n_ctx:,}"] if facts.n_ctx else []
     parts += [f"{facts.parallel} at a time", f"at most {facts.most:,} tokens of a row" if facts.most else "whole rows"]
-    parts += [f"round trip {link.round_trip() * 1000:.1f} ms", "log-probabilities are the model's own"]
+    parts += [f"round trip {trip * 1000:.1f} ms", "log-probabilities are the model's own"]
     parts += [] if link.server.is_here else ["prompts leave this machine"]
-    return Finding(spec.model, "ok", f"{link.server.url}: {', '.join(parts)}")
+    return Finding(name, "ok", f"{link.server.url}: {', '.join(parts)}")
 
 
 def _workers(members: Members, workers: Workers) -> Iterator[Finding]:

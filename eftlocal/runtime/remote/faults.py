@@ -48,7 +48,8 @@ def refused(server: Server, status: int, headers: Mapping[str, str], data: bytes
         return RemoteError(f"{url} wants a key (HTTP {status}).", hint)  # whichever engine it is
     if status == 429 or status >= 500:
         what = "is asked too often" if status == 429 else "failed"
-        return BusyError(f"{url} {what} (HTTP {status}{shown}).", wait=_wait(found.get("retry-after", "")))
+        loading = "It may be loading its model: try again in a moment." if status == 503 else None
+        return BusyError(f"{url} {what} (HTTP {status}{shown}).", loading, wait=_wait(found.get("retry-after", "")))
     if 300 <= status < 400:
         return RemoteError(
             f"{url} answers with another address (HTTP {status}{_address(found.get('location', ''))}).",
